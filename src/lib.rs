@@ -1,0 +1,6 @@
+//! wgrad fine-tunes residual networks on any GPU that WebGPU reaches.
+#![warn(missing_docs)]
+
+pub mod error;
+
+pub use error::{Error, Result};
