@@ -1,0 +1,231 @@
+//! Which adapters there are, which one to use, and what it can do.
+
+use crate::{Error, Result};
+
+/// What the user said about the adapter; empty means "the best there is".
+#[derive(Clone, Debug, Default)]
+pub struct AdapterChoice {
+    /// `--adapter` or `WGPU_ADAPTER_NAME`: an index from `wgrad devices` or a part of the name.
+    pub adapter: Option<String>,
+    /// `--backend` or `WGPU_BACKEND`: vulkan, metal, dx12 or gl.
+    pub backend: Option<String>,
+    /// `WGPU_POWER_PREF`: `low` prefers an integrated GPU to a discrete one.
+    pub power: Option<String>,
+}
+
+impl AdapterChoice {
+    /// Fills what is not set from `WGPU_ADAPTER_NAME`, `WGPU_BACKEND` and `WGPU_POWER_PREF`.
+    pub fn or_environment(self) -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+        Self {
+            adapter: self.adapter.or_else(|| variable("WGPU_ADAPTER_NAME")),
+            backend: self.backend.or_else(|| variable("WGPU_BACKEND")),
+            power: self.power.or_else(|| variable("WGPU_POWER_PREF")),
+        }
+    }
+}
+
+/// The classes of adapter that the kernel tables tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterClass {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the processor's memory.
+    Integrated,
+    /// A GPU behind a hypervisor, or one that does not say what it is.
+    Other,
+    /// Shaders run on the processor (lavapipe, llvmpipe, SwiftShader, WARP).
+    Software,
+}
+
+/// What an adapter is and offers, in the terms that matter here.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct AdapterReport {
+    /// Place in the list of `wgrad devices`.
+    pub index: usize,
+    /// The driver's name for it.
+    pub name: String,
+    /// Discrete, integrated, software, …
+    pub class: AdapterClass,
+    /// vulkan, metal, dx12 or gl.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Bytes one binding may span.
+    pub max_binding_bytes: u64,
+    /// Bytes one buffer may have.
+    pub max_buffer_bytes: u64,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory_bytes: u32,
+    /// Invocations a workgroup may have.
+    pub max_workgroup_invocations: u32,
+    /// Storage buffers a shader may bind.
+    pub max_storage_buffers: u32,
+    /// Lanes of a subgroup, smallest and largest; none without subgroup operations.
+    pub subgroup_size: Option<(u32, u32)>,
+    /// Whether shaders may use f16.
+    pub f16: bool,
+    /// Whether dispatches can be timed on the adapter.
+    pub timestamps: bool,
+    /// Cooperative-matrix shapes as `MxNxK ab->c`; empty where there are none.
+    pub matrix_shapes: Vec<String>,
+    /// What keeps it from running wgrad; none if nothing does.
+    pub unusable: Option<String>,
+}
+
+/// A found adapter with its report.
+pub struct FoundAdapter {
+    /// What it is and offers.
+    pub report: AdapterReport,
+    pub(super) raw: wgpu::Adapter,
+}
+
+/// Lists every adapter of every backend, in the order of their indices.
+pub fn adapters() -> Vec<FoundAdapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends = wgpu::Backends::all();
+    // The validation layers slow software adapters several times over.
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    found.sort_by_key(|adapter| backend_rank(adapter.get_info().backend));
+    found
+        .into_iter()
+        .enumerate()
+        .map(|(index, raw)| FoundAdapter { report: report(index, &raw), raw })
+        .collect()
+}
+
+/// Picks the adapter that `choice` names, or the best: discrete before integrated before software.
+///
+/// # Errors
+/// [`Error::Gpu`] if there is none, none matches, or the one named cannot run compute shaders.
+pub fn choose(choice: &AdapterChoice) -> Result<FoundAdapter> {
+    let mut found = adapters();
+    if found.is_empty() {
+        return Err(Error::Gpu(
+            "no graphics adapter found; install a Vulkan driver (Debian and Ubuntu: `apt-get \
+             install mesa-vulkan-drivers`, which also brings a software adapter that needs no GPU)"
+                .into(),
+        ));
+    }
+    let listing = listing(&found);
+    if let Some(backend) = &choice.backend {
+        let wanted = parse_backend(backend)?;
+        found.retain(|adapter| adapter.raw.get_info().backend == wanted);
+    }
+    match &choice.adapter {
+        Some(name) => match name.parse::<usize>() {
+            Ok(index) => found.retain(|adapter| adapter.report.index == index),
+            Err(_) => {
+                let name = name.to_lowercase();
+                found.retain(|adapter| adapter.report.name.to_lowercase().contains(&name));
+            }
+        },
+        None => found.retain(|adapter| adapter.report.unusable.is_none()),
+    }
+    let low_power = choice.power.as_deref().is_some_and(|power| power.starts_with("low"));
+    found.sort_by_key(|adapter| class_rank(adapter.report.class, low_power));
+    let Some(best) = found.into_iter().next() else {
+        return Err(Error::Gpu(format!("no adapter matches; there are:\n{listing}")));
+    };
+    match &best.report.unusable {
+        Some(reason) => Err(Error::Gpu(format!("{} cannot be used: {reason}", best.report.name))),
+        None => Ok(best),
+    }
+}
+
+fn listing(found: &[FoundAdapter]) -> String {
+    let line = |FoundAdapter { report, .. }: &FoundAdapter| {
+        format!("  {}: {} ({}, {})", report.index, report.name, report.backend, report.driver)
+    };
+    found.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn parse_backend(name: &str) -> Result<wgpu::Backend> {
+    Ok(match name.to_lowercase().as_str() {
+        "vulkan" | "vk" => wgpu::Backend::Vulkan,
+        "metal" | "mtl" => wgpu::Backend::Metal,
+        "dx12" | "d3d12" => wgpu::Backend::Dx12,
+        "gl" | "gles" | "opengl" => wgpu::Backend::Gl,
+        _ => {
+            return Err(Error::Usage(format!(
+                "unknown backend `{name}`; one of vulkan, metal, dx12, gl"
+            )));
+        }
+    })
+}
+
+fn backend_rank(backend: wgpu::Backend) -> u8 {
+    match backend {
+        wgpu::Backend::Vulkan | wgpu::Backend::Metal => 0,
+        wgpu::Backend::Dx12 => 1,
+        _ => 2,
+    }
+}
+
+fn class_rank(class: AdapterClass, low_power: bool) -> u8 {
+    match class {
+        AdapterClass::Discrete => u8::from(low_power),
+        AdapterClass::Integrated => u8::from(!low_power),
+        AdapterClass::Other => 2,
+        AdapterClass::Software => 3,
+    }
+}
+
+fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
+    let name = info.name.to_lowercase();
+    // The GL backend cannot tell the type of device; the renderer's name can.
+    if ["llvmpipe", "softpipe", "swiftshader", "software"].iter().any(|word| name.contains(word)) {
+        return AdapterClass::Software;
+    }
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
+        wgpu::DeviceType::IntegratedGpu => AdapterClass::Integrated,
+        wgpu::DeviceType::Cpu => AdapterClass::Software,
+        _ => AdapterClass::Other,
+    }
+}
+
+fn report(index: usize, raw: &wgpu::Adapter) -> AdapterReport {
+    let (info, limits, features) = (raw.get_info(), raw.limits(), raw.features());
+    let downlevel = raw.get_downlevel_capabilities().flags;
+    let unusable = if !downlevel.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        Some("it has no compute shaders".to_owned())
+    } else if limits.max_storage_buffers_per_shader_stage < 6 {
+        Some(format!(
+            "it binds {} storage buffers to a shader, wgrad needs 6",
+            limits.max_storage_buffers_per_shader_stage
+        ))
+    } else {
+        None
+    };
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    AdapterReport {
+        index,
+        name: info.name.clone(),
+        class: class_of(&info),
+        backend: info.backend.to_str().to_owned(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+        max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        subgroup_size: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        matrix_shapes: raw
+            .cooperative_matrix_properties()
+            .iter()
+            .map(|shape| {
+                format!(
+                    "{}x{}x{} {:?}->{:?}",
+                    shape.m_size, shape.n_size, shape.k_size, shape.ab_type, shape.cr_type
+                )
+            })
+            .collect(),
+        unusable,
+    }
+}

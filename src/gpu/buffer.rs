@@ -1,0 +1,156 @@
+//! Device memory. A [`Buffer`] is a lease of a [`Storage`]; when the last handle to it goes, the
+//! storage returns to the pool and the next request of about its size takes it.
+//!
+//! The device runs what is recorded in order, so a storage can be leased again as soon as the host
+//! has recorded its last use. Storages are only described here: memory is allocated when a recorded
+//! command that uses one is first submitted. Recording a step without submitting it therefore
+//! tells exactly how much memory the step will take (see [`super::Gpu::plan`]).
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+/// A piece of device memory, allocated at its first use.
+pub(super) struct Storage {
+    pub id: u64,
+    pub bytes: u64,
+    pub raw: OnceCell<wgpu::Buffer>,
+}
+
+impl Storage {
+    /// The device's buffer, allocated now if this is the first use.
+    pub fn materialize(&self, device: &wgpu::Device) -> &wgpu::Buffer {
+        self.raw.get_or_init(|| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: self.bytes,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })
+    }
+}
+
+/// A handle to leased device memory; clones share it.
+#[derive(Clone)]
+pub struct Buffer(Rc<Lease>);
+
+struct Lease {
+    storage: Rc<Storage>,
+    pool: Weak<Pool>,
+}
+
+impl Buffer {
+    /// Bytes that may be used; at least what was asked for.
+    pub fn bytes(&self) -> u64 {
+        self.0.storage.bytes
+    }
+
+    /// Whether no other handle to this memory exists, so that it may be overwritten in place.
+    pub fn is_unique(&self) -> bool {
+        Rc::strong_count(&self.0) == 1
+    }
+
+    pub(super) fn storage(&self) -> &Rc<Storage> {
+        &self.0.storage
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.give_back(self.storage.clone());
+        }
+    }
+}
+
+/// Storages that are free for the next lease, by size.
+#[derive(Default)]
+pub(super) struct Pool {
+    free: RefCell<BTreeMap<u64, Vec<Rc<Storage>>>>,
+    next_id: Cell<u64>,
+    total: Cell<u64>,
+    largest: Cell<u64>,
+}
+
+impl Pool {
+    /// Leases memory for `bytes` bytes: the smallest free storage that fits without wasting more
+    /// than a quarter, else a new one.
+    pub fn lease(self: &Rc<Self>, bytes: u64) -> Buffer {
+        let bytes = bytes.max(4).next_multiple_of(256);
+        self.largest.set(self.largest.get().max(bytes));
+        let storage = self.take_free(bytes).unwrap_or_else(|| {
+            self.next_id.set(self.next_id.get() + 1);
+            self.total.set(self.total.get() + bytes);
+            Rc::new(Storage { id: self.next_id.get(), bytes, raw: OnceCell::new() })
+        });
+        Buffer(Rc::new(Lease { storage, pool: Rc::downgrade(self) }))
+    }
+
+    fn take_free(&self, bytes: u64) -> Option<Rc<Storage>> {
+        let mut free = self.free.borrow_mut();
+        let (&size, list) = free.range_mut(bytes..=bytes + bytes / 4).next()?;
+        let storage = list.pop();
+        if list.is_empty() {
+            free.remove(&size);
+        }
+        storage
+    }
+
+    fn give_back(&self, storage: Rc<Storage>) {
+        self.free.borrow_mut().entry(storage.bytes).or_default().push(storage);
+    }
+
+    /// Drops every free storage.
+    pub fn trim(&self) {
+        for (bytes, list) in std::mem::take(&mut *self.free.borrow_mut()) {
+            self.total.set(self.total.get() - bytes * list.len() as u64);
+        }
+        self.largest.set(0);
+    }
+
+    /// Bytes of all storages, leased and free.
+    pub fn total_bytes(&self) -> u64 {
+        self.total.get()
+    }
+
+    /// Bytes of the largest lease since the last trim.
+    pub fn largest_bytes(&self) -> u64 {
+        self.largest.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_lease_is_taken_again_and_nothing_grows() {
+        let pool = Rc::new(Pool::default());
+        let first = pool.lease(1000);
+        let id = first.storage().id;
+        let copy = first.clone();
+        assert!(!first.is_unique());
+        drop(first);
+        assert_ne!(pool.lease(1000).storage().id, id, "still leased through the copy");
+        drop(copy);
+        assert_eq!(pool.total_bytes(), 2048);
+        for _ in 0..10 {
+            let (a, b) = (pool.lease(1000), pool.lease(900));
+            assert_ne!(a.storage().id, b.storage().id);
+        }
+        assert_eq!(pool.total_bytes(), 2048);
+        pool.trim();
+        assert_eq!(pool.total_bytes(), 0);
+    }
+
+    #[test]
+    fn a_small_lease_does_not_occupy_a_large_storage() {
+        let pool = Rc::new(Pool::default());
+        drop(pool.lease(1 << 20));
+        drop(pool.lease(256));
+        assert_eq!(pool.total_bytes(), (1 << 20) + 256);
+    }
+}

@@ -1,0 +1,437 @@
+//! The opened device: leases memory, records kernels, submits.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, mpsc};
+
+use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, choose};
+use super::buffer::{Buffer, Pool};
+use super::download::{Download, StagingRing};
+use super::pipeline::Pipelines;
+use super::profile::{Profiler, Timing};
+use super::recorder::{Binding, Command, Recorder, Uniforms};
+use super::shader::Kernel;
+use crate::{Error, Result};
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GpuOptions {
+    /// Keep the shader compiler's bounds checks.
+    pub checked: bool,
+    /// Ask for WebGPU's guaranteed limits only (128 MiB a binding and so on), to see how a weak
+    /// adapter would fare.
+    pub floor_limits: bool,
+    /// Do not use subgroup operations even if the adapter has them.
+    pub no_subgroups: bool,
+    /// Measure every dispatch, if the adapter can; see [`Gpu::timings`].
+    pub profile: bool,
+}
+
+/// An opened adapter. Clones share it.
+#[derive(Clone)]
+pub struct Gpu(Rc<Inner>);
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    report: AdapterReport,
+    limits: wgpu::Limits,
+    subgroup_size: Option<u32>,
+    pool: Rc<Pool>,
+    staging: Rc<StagingRing>,
+    recorder: RefCell<Recorder>,
+    pipelines: RefCell<Pipelines>,
+    uniforms: RefCell<Uniforms>,
+    profiler: RefCell<Option<Profiler>>,
+    /// Downloads recorded and not yet submitted.
+    maps: RefCell<Vec<PendingMap>>,
+    planning: Cell<bool>,
+    faults: Faults,
+}
+
+struct PendingMap {
+    staging: wgpu::Buffer,
+    sender: mpsc::Sender<Result<(), wgpu::BufferAsyncError>>,
+    submission: Rc<OnceCell<wgpu::SubmissionIndex>>,
+}
+
+/// A part of a buffer that a kernel reads or writes.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// The memory.
+    pub buffer: &'a Buffer,
+    /// First byte; a multiple of 256.
+    pub offset: u64,
+    /// Number of bytes; a multiple of 4.
+    pub bytes: u64,
+}
+
+impl<'a> From<&'a Buffer> for View<'a> {
+    fn from(buffer: &'a Buffer) -> Self {
+        Self { buffer, offset: 0, bytes: buffer.bytes() }
+    }
+}
+
+/// What recorded work would take; see [`Gpu::plan`].
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Bytes of device memory in all, everything leased before included.
+    pub peak_bytes: u64,
+    /// Bytes of the largest single tensor.
+    pub largest_bytes: u64,
+    /// Bytes one binding may have on this adapter.
+    pub binding_limit: u64,
+    /// Dispatches recorded.
+    pub dispatches: usize,
+    kernels: HashSet<Kernel>,
+}
+
+impl Plan {
+    /// Whether every tensor can be bound.
+    pub fn fits(&self) -> bool {
+        self.largest_bytes <= self.binding_limit
+    }
+}
+
+impl Gpu {
+    /// Opens the adapter that `choice` (completed by the environment) names.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] without a usable adapter or if it refuses to be opened.
+    pub fn open(choice: AdapterChoice, options: GpuOptions) -> Result<Self> {
+        Self::open_adapter(choose(&choice.or_environment())?, options)
+    }
+
+    /// Opens a found adapter.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the adapter refuses.
+    pub fn open_adapter(found: FoundAdapter, options: GpuOptions) -> Result<Self> {
+        let FoundAdapter { report, raw } = found;
+        let mut features = wgpu::Features::empty();
+        let mut wanted = wgpu::Features::empty();
+        if !options.no_subgroups {
+            wanted |= wgpu::Features::SUBGROUP;
+        }
+        if options.profile {
+            wanted |= wgpu::Features::TIMESTAMP_QUERY;
+        }
+        features |= wanted & raw.features();
+        let limits = match options.floor_limits {
+            true => wgpu::Limits::default().or_worse_values_from(&raw.limits()),
+            false => raw.limits(),
+        };
+        let (device, queue) = pollster::block_on(raw.request_device(&wgpu::DeviceDescriptor {
+            label: Some("wgrad"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        }))
+        .map_err(|error| Error::Gpu(format!("opening {}: {error}", report.name)))?;
+        let faults = Faults::watch(&device);
+        let info = raw.get_info();
+        let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
+            && info.subgroup_min_size == info.subgroup_max_size)
+            .then_some(info.subgroup_min_size);
+        let profiler = features
+            .contains(wgpu::Features::TIMESTAMP_QUERY)
+            .then(|| Profiler::new(&device, &queue));
+        Ok(Self(Rc::new(Inner {
+            uniforms: RefCell::new(Uniforms::new(limits.min_uniform_buffer_offset_alignment)),
+            pipelines: RefCell::new(Pipelines::new(options.checked, None)),
+            device,
+            queue,
+            report,
+            limits,
+            subgroup_size,
+            pool: Rc::default(),
+            staging: Rc::default(),
+            recorder: RefCell::default(),
+            profiler: RefCell::new(profiler),
+            maps: RefCell::default(),
+            planning: Cell::new(false),
+            faults,
+        })))
+    }
+
+    /// What the adapter is.
+    pub fn report(&self) -> &AdapterReport {
+        &self.0.report
+    }
+
+    /// The adapter's class.
+    pub fn class(&self) -> AdapterClass {
+        self.0.report.class
+    }
+
+    /// Lanes of a subgroup, if kernels may use subgroups and the number is fixed.
+    pub fn subgroup_size(&self) -> Option<u32> {
+        self.0.subgroup_size
+    }
+
+    /// Bytes one binding may have, as opened.
+    pub fn binding_limit(&self) -> u64 {
+        // wgpu takes no binding of 2^31 bytes or more, whatever the adapter says.
+        self.0.limits.max_storage_buffer_binding_size.min(i32::MAX as u64 & !255)
+    }
+
+    /// Bytes of workgroup memory, as opened.
+    pub fn workgroup_memory(&self) -> u32 {
+        self.0.limits.max_compute_workgroup_storage_size
+    }
+
+    /// Device memory in use or kept for reuse, in bytes.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.0.pool.total_bytes()
+    }
+
+    /// Leases `bytes` bytes of device memory. Their content is undefined.
+    pub fn lease(&self, bytes: u64) -> Buffer {
+        self.0.pool.lease(bytes)
+    }
+
+    /// Writes `data` at `offset` bytes into `buffer`, after everything recorded so far.
+    ///
+    /// # Errors
+    /// What the device reported if recorded work had to be submitted first.
+    pub fn upload(&self, buffer: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+        if self.0.planning.get() || data.is_empty() {
+            return Ok(());
+        }
+        self.submit()?;
+        self.0.queue.write_buffer(buffer.storage().materialize(&self.0.device), offset, data);
+        Ok(())
+    }
+
+    /// Records a dispatch of `kernel` with `params` at binding 0 and `views` from binding 1 on.
+    pub fn run<P: bytemuck::Pod>(
+        &self,
+        kernel: Kernel,
+        params: &P,
+        views: &[View<'_>],
+        groups: [u32; 3],
+    ) {
+        let data = bytemuck::bytes_of(params);
+        let params = (!data.is_empty())
+            .then(|| self.0.uniforms.borrow_mut().slot(&self.0.device, &self.0.queue, data));
+        let bindings = views
+            .iter()
+            .map(|view| Binding {
+                storage: view.buffer.storage().clone(),
+                offset: view.offset,
+                bytes: view.bytes,
+            })
+            .collect();
+        self.record(Command::Dispatch { kernel, params, bindings, groups });
+    }
+
+    /// Workgroups for `count` of them, folded into two dimensions where one is too short; kernels
+    /// undo it with `flat_group`.
+    pub fn groups(&self, count: usize) -> [u32; 3] {
+        let limit = self.0.limits.max_compute_workgroups_per_dimension as usize;
+        let rows = count.div_ceil(limit).max(1);
+        [count.div_ceil(rows) as u32, rows as u32, 1]
+    }
+
+    /// Records a copy of `bytes` bytes.
+    pub fn copy(&self, from: View<'_>, to: &Buffer, to_offset: u64) {
+        self.record(Command::Copy {
+            from: from.buffer.storage().clone(),
+            from_offset: from.offset,
+            to: to.storage().clone(),
+            to_offset,
+            bytes: from.bytes,
+        });
+    }
+
+    /// Records the zeroing of a part of a buffer.
+    pub fn clear(&self, view: View<'_>) {
+        self.record(Command::Clear {
+            storage: view.buffer.storage().clone(),
+            offset: view.offset,
+            bytes: view.bytes,
+        });
+    }
+
+    /// Records reading back a part of a buffer; the bytes are there after the next submission.
+    pub fn download(&self, view: View<'_>) -> Download {
+        let staging = self.0.staging.take(&self.0.device, view.bytes);
+        let (sender, mapped) = mpsc::channel();
+        self.record(Command::Download {
+            from: view.buffer.storage().clone(),
+            offset: view.offset,
+            staging: staging.clone(),
+            bytes: view.bytes,
+        });
+        let submission = Rc::new(OnceCell::new());
+        self.0.maps.borrow_mut().push(PendingMap {
+            staging: staging.clone(),
+            sender,
+            submission: submission.clone(),
+        });
+        Download { gpu: self.clone(), staging, bytes: view.bytes, mapped, submission }
+    }
+
+    fn record(&self, command: Command) {
+        self.0.recorder.borrow_mut().commands.push(command);
+    }
+
+    /// Submits everything recorded, without waiting for it.
+    ///
+    /// # Errors
+    /// What the device reported: out of memory, a lost device, a validation error.
+    pub fn submit(&self) -> Result<()> {
+        let inner = &*self.0;
+        if inner.planning.get() || inner.recorder.borrow().commands.is_empty() {
+            return inner.faults.check();
+        }
+        let commands = inner.recorder.borrow_mut().encode(
+            &inner.device,
+            &mut inner.pipelines.borrow_mut(),
+            &inner.uniforms.borrow(),
+            inner.profiler.borrow_mut().as_mut(),
+        );
+        let index = inner.queue.submit([commands]);
+        for PendingMap { staging, sender, submission } in inner.maps.borrow_mut().drain(..) {
+            submission.get_or_init(|| index.clone());
+            staging.map_async(wgpu::MapMode::Read, .., move |answer| {
+                // The receiver is gone if nobody wants the bytes any more.
+                let _ = sender.send(answer);
+            });
+        }
+        inner.faults.check()
+    }
+
+    /// Submits everything recorded and waits until the device has done it.
+    ///
+    /// # Errors
+    /// As [`Gpu::submit`].
+    pub fn finish(&self) -> Result<()> {
+        self.submit()?;
+        self.wait_for(None)
+    }
+
+    /// Waits for one submission, or for all of them.
+    pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        let polled = self.0.device.poll(wait);
+        self.0.faults.check()?;
+        polled.map(|_| ()).map_err(|error| Error::Gpu(format!("waiting for the device: {error}")))
+    }
+
+    pub(super) fn recycle(&self, staging: wgpu::Buffer) {
+        self.0.staging.give_back(staging);
+    }
+
+    /// Records what `work` records, without running it or allocating anything, and tells what it
+    /// takes. The storages it leased stay in the pool, so that the same work run next allocates
+    /// exactly these.
+    ///
+    /// # Errors
+    /// Those of `work`, and of what was recorded before.
+    pub fn plan(&self, work: impl FnOnce() -> Result<()>) -> Result<Plan> {
+        self.submit()?;
+        self.0.pool.trim();
+        self.0.recorder.borrow_mut().forget_groups();
+        self.0.planning.set(true);
+        let result = work();
+        self.0.planning.set(false);
+        self.0.maps.borrow_mut().clear();
+        let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);
+        result?;
+        let kernels = commands.iter().filter_map(|command| match command {
+            Command::Dispatch { kernel, .. } => Some(*kernel),
+            _ => None,
+        });
+        Ok(Plan {
+            peak_bytes: self.0.pool.total_bytes(),
+            largest_bytes: self.0.pool.largest_bytes(),
+            binding_limit: self.binding_limit(),
+            dispatches: kernels.clone().count(),
+            kernels: kernels.collect(),
+        })
+    }
+
+    /// Compiles the kernels of a plan, in parallel.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn prepare(&self, plan: &Plan) -> Result<()> {
+        self.0.pipelines.borrow_mut().prepare(&self.0.device, plan.kernels.iter().copied());
+        self.0.faults.check()
+    }
+
+    /// Frees device memory that is not leased.
+    pub fn trim(&self) {
+        self.0.recorder.borrow_mut().forget_groups();
+        self.0.pool.trim();
+    }
+
+    /// Submits what is recorded and returns the times of its dispatches; empty if the device was
+    /// not opened with `profile` or cannot measure.
+    ///
+    /// # Errors
+    /// As [`Gpu::submit`].
+    pub fn timings(&self) -> Result<Vec<Timing>> {
+        self.finish()?;
+        let mut profiler = self.0.profiler.borrow_mut();
+        Ok(profiler.as_mut().map_or_else(Vec::new, |profiler| profiler.take(&self.0.device)))
+    }
+}
+
+/// The first thing that went wrong on the device since it was last asked.
+///
+/// The native backends report errors while the call that causes them runs, so a handler for
+/// errors outside any scope sees everything, and one check after each submission suffices.
+#[derive(Clone, Default)]
+struct Faults(Arc<Mutex<Option<Fault>>>);
+
+enum Fault {
+    OutOfMemory,
+    Lost(String),
+    Other(String),
+}
+
+impl Faults {
+    fn watch(device: &wgpu::Device) -> Self {
+        let faults = Self::default();
+        let errors = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            errors.set(match error {
+                wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory,
+                error => Fault::Other(error.to_string()),
+            });
+        }));
+        let losses = faults.clone();
+        device.set_device_lost_callback(move |reason, text| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                losses.set(Fault::Lost(text));
+            }
+        });
+        faults
+    }
+
+    fn set(&self, fault: Fault) {
+        if let Ok(mut first) = self.0.lock() {
+            first.get_or_insert(fault);
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let fault = self.0.lock().ok().and_then(|mut first| first.take());
+        Err(match fault {
+            None => return Ok(()),
+            Some(Fault::OutOfMemory) => Error::OutOfMemory("(device memory)".into()),
+            Some(Fault::Lost(text)) => Error::Gpu(format!(
+                "the device was lost ({text}); the driver may have reset it because a submission \
+                 took too long: try a smaller --batch-size, or another --adapter"
+            )),
+            Some(Fault::Other(text)) => {
+                Error::Gpu(format!("the device refused a command; this is a bug in wgrad: {text}"))
+            }
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! The device: adapters, memory, kernels, and the recording of work. The only folder that names
+//! `wgpu`.
+
+mod adapter;
+mod buffer;
+mod device;
+mod download;
+mod pipeline;
+mod profile;
+mod recorder;
+mod shader;
+
+pub use adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
+pub use buffer::Buffer;
+pub use device::{Gpu, GpuOptions, Plan, View};
+pub use download::Download;
+pub use profile::Timing;
+pub use shader::{Kernel, Shader};

@@ -1,0 +1,84 @@
+//! Compiled kernels, cached by shader and constants; compiled in parallel when many are needed.
+
+use std::collections::HashMap;
+
+use super::shader::Kernel;
+
+pub(super) struct Pipelines {
+    compiled: HashMap<Kernel, wgpu::ComputePipeline>,
+    /// Keep the shader compiler's bounds checks (`--checked`).
+    checked: bool,
+    cache: Option<wgpu::PipelineCache>,
+}
+
+impl Pipelines {
+    pub fn new(checked: bool, cache: Option<wgpu::PipelineCache>) -> Self {
+        Self { compiled: HashMap::new(), checked, cache }
+    }
+
+    pub fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
+        let (checked, cache) = (self.checked, &self.cache);
+        self.compiled
+            .entry(kernel)
+            .or_insert_with(|| compile(device, kernel, checked, cache.as_ref()))
+    }
+
+    /// Compiles those of `kernels` that are not yet compiled, on every core.
+    pub fn prepare(&mut self, device: &wgpu::Device, kernels: impl IntoIterator<Item = Kernel>) {
+        let missing: Vec<_> =
+            kernels.into_iter().filter(|kernel| !self.compiled.contains_key(kernel)).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let (checked, cache) = (self.checked, self.cache.as_ref());
+        let compiled = std::thread::scope(|scope| {
+            let work = || {
+                let mut done = Vec::new();
+                while let Some(&kernel) =
+                    missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                {
+                    done.push((kernel, compile(device, kernel, checked, cache)));
+                }
+                done
+            };
+            let workers: Vec<_> =
+                (0..threads.min(missing.len())).map(|_| scope.spawn(work)).collect();
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().unwrap_or_default())
+                .collect::<Vec<_>>()
+        });
+        self.compiled.extend(compiled);
+    }
+}
+
+fn compile(
+    device: &wgpu::Device,
+    kernel: Kernel,
+    checked: bool,
+    cache: Option<&wgpu::PipelineCache>,
+) -> wgpu::ComputePipeline {
+    // A malformed shader file is caught by the shader tests; here it becomes a validation error.
+    let source = kernel.wgsl().unwrap_or_else(|mistake| format!("// {mistake}\n!"));
+    let checks = match checked {
+        true => wgpu::ShaderRuntimeChecks::checked(),
+        false => wgpu::ShaderRuntimeChecks::unchecked(),
+    };
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.name()),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
+    };
+    // SAFETY: every kernel masks its own tails; `verify` and the tests run each of them between
+    // guard regions, and `--checked` turns the checks back on.
+    let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(kernel.name()),
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &[],
+            zero_initialize_workgroup_memory: false,
+        },
+        cache,
+    })
+}
