@@ -1,7 +1,13 @@
 //! wgrad fine-tunes residual networks on any GPU that WebGPU reaches.
 #![warn(missing_docs)]
 
+pub mod autograd;
 pub mod error;
 pub mod gpu;
+pub mod ops;
+pub mod tensor;
+pub mod verify;
 
+pub use autograd::{Grads, Tape, Var};
 pub use error::{Error, Result};
+pub use tensor::{Shape, Tensor};

@@ -66,6 +66,17 @@ impl Drop for Lease {
     }
 }
 
+/// A part of a buffer that kernels read or write.
+#[derive(Clone)]
+pub struct Slice {
+    /// The memory.
+    pub buffer: Buffer,
+    /// First byte; a multiple of 256.
+    pub offset: u64,
+    /// Number of bytes; a multiple of 4.
+    pub bytes: u64,
+}
+
 /// Storages that are free for the next lease, by size.
 #[derive(Default)]
 pub(super) struct Pool {

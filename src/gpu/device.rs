@@ -6,13 +6,17 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, choose};
-use super::buffer::{Buffer, Pool};
+use super::buffer::{Pool, Slice};
+use super::choice::Choices;
 use super::download::{Download, StagingRing};
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
 use super::recorder::{Binding, Command, Recorder, Uniforms};
 use super::shader::Kernel;
 use crate::{Error, Result};
+
+/// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
+const GUARD: u64 = 256;
 
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +28,8 @@ pub struct GpuOptions {
     pub floor_limits: bool,
     /// Do not use subgroup operations even if the adapter has them.
     pub no_subgroups: bool,
+    /// Surround every allocation with guard bytes and fill it with NaN; see [`Gpu::check_guards`].
+    pub guards: bool,
     /// Measure every dispatch, if the adapter can; see [`Gpu::timings`].
     pub profile: bool,
 }
@@ -47,6 +53,8 @@ struct Inner {
     /// Downloads recorded and not yet submitted.
     maps: RefCell<Vec<PendingMap>>,
     planning: Cell<bool>,
+    choices: Choices,
+    guarded: Option<RefCell<Vec<Slice>>>,
     faults: Faults,
 }
 
@@ -54,23 +62,6 @@ struct PendingMap {
     staging: wgpu::Buffer,
     sender: mpsc::Sender<Result<(), wgpu::BufferAsyncError>>,
     submission: Rc<OnceCell<wgpu::SubmissionIndex>>,
-}
-
-/// A part of a buffer that a kernel reads or writes.
-#[derive(Clone, Copy)]
-pub struct View<'a> {
-    /// The memory.
-    pub buffer: &'a Buffer,
-    /// First byte; a multiple of 256.
-    pub offset: u64,
-    /// Number of bytes; a multiple of 4.
-    pub bytes: u64,
-}
-
-impl<'a> From<&'a Buffer> for View<'a> {
-    fn from(buffer: &'a Buffer) -> Self {
-        Self { buffer, offset: 0, bytes: buffer.bytes() }
-    }
 }
 
 /// What recorded work would take; see [`Gpu::plan`].
@@ -153,6 +144,8 @@ impl Gpu {
             profiler: RefCell::new(profiler),
             maps: RefCell::default(),
             planning: Cell::new(false),
+            choices: Choices::default(),
+            guarded: options.guards.then(RefCell::default),
             faults,
         })))
     }
@@ -189,43 +182,100 @@ impl Gpu {
     }
 
     /// Leases `bytes` bytes of device memory. Their content is undefined.
-    pub fn lease(&self, bytes: u64) -> Buffer {
-        self.0.pool.lease(bytes)
+    pub fn lease(&self, bytes: u64) -> Slice {
+        let Some(guarded) = &self.0.guarded else {
+            return Slice { buffer: self.0.pool.lease(bytes), offset: 0, bytes };
+        };
+        let buffer = self.0.pool.lease(bytes + 2 * GUARD);
+        let slice = Slice { buffer, offset: GUARD, bytes };
+        let storage = slice.buffer.storage();
+        let filler = vec![0xff; storage.bytes as usize];
+        self.0.queue.write_buffer(storage.materialize(&self.0.device), 0, &filler);
+        guarded.borrow_mut().push(slice.clone());
+        slice
     }
 
-    /// Writes `data` at `offset` bytes into `buffer`, after everything recorded so far.
+    /// Checks that nothing was written around the allocations made since the last check, on a
+    /// device opened with `guards`. Returns the number of allocations looked at.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] naming the size of the overrun allocation and the position of the byte.
+    pub fn check_guards(&self) -> Result<usize> {
+        let Some(guarded) = &self.0.guarded else { return Ok(0) };
+        let slices = std::mem::take(&mut *guarded.borrow_mut());
+        for Slice { buffer, offset, bytes } in &slices {
+            let all = Slice { buffer: buffer.clone(), offset: 0, bytes: buffer.bytes() };
+            let data = self.download(&all).wait()?;
+            let inside = *offset as usize..(offset + bytes) as usize;
+            let outside = |(at, byte): (usize, &u8)| {
+                (!inside.contains(&at) && *byte != 0xff).then_some(at as i64 - *offset as i64)
+            };
+            if let Some(at) = data.iter().enumerate().find_map(outside) {
+                return Err(Error::Gpu(format!(
+                    "a kernel wrote at byte {at} of an allocation of {bytes} bytes"
+                )));
+            }
+        }
+        Ok(slices.len())
+    }
+
+    /// Writes `data` to the start of `slice`, after everything recorded so far.
     ///
     /// # Errors
     /// What the device reported if recorded work had to be submitted first.
-    pub fn upload(&self, buffer: &Buffer, offset: u64, data: &[u8]) -> Result<()> {
+    pub fn upload(&self, slice: &Slice, data: &[u8]) -> Result<()> {
         if self.0.planning.get() || data.is_empty() {
             return Ok(());
         }
         self.submit()?;
-        self.0.queue.write_buffer(buffer.storage().materialize(&self.0.device), offset, data);
+        let raw = slice.buffer.storage().materialize(&self.0.device);
+        self.0.queue.write_buffer(raw, slice.offset, data);
         Ok(())
     }
 
-    /// Records a dispatch of `kernel` with `params` at binding 0 and `views` from binding 1 on.
+    /// Records a dispatch of `kernel` with `params` at binding 0 and `slices` from binding 1 on.
     pub fn run<P: bytemuck::Pod>(
         &self,
         kernel: Kernel,
         params: &P,
-        views: &[View<'_>],
+        slices: &[&Slice],
         groups: [u32; 3],
     ) {
         let data = bytemuck::bytes_of(params);
         let params = (!data.is_empty())
             .then(|| self.0.uniforms.borrow_mut().slot(&self.0.device, &self.0.queue, data));
-        let bindings = views
+        let bindings = slices
             .iter()
-            .map(|view| Binding {
-                storage: view.buffer.storage().clone(),
-                offset: view.offset,
-                bytes: view.bytes,
+            .map(|slice| Binding {
+                storage: slice.buffer.storage().clone(),
+                offset: slice.offset,
+                bytes: slice.bytes,
             })
             .collect();
         self.record(Command::Dispatch { kernel, params, bindings, groups });
+    }
+
+    /// The kernel to use for `pass`: the first of the named candidates, or the one forced.
+    ///
+    /// # Panics
+    /// If there are no candidates.
+    pub fn choose_kernel<T: Copy>(
+        &self,
+        pass: &'static str,
+        candidates: &[(&'static str, T)],
+    ) -> T {
+        self.0.choices.choose(pass, candidates)
+    }
+
+    /// Makes [`Gpu::choose_kernel`] take the candidate named `kernel` for `pass` wherever it is
+    /// offered; none gives the choice back to the table.
+    pub fn force_kernel(&self, pass: &'static str, kernel: Option<&'static str>) {
+        self.0.choices.force(pass, kernel);
+    }
+
+    /// Names of the candidates that `pass` has offered so far.
+    pub fn offered_kernels(&self, pass: &'static str) -> Vec<&'static str> {
+        self.0.choices.offered(pass)
     }
 
     /// Workgroups for `count` of them, folded into two dimensions where one is too short; kernels
@@ -236,35 +286,35 @@ impl Gpu {
         [count.div_ceil(rows) as u32, rows as u32, 1]
     }
 
-    /// Records a copy of `bytes` bytes.
-    pub fn copy(&self, from: View<'_>, to: &Buffer, to_offset: u64) {
+    /// Records a copy of all of `from` to the start of `to`.
+    pub fn copy(&self, from: &Slice, to: &Slice) {
         self.record(Command::Copy {
             from: from.buffer.storage().clone(),
             from_offset: from.offset,
-            to: to.storage().clone(),
-            to_offset,
+            to: to.buffer.storage().clone(),
+            to_offset: to.offset,
             bytes: from.bytes,
         });
     }
 
-    /// Records the zeroing of a part of a buffer.
-    pub fn clear(&self, view: View<'_>) {
+    /// Records the zeroing of a slice.
+    pub fn clear(&self, slice: &Slice) {
         self.record(Command::Clear {
-            storage: view.buffer.storage().clone(),
-            offset: view.offset,
-            bytes: view.bytes,
+            storage: slice.buffer.storage().clone(),
+            offset: slice.offset,
+            bytes: slice.bytes,
         });
     }
 
-    /// Records reading back a part of a buffer; the bytes are there after the next submission.
-    pub fn download(&self, view: View<'_>) -> Download {
-        let staging = self.0.staging.take(&self.0.device, view.bytes);
+    /// Records reading a slice back; the bytes are there after the next submission.
+    pub fn download(&self, slice: &Slice) -> Download {
+        let staging = self.0.staging.take(&self.0.device, slice.bytes);
         let (sender, mapped) = mpsc::channel();
         self.record(Command::Download {
-            from: view.buffer.storage().clone(),
-            offset: view.offset,
+            from: slice.buffer.storage().clone(),
+            offset: slice.offset,
             staging: staging.clone(),
-            bytes: view.bytes,
+            bytes: slice.bytes,
         });
         let submission = Rc::new(OnceCell::new());
         self.0.maps.borrow_mut().push(PendingMap {
@@ -272,7 +322,7 @@ impl Gpu {
             sender,
             submission: submission.clone(),
         });
-        Download { gpu: self.clone(), staging, bytes: view.bytes, mapped, submission }
+        Download { gpu: self.clone(), staging, bytes: slice.bytes, mapped, submission }
     }
 
     fn record(&self, command: Command) {

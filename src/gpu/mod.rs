@@ -3,6 +3,7 @@
 
 mod adapter;
 mod buffer;
+mod choice;
 mod device;
 mod download;
 mod pipeline;
@@ -11,8 +12,8 @@ mod recorder;
 mod shader;
 
 pub use adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
-pub use buffer::Buffer;
-pub use device::{Gpu, GpuOptions, Plan, View};
+pub use buffer::{Buffer, Slice};
+pub use device::{Gpu, GpuOptions, Plan};
 pub use download::Download;
 pub use profile::Timing;
 pub use shader::{Kernel, Shader};

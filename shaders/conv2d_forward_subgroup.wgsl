@@ -1,0 +1,87 @@
+// conv2d forward for software adapters: y[m, co] = Σ_(tap, ci) x[pixel(m) at tap, ci] · w[tap, ci, co].
+// Reference: `reference` in src/ops/conv2d.rs.
+//
+// A subgroup of 8 lanes computes ROWS output pixels × 32·COLS output channels in registers. Lane l
+// holds 4·COLS channels of every row, and loads the input of rows l, l + 8, …; the others get those
+// values by broadcast. A load costs such an adapter as much as dozens of multiplications, so each
+// is used ROWS or 32·COLS times. No workgroup memory, no barriers.
+
+override ROWS: u32 = 16u;  // a multiple of 8
+override COLS: u32 = 1u;
+
+struct Params {
+  n: u32, h: u32, w: u32, ci4: u32,
+  oh: u32, ow: u32, co4: u32, r: u32,
+  s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
+  pad_w: u32, bias: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let lane = thread % 8u;
+  let tile = flat_group(group, groups) * 8u + thread / 8u;
+  let rows = p.n * p.oh * p.ow;
+  let row_tiles = (rows + ROWS - 1u) / ROWS;
+  let m0 = tile % row_tiles * ROWS;
+  let first_column = tile / row_tiles * 8u * COLS + lane;
+  if first_column - lane >= p.co4 { return; }
+
+  //#for j in 0..ROWS / 8
+  let m_${j} = min(m0 + ${j * 8}u + lane, rows - 1u);
+  let q_${j} = m_${j} / p.ow;
+  let image_${j} = q_${j} / p.oh * p.h;
+  let ih_${j} = i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h);
+  let iw_${j} = i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w);
+  //#end
+  //#for c in 0..COLS
+  let column_${c} = min(first_column + ${c * 8}u, p.co4 - 1u);
+  //#for i in 0..ROWS
+  var acc_${i}_${c} = vec4<f32>();
+  //#end
+  //#end
+
+  var k = 0u;
+  for (var r = 0u; r < p.r; r++) {
+    for (var s = 0u; s < p.s; s++) {
+      //#for j in 0..ROWS / 8
+      let h_${j} = u32(ih_${j} + i32(r));
+      let w_${j} = u32(iw_${j} + i32(s));
+      let inside_${j} = h_${j} < p.h && w_${j} < p.w;
+      let base_${j} = select(0u, ((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4, inside_${j});
+      let keep_${j} = select(0.0, 1.0, inside_${j});
+      //#end
+      for (var c4 = 0u; c4 < p.ci4; c4++) {
+        //#for j in 0..ROWS / 8
+        let x_${j} = x[base_${j} + c4] * keep_${j};
+        //#end
+        //#for e in 0..4
+        //#for c in 0..COLS
+        let w_${e}_${c} = weight[k * p.co4 + column_${c}];
+        //#end
+        k++;
+        //#for i in 0..ROWS
+        let x_${e}_${i} = subgroupBroadcast(x_${i / 8}[${e}], ${i % 8}u);
+        //#for c in 0..COLS
+        acc_${i}_${c} += x_${e}_${i} * w_${e}_${c};
+        //#end
+        //#end
+        //#end
+      }
+    }
+  }
+
+  //#for c in 0..COLS
+  if first_column + ${c * 8}u < p.co4 {
+    //#for i in 0..ROWS
+    if m0 + ${i}u < rows { y[(m0 + ${i}u) * p.co4 + column_${c}] = acc_${i}_${c}; }
+    //#end
+  }
+  //#end
+}

@@ -1,0 +1,252 @@
+//! Reverse-mode differentiation over tensors. Nothing here knows an operation.
+//!
+//! Operations compute their output at once (they record kernels) and push a node that knows how to
+//! turn the gradient of the output into gradients of the inputs. [`Tape::backward`] walks the nodes
+//! from the last to the first. A value used twice has its gradients added up; a value that needs
+//! none costs nothing, because no node is pushed for it and operations ask before they compute.
+//!
+//! ```
+//! use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
+//! use wgrad::{Shape, Tape, Tensor, ops};
+//!
+//! // d/dx of relu(x) + x: two where x is positive, one elsewhere.
+//! let gpu = Gpu::open(AdapterChoice::default(), GpuOptions::default())?;
+//! let tape = Tape::new(&gpu);
+//! let x = tape.leaf(Tensor::from_host(&gpu, Shape::vector(3), &[-1.0, 2.0, 3.0])?);
+//! let y = ops::add(&tape, &ops::relu(&tape, &x)?, &x)?;
+//! let seed = Tensor::from_host(&gpu, Shape::vector(3), &[1.0; 3])?;
+//! let mut grads = tape.backward(&y, seed)?;
+//! let d_x = grads.take(&x).expect("x was differentiated");
+//! assert_eq!(d_x.download(&gpu)?, [1.0, 2.0, 2.0]);
+//! # Ok::<(), wgrad::Error>(())
+//! ```
+
+use std::cell::RefCell;
+
+use crate::Result;
+use crate::gpu::Gpu;
+use crate::tensor::{Shape, Tensor};
+
+/// A value on the tape.
+#[derive(Clone)]
+pub struct Var {
+    value: Tensor,
+    slot: Slot,
+}
+
+impl Var {
+    /// The numbers.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> Shape {
+        self.value.shape()
+    }
+
+    /// Whether a gradient flows to this value.
+    pub fn needs_grad(&self) -> bool {
+        self.slot.node.is_some()
+    }
+
+    /// Where this value's gradient goes, without the numbers: what a node keeps of an input whose
+    /// value its backward does not need.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+}
+
+/// The place of a value's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    node: Option<usize>,
+    shape: Shape,
+}
+
+impl Slot {
+    /// Whether a gradient is wanted at all.
+    pub fn needs_grad(&self) -> bool {
+        self.node.is_some()
+    }
+}
+
+/// How an operation passes a gradient back.
+pub trait Backward {
+    /// Records the kernels that turn the gradient of the output into gradients of the inputs, and
+    /// hands those to `grads`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if the operation was put together wrongly.
+    fn backward(self: Box<Self>, d_out: Tensor, grads: &mut Grads) -> Result<()>;
+}
+
+enum Node {
+    /// A value to differentiate by; its gradient goes to the tensor given, if one is, and is added
+    /// to what is there if the flag says so.
+    Leaf(Option<(Tensor, bool)>),
+    /// An operation's output.
+    Op(Box<dyn Backward>),
+}
+
+/// The operations done, in order.
+pub struct Tape {
+    gpu: Gpu,
+    nodes: RefCell<Vec<Node>>,
+    recording: bool,
+}
+
+impl Tape {
+    /// A tape that records for differentiation.
+    pub fn new(gpu: &Gpu) -> Self {
+        Self { gpu: gpu.clone(), nodes: RefCell::default(), recording: true }
+    }
+
+    /// A tape on which nothing is differentiated: values are freed as soon as they are used up.
+    pub fn no_grad(gpu: &Gpu) -> Self {
+        Self { recording: false, ..Self::new(gpu) }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// A value that is not differentiated by.
+    pub fn constant(&self, value: Tensor) -> Var {
+        let slot = Slot { node: None, shape: value.shape() };
+        Var { value, slot }
+    }
+
+    /// A value to differentiate by.
+    pub fn leaf(&self, value: Tensor) -> Var {
+        self.attach(value, || Node::Leaf(None))
+    }
+
+    /// A value to differentiate by whose gradient is written to `grad`, or added to what `grad`
+    /// holds if `accumulate` is set.
+    pub fn leaf_into(&self, value: Tensor, grad: Tensor, accumulate: bool) -> Var {
+        self.attach(value, || Node::Leaf(Some((grad, accumulate))))
+    }
+
+    /// The output of an operation on `inputs`. `backward` is called, and its result kept, only if a
+    /// gradient has to flow to one of the inputs.
+    pub fn output<B: Backward + 'static>(
+        &self,
+        value: Tensor,
+        inputs: &[&Var],
+        backward: impl FnOnce() -> B,
+    ) -> Var {
+        if inputs.iter().any(|input| input.needs_grad()) {
+            self.attach(value, || Node::Op(Box::new(backward())))
+        } else {
+            self.constant(value)
+        }
+    }
+
+    fn attach(&self, value: Tensor, node: impl FnOnce() -> Node) -> Var {
+        let mut slot = Slot { node: None, shape: value.shape() };
+        if self.recording {
+            let mut nodes = self.nodes.borrow_mut();
+            slot.node = Some(nodes.len());
+            nodes.push(node());
+        }
+        Var { value, slot }
+    }
+
+    /// Records the kernels that compute the gradients of `output`, whose own gradient is `seed`.
+    /// Consumes the tape: what an operation kept is freed as soon as its gradient is done.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn backward(self, output: &Var, seed: Tensor) -> Result<Grads> {
+        let nodes = self.nodes.into_inner();
+        let mut grads =
+            Grads { gpu: self.gpu, entries: nodes.iter().map(|_| Entry::default()).collect() };
+        for (entry, node) in grads.entries.iter_mut().zip(&nodes) {
+            if let Node::Leaf(Some((grad, accumulate))) = node {
+                *entry = Entry { grad: Some(grad.clone()), written: *accumulate, fixed: true };
+            }
+        }
+        grads.give(output.slot, seed)?;
+        for (index, node) in nodes.into_iter().enumerate().rev() {
+            if let Node::Op(backward) = node
+                && let Some(d_out) = grads.entries[index].grad.take()
+            {
+                backward.backward(d_out, &mut grads)?;
+            }
+        }
+        Ok(grads)
+    }
+}
+
+/// The gradients gathered while walking back.
+pub struct Grads {
+    gpu: Gpu,
+    entries: Vec<Entry>,
+}
+
+#[derive(Default)]
+struct Entry {
+    grad: Option<Tensor>,
+    /// `grad` holds something that further gradients are added to.
+    written: bool,
+    /// `grad` is the caller's, who holds another handle to it.
+    fixed: bool,
+}
+
+/// Where an operation is to write a gradient.
+pub struct Target {
+    /// The memory.
+    pub tensor: Tensor,
+    /// Whether to add to what is there.
+    pub accumulate: bool,
+}
+
+impl Grads {
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Where to write the gradient of the value at `slot`; none if it needs none.
+    pub fn target(&mut self, slot: Slot) -> Option<Target> {
+        let entry = &mut self.entries[slot.node?];
+        let accumulate = std::mem::replace(&mut entry.written, true);
+        let shared = entry.grad.as_ref().is_some_and(|grad| !entry.fixed && !grad.is_unique());
+        let grad = entry.grad.get_or_insert_with(|| Tensor::empty(&self.gpu, slot.shape));
+        if shared {
+            // Another value's gradient is the same tensor: it must not see what is added here.
+            let copy = Tensor::empty(&self.gpu, slot.shape);
+            self.gpu.copy(grad.memory(), copy.memory());
+            *grad = copy;
+        }
+        Some(Target { tensor: grad.clone(), accumulate })
+    }
+
+    /// Hands over a finished gradient of the value at `slot`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if its shape is not the value's.
+    pub fn give(&mut self, slot: Slot, gradient: Tensor) -> Result<()> {
+        let Some(node) = slot.node else { return Ok(()) };
+        let entry = &mut self.entries[node];
+        if entry.grad.is_none() {
+            *entry = Entry { grad: Some(gradient), written: true, fixed: false };
+            return Ok(());
+        }
+        let Some(Target { tensor, accumulate }) = self.target(slot) else { return Ok(()) };
+        if accumulate {
+            tensor.add_assign(&self.gpu, &gradient)
+        } else {
+            self.gpu.copy(gradient.memory(), tensor.memory());
+            Ok(())
+        }
+    }
+
+    /// The gradient of a leaf; none if nothing flowed to it.
+    pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
+        let entry = &mut self.entries[leaf.slot.node?];
+        entry.written.then(|| entry.grad.take()).flatten()
+    }
+}

@@ -1,0 +1,26 @@
+//! The operations: one file each, holding the formulas, the function that records the kernels, its
+//! backward, the reference in f64, and the cases it is checked on.
+
+pub mod case;
+
+mod add;
+mod relu;
+
+pub use add::add;
+pub use relu::relu;
+
+use crate::gpu::Shader;
+use case::Case;
+
+/// An operation, as the checks see it.
+pub struct Op {
+    /// Its name, which is the stem of its file.
+    pub name: &'static str,
+    /// Its shader files.
+    pub shaders: &'static [&'static Shader],
+    /// What it is checked on.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// Every operation.
+pub const OPS: &[Op] = &[add::OP, relu::OP];

@@ -1,0 +1,163 @@
+//! Device tensors: f32, channels last.
+//!
+//! Channels are padded to a multiple of four so that kernels load four at a time; padding holds
+//! zeros, and every kernel keeps it so. Padding exists on the device only: [`Tensor::upload`] and
+//! [`Tensor::download`] take and give the numbers without it.
+
+use crate::gpu::{Gpu, Slice};
+use crate::{Error, Result};
+
+/// Sizes of a tensor: images, height, width, channels. A matrix is `(n, 1, 1, c)`, a vector
+/// `(1, 1, 1, c)`; a convolution's weight is `(r, s, c_in, c_out)` with `c_in` padded by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Images, or rows of a kernel.
+    pub n: usize,
+    /// Height, or columns of a kernel.
+    pub h: usize,
+    /// Width, or input channels of a kernel.
+    pub w: usize,
+    /// Channels, the fastest index.
+    pub c: usize,
+}
+
+impl Shape {
+    /// A shape of four sizes.
+    pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Self {
+        Self { n, h, w, c }
+    }
+
+    /// A matrix of `n` rows and `c` columns.
+    pub const fn matrix(n: usize, c: usize) -> Self {
+        Self::new(n, 1, 1, c)
+    }
+
+    /// A vector of `c` elements.
+    pub const fn vector(c: usize) -> Self {
+        Self::new(1, 1, 1, c)
+    }
+
+    /// Rows of the matrix of pixels × channels.
+    pub const fn pixels(&self) -> usize {
+        self.n * self.h * self.w
+    }
+
+    /// Groups of four channels, the last one perhaps padded.
+    pub const fn c4(&self) -> usize {
+        self.c.div_ceil(4)
+    }
+
+    /// Numbers without padding.
+    pub const fn len(&self) -> usize {
+        self.pixels() * self.c
+    }
+
+    /// Whether there are no numbers.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Groups of four numbers on the device.
+    pub const fn vec4s(&self) -> usize {
+        self.pixels() * self.c4()
+    }
+
+    /// Bytes on the device.
+    pub const fn bytes(&self) -> u64 {
+        self.vec4s() as u64 * 16
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}x{}x{}", self.n, self.h, self.w, self.c)
+    }
+}
+
+/// Numbers on the device; clones share them.
+#[derive(Clone)]
+pub struct Tensor {
+    memory: Slice,
+    shape: Shape,
+}
+
+impl Tensor {
+    /// A tensor with undefined content, padding included.
+    pub fn empty(gpu: &Gpu, shape: Shape) -> Self {
+        Self { memory: gpu.lease(shape.bytes()), shape }
+    }
+
+    /// A tensor in memory that exists already.
+    ///
+    /// # Panics
+    /// If the memory has another size than the shape.
+    pub fn view(memory: Slice, shape: Shape) -> Self {
+        assert_eq!(memory.bytes, shape.bytes(), "a view of {shape} over memory of another size");
+        Self { memory, shape }
+    }
+
+    /// A tensor holding `data`, in NHWC order without padding.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is not one number for each element.
+    pub fn from_host(gpu: &Gpu, shape: Shape, data: &[f32]) -> Result<Self> {
+        let tensor = Self::empty(gpu, shape);
+        tensor.upload(gpu, data)?;
+        Ok(tensor)
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// The memory, for kernels.
+    pub fn memory(&self) -> &Slice {
+        &self.memory
+    }
+
+    /// The same numbers under other sizes with as many channels.
+    pub fn reshape(&self, shape: Shape) -> Self {
+        Self::view(self.memory.clone(), shape)
+    }
+
+    /// Whether no other handle to the memory exists, so that it may be overwritten.
+    pub fn is_unique(&self) -> bool {
+        self.memory.buffer.is_unique()
+    }
+
+    /// Overwrites the tensor with `data`, in NHWC order without padding.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is not one number for each element.
+    pub fn upload(&self, gpu: &Gpu, data: &[f32]) -> Result<()> {
+        let Shape { c, .. } = self.shape;
+        if data.len() != self.shape.len() {
+            let what = format!("{} numbers given for a tensor {}", data.len(), self.shape);
+            return Err(Error::shape("upload", what));
+        }
+        if c.is_multiple_of(4) {
+            return gpu.upload(&self.memory, bytemuck::cast_slice(data));
+        }
+        let mut padded = vec![0.0; self.shape.vec4s() * 4];
+        for (to, from) in padded.chunks_exact_mut(self.shape.c4() * 4).zip(data.chunks_exact(c)) {
+            to[..c].copy_from_slice(from);
+        }
+        gpu.upload(&self.memory, bytemuck::cast_slice(&padded))
+    }
+
+    /// The numbers, in NHWC order without padding. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn download(&self, gpu: &Gpu) -> Result<Vec<f32>> {
+        let padded = gpu.download(&self.memory).wait_f32()?;
+        Ok(self.unpad(&padded))
+    }
+
+    /// Takes the padding out of numbers as they lie on the device.
+    pub fn unpad(&self, padded: &[f32]) -> Vec<f32> {
+        let Shape { c, .. } = self.shape;
+        padded.chunks_exact(self.shape.c4() * 4).flat_map(|row| &row[..c]).copied().collect()
+    }
+}
