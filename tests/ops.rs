@@ -59,7 +59,7 @@ fn check_by_differences(
         .iter()
         .zip(1..)
         .map(|(input, seed)| match input.fill {
-            Fill::Uniform(..) => filled(input.shape, input.fill, seed),
+            Fill::Uniform(..) | Fill::Channels(_) => filled(input.shape, input.fill, seed),
             _ => filled(input.shape, Fill::Uniform(-1.0, 1.0), seed),
         })
         .collect();

@@ -193,9 +193,9 @@ fn report(index: usize, raw: &wgpu::Adapter) -> AdapterReport {
     let downlevel = raw.get_downlevel_capabilities().flags;
     let unusable = if !downlevel.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         Some("it has no compute shaders".to_owned())
-    } else if limits.max_storage_buffers_per_shader_stage < 6 {
+    } else if limits.max_storage_buffers_per_shader_stage < 8 {
         Some(format!(
-            "it binds {} storage buffers to a shader, wgrad needs 6",
+            "it binds {} storage buffers to a shader, wgrad needs 8",
             limits.max_storage_buffers_per_shader_stage
         ))
     } else {

@@ -94,6 +94,9 @@ pub enum Fill {
     Uniform(f64, f64),
     /// Multiples of a quarter between -2 and 2: exact in f32, and many ties.
     Ties,
+    /// Evenly in −1…1 for the first so many of the third index, zero beyond: a convolution's weight
+    /// whose input channels are padded.
+    Channels(usize),
     /// Uniform in −1…1, times powers of ten from 1e-15 to 1e15 that vary by channel.
     Extremes,
 }
@@ -238,6 +241,8 @@ pub fn filled(shape: Shape, fill: Fill, seed: u64) -> Array {
     let number = |index: usize| {
         let value = match fill {
             Fill::Uniform(low, high) => low + (high - low) * unit(),
+            Fill::Channels(channels) if index / shape.c % shape.w >= channels => 0.0,
+            Fill::Channels(_) => 2.0 * unit() - 1.0,
             Fill::Ties => (unit() * 17.0).floor() / 4.0 - 2.0,
             Fill::Extremes => {
                 let power = (index % shape.c) as i32 % 7 - 3;

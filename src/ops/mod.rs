@@ -4,9 +4,13 @@
 pub mod case;
 
 mod add;
+mod batch_norm;
+mod conv2d;
 mod relu;
 
 pub use add::add;
+pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
+pub use conv2d::{Conv2d, conv2d, conv2d_with_stats};
 pub use relu::relu;
 
 use crate::gpu::Shader;
@@ -23,4 +27,4 @@ pub struct Op {
 }
 
 /// Every operation.
-pub const OPS: &[Op] = &[add::OP, relu::OP];
+pub const OPS: &[Op] = &[add::OP, batch_norm::OP, conv2d::OP, relu::OP];

@@ -1,24 +1,35 @@
-// conv2d forward for software adapters: y[m, co] = Σ_(tap, ci) x[pixel(m) at tap, ci] · w[tap, ci, co].
+// conv2d forward in registers alone: y[m, co] = Σ_(tap, ci) x[pixel m at tap, ci] · weight[tap, ci, co].
 // Reference: `reference` in src/ops/conv2d.rs.
 //
-// A subgroup of 8 lanes computes ROWS output pixels × 32·COLS output channels in registers. Lane l
-// holds 4·COLS channels of every row, and loads the input of rows l, l + 8, …; the others get those
-// values by broadcast. A load costs such an adapter as much as dozens of multiplications, so each
-// is used ROWS or 32·COLS times. No workgroup memory, no barriers.
+// For software adapters, where workgroup memory and barriers cost more than they save. Eight lanes
+// compute ROWS output pixels × 32·COLS output channels; lane l holds 4·COLS channels of every row.
+// A load costs such an adapter dozens of multiplications. With LANES = 8, each lane loads the input
+// of rows l, l + 8, … only and the others get it by subgroup broadcast; with LANES = 1, for adapters
+// without subgroups of eight, every lane loads every row.
 
-override ROWS: u32 = 16u;  // a multiple of 8
-override COLS: u32 = 1u;
+override LANES: u32 = 8u;
+override ROWS: u32 = 16u;  // a multiple of LANES
+override COLS: u32 = 2u;
+override BIAS: u32 = 0u;
+// Whether to write mean and Σ(y − mean)² of every ROWS rows for batch norm.
+override STATS: u32 = 0u;
 
 struct Params {
   n: u32, h: u32, w: u32, ci4: u32,
   oh: u32, ow: u32, co4: u32, r: u32,
   s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
-  pad_w: u32, bias: u32,
+  pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+//#if BIAS
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
+//#end
+//#if STATS
+@group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
+//#end
 
 @compute @workgroup_size(64)
 fn main(
@@ -33,8 +44,8 @@ fn main(
   let first_column = tile / row_tiles * 8u * COLS + lane;
   if first_column - lane >= p.co4 { return; }
 
-  //#for j in 0..ROWS / 8
-  let m_${j} = min(m0 + ${j * 8}u + lane, rows - 1u);
+  //#for j in 0..ROWS / LANES
+  let m_${j} = min(m0 + ${j * LANES}u + lane % LANES, rows - 1u);
   let q_${j} = m_${j} / p.ow;
   let image_${j} = q_${j} / p.oh * p.h;
   let ih_${j} = i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h);
@@ -50,16 +61,15 @@ fn main(
   var k = 0u;
   for (var r = 0u; r < p.r; r++) {
     for (var s = 0u; s < p.s; s++) {
-      //#for j in 0..ROWS / 8
+      //#for j in 0..ROWS / LANES
       let h_${j} = u32(ih_${j} + i32(r));
       let w_${j} = u32(iw_${j} + i32(s));
       let inside_${j} = h_${j} < p.h && w_${j} < p.w;
       let base_${j} = select(0u, ((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4, inside_${j});
-      let keep_${j} = select(0.0, 1.0, inside_${j});
       //#end
       for (var c4 = 0u; c4 < p.ci4; c4++) {
-        //#for j in 0..ROWS / 8
-        let x_${j} = x[base_${j} + c4] * keep_${j};
+        //#for j in 0..ROWS / LANES
+        let x_${j} = select(vec4<f32>(), x[base_${j} + c4], inside_${j});
         //#end
         //#for e in 0..4
         //#for c in 0..COLS
@@ -67,7 +77,11 @@ fn main(
         //#end
         k++;
         //#for i in 0..ROWS
-        let x_${e}_${i} = subgroupBroadcast(x_${i / 8}[${e}], ${i % 8}u);
+        //#if LANES > 1
+        let x_${e}_${i} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
+        //#else
+        let x_${e}_${i} = x_${i}[${e}];
+        //#end
         //#for c in 0..COLS
         acc_${i}_${c} += x_${e}_${i} * w_${e}_${c};
         //#end
@@ -79,8 +93,28 @@ fn main(
 
   //#for c in 0..COLS
   if first_column + ${c * 8}u < p.co4 {
+    //#if BIAS
+    let bias_${c} = bias[column_${c}];
+    //#end
     //#for i in 0..ROWS
+    //#if BIAS
+    acc_${i}_${c} += bias_${c};
+    //#end
     if m0 + ${i}u < rows { y[(m0 + ${i}u) * p.co4 + column_${c}] = acc_${i}_${c}; }
+    //#end
+    //#if STATS
+    var sum = vec4<f32>();
+    //#for i in 0..ROWS
+    sum += select(vec4<f32>(), acc_${i}_${c}, m0 + ${i}u < rows);
+    //#end
+    let mean = sum / f32(min(ROWS, rows - m0));
+    var m2 = vec4<f32>();
+    //#for i in 0..ROWS
+    let d_${i} = select(vec4<f32>(), acc_${i}_${c} - mean, m0 + ${i}u < rows);
+    m2 += d_${i} * d_${i};
+    //#end
+    partials[m0 / ROWS * 2u * p.co4 + column_${c}] = mean;
+    partials[(m0 / ROWS * 2u + 1u) * p.co4 + column_${c}] = m2;
     //#end
   }
   //#end

@@ -1,0 +1,39 @@
+// batch_norm forward, last step: y = scale·x + shift, then + residual, then max(·, 0), as asked. One
+// thread does four channels of ROWS pixels. Reference: `reference` in src/ops/batch_norm.rs.
+
+override ROWS: u32 = 8u;
+override RELU: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+
+struct Params { rows: u32, c4: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+//#if RESIDUAL
+@group(0) @binding(4) var<storage, read> residual: array<vec4<f32>>;
+//#end
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 64u + thread;
+  let column = i % p.c4;
+  let first = i / p.c4 * ROWS;
+  if first >= p.rows { return; }
+  let scale = coefficients[column];
+  let shift = coefficients[p.c4 + column];
+  for (var row = first; row < min(first + ROWS, p.rows); row++) {
+    let at = row * p.c4 + column;
+    var v = scale * x[at] + shift;
+    //#if RESIDUAL
+    v += residual[at];
+    //#end
+    //#if RELU
+    v = select(v, vec4<f32>(), v < vec4<f32>());
+    //#end
+    y[at] = v;
+  }
+}

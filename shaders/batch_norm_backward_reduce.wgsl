@@ -1,0 +1,53 @@
+// batch_norm backward, first step: Σ d_z and Σ d_z·x̂ over every `chunk` pixels, four channels a thread.
+// d_z is d_y where the ReLU let z through: where y > 0 if a residual joined (MASK = 2), else where
+// scale·x + shift > 0 (MASK = 1), everywhere without ReLU (MASK = 0). Reference:
+// `reference_gradient` in src/ops/batch_norm.rs.
+
+override MASK: u32 = 0u;
+
+struct Params { rows: u32, c4: u32, chunk: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> coefficients: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
+//#if MASK == 2
+@group(0) @binding(5) var<storage, read> y: array<vec4<f32>>;
+//#end
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 64u + thread;
+  let column = i % p.c4;
+  let first = i / p.c4 * p.chunk;
+  if first >= p.rows { return; }
+  //#if MASK == 1
+  let scale = coefficients[column];
+  let shift = coefficients[p.c4 + column];
+  //#end
+  let mean = coefficients[2u * p.c4 + column];
+  let inverse = coefficients[3u * p.c4 + column];
+  var sum = vec4<f32>();
+  var dot = vec4<f32>();
+  for (var row = first; row < min(first + p.chunk, p.rows); row++) {
+    let at = row * p.c4 + column;
+    let v = x[at];
+    //#if MASK == 2
+    let d = select(vec4<f32>(), d_y[at], y[at] > vec4<f32>());
+    //#else
+    //#if MASK == 1
+    let d = select(vec4<f32>(), d_y[at], scale * v + shift > vec4<f32>());
+    //#else
+    let d = d_y[at];
+    //#end
+    //#end
+    sum += d;
+    dot += d * ((v - mean) * inverse);
+  }
+  let at = i / p.c4 * 2u * p.c4 + column;
+  partials[at] = sum;
+  partials[at + p.c4] = dot;
+}

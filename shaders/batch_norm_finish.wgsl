@@ -1,0 +1,63 @@
+// batch_norm statistics, second step: merges the chunks' means and squared deviations (Chan et al.),
+// updates the running statistics, and writes what the other kernels use: scale = γ/σ,
+// shift = β − μ·scale, μ, and 1/σ. A workgroup merges four channels. Reference: `reference` in
+// src/ops/batch_norm.rs.
+
+struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> gamma: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> beta: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> running: array<vec4<f32>>;  // mean, then variance
+@group(0) @binding(5) var<storage, read_write> coefficients: array<vec4<f32>>;
+
+var<workgroup> counts: array<f32, 64>;
+var<workgroup> means: array<vec4<f32>, 64>;
+var<workgroup> m2s: array<vec4<f32>, 64>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let column = flat_group(group, groups);
+  if column >= p.c4 { return; }
+  let chunks = (p.rows + p.chunk - 1u) / p.chunk;
+  var count = 0.0;
+  var mean = vec4<f32>();
+  var m2 = vec4<f32>();
+  for (var chunk = thread; chunk < chunks; chunk += 64u) {
+    let n = f32(min(p.chunk, p.rows - chunk * p.chunk));
+    let delta = partials[chunk * 2u * p.c4 + column] - mean;
+    let share = n / (count + n);
+    mean += delta * share;
+    m2 += partials[(chunk * 2u + 1u) * p.c4 + column] + delta * delta * (count * share);
+    count += n;
+  }
+  counts[thread] = count;
+  means[thread] = mean;
+  m2s[thread] = m2;
+  for (var half = 32u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if thread < half {
+      let n = counts[thread + half];
+      let delta = means[thread + half] - means[thread];
+      let share = n / max(counts[thread] + n, 1.0);
+      means[thread] += delta * share;
+      m2s[thread] += m2s[thread + half] + delta * delta * (counts[thread] * share);
+      counts[thread] += n;
+    }
+  }
+  if thread == 0u {
+    let rows = f32(p.rows);
+    mean = means[0];
+    let inverse = 1.0 / sqrt(m2s[0] / rows + p.epsilon);
+    let scale = gamma[column] * inverse;
+    coefficients[column] = scale;
+    coefficients[p.c4 + column] = beta[column] - mean * scale;
+    coefficients[2u * p.c4 + column] = mean;
+    coefficients[3u * p.c4 + column] = inverse;
+    running[column] += p.momentum * (mean - running[column]);
+    running[p.c4 + column] += p.momentum * (m2s[0] / (rows - 1.0) - running[p.c4 + column]);
+  }
+}

@@ -1,0 +1,31 @@
+// batch_norm statistics, first step: mean and Σ(x − mean)² of every `chunk` pixels, for four channels a
+// thread; two passes over the pixels, the second from cache. Convolutions write the same on the way.
+// Reference: `reference` in src/ops/batch_norm.rs.
+
+struct Params { rows: u32, c4: u32, chunk: u32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 64u + thread;
+  let column = i % p.c4;
+  let first = i / p.c4 * p.chunk;
+  if first >= p.rows { return; }
+  let last = min(first + p.chunk, p.rows);
+  var mean = vec4<f32>();
+  for (var row = first; row < last; row++) { mean += x[row * p.c4 + column]; }
+  mean /= f32(last - first);
+  var m2 = vec4<f32>();
+  for (var row = first; row < last; row++) {
+    let d = x[row * p.c4 + column] - mean;
+    m2 += d * d;
+  }
+  let at = i / p.c4 * 2u * p.c4 + column;
+  partials[at] = mean;
+  partials[at + p.c4] = m2;
+}

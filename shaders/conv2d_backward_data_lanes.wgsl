@@ -1,0 +1,110 @@
+// conv2d backward by the input, in registers alone: d_x[m, ci] = Σ_(tap, co) d_y[pixel, co] · weight[tap,
+// ci, co] over the taps at which output pixel `pixel` read input pixel m. Reference:
+// `reference_data` in src/ops/conv2d.rs.
+//
+// As conv2d_forward_lanes.wgsl, with rows = input pixels and columns = input channels. With stride
+// s > 1 the input pixels fall into s·s classes by position modulo s, and each class is reached by
+// its own subset of the taps; group.z is the class, so no tap is computed in vain.
+
+override LANES: u32 = 8u;
+override ROWS: u32 = 16u;  // a multiple of LANES
+override COLS: u32 = 2u;
+
+struct Params {
+  n: u32, h: u32, w: u32, ci4: u32,
+  oh: u32, ow: u32, co4: u32, r: u32,
+  s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
+  pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let lane = thread % 8u;
+  let tile = flat_group(group, groups) * 8u + thread / 8u;
+  let class_h = group.z / p.stride_w;
+  let class_w = group.z % p.stride_w;
+  if class_h >= p.h || class_w >= p.w { return; }
+  let class_rows = (p.h - class_h + p.stride_h - 1u) / p.stride_h;
+  let class_columns = (p.w - class_w + p.stride_w - 1u) / p.stride_w;
+  let rows = p.n * class_rows * class_columns;
+  let row_tiles = (rows + ROWS - 1u) / ROWS;
+  let m0 = tile % row_tiles * ROWS;
+  let first_column = tile / row_tiles * 8u * COLS + lane;
+  if first_column - lane >= p.ci4 { return; }
+
+  //#for j in 0..ROWS / LANES
+  let m_${j} = min(m0 + ${j * LANES}u + lane % LANES, rows - 1u);
+  let q_${j} = m_${j} / class_columns;
+  let image_${j} = q_${j} / class_rows * p.oh;
+  let ih_${j} = i32(q_${j} % class_rows * p.stride_h + class_h + p.pad_h);
+  let iw_${j} = i32(m_${j} % class_columns * p.stride_w + class_w + p.pad_w);
+  //#end
+  //#for c in 0..COLS
+  let column_${c} = min(first_column + ${c * 8}u, p.ci4 - 1u);
+  //#for i in 0..ROWS
+  var acc_${i}_${c} = vec4<f32>();
+  //#end
+  //#end
+
+  for (var r = (class_h + p.pad_h) % p.stride_h; r < p.r; r += p.stride_h) {
+    for (var s = (class_w + p.pad_w) % p.stride_w; s < p.s; s += p.stride_w) {
+      let tap = (r * p.s + s) * p.ci4 * 4u;
+      //#for j in 0..ROWS / LANES
+      // A negative difference wraps to more than any size.
+      let h_${j} = u32((ih_${j} - i32(r)) / i32(p.stride_h));
+      let w_${j} = u32((iw_${j} - i32(s)) / i32(p.stride_w));
+      let inside_${j} = ih_${j} >= i32(r) && iw_${j} >= i32(s) && h_${j} < p.oh && w_${j} < p.ow;
+      let base_${j} = select(0u, ((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4, inside_${j});
+      //#end
+      for (var c4 = 0u; c4 < p.co4; c4++) {
+        //#for j in 0..ROWS / LANES
+        let d_${j} = select(vec4<f32>(), d_y[base_${j} + c4], inside_${j});
+        //#end
+        //#for c in 0..COLS
+        //#for e in 0..4
+        let t_${e}_${c} = weight[(tap + column_${c} * 4u + ${e}u) * p.co4 + c4];
+        //#end
+        //#end
+        //#for e in 0..4
+        //#for c in 0..COLS
+        let w_${e}_${c} = vec4(t_0_${c}[${e}], t_1_${c}[${e}], t_2_${c}[${e}], t_3_${c}[${e}]);
+        //#end
+        //#for i in 0..ROWS
+        //#if LANES > 1
+        let d_${e}_${i} = subgroupBroadcast(d_${i / LANES}[${e}], ${i % LANES}u);
+        //#else
+        let d_${e}_${i} = d_${i}[${e}];
+        //#end
+        //#for c in 0..COLS
+        acc_${i}_${c} += d_${e}_${i} * w_${e}_${c};
+        //#end
+        //#end
+        //#end
+      }
+    }
+  }
+
+  //#for i in 0..ROWS
+  if m0 + ${i}u < rows {
+    let m = m0 + ${i}u;
+    let q = m / class_columns;
+    let image = q / class_rows;
+    let ih = q % class_rows * p.stride_h + class_h;
+    let iw = m % class_columns * p.stride_w + class_w;
+    let base = ((image * p.h + ih) * p.w + iw) * p.ci4;
+    //#for c in 0..COLS
+    if first_column + ${c * 8}u < p.ci4 {
+      if p.accumulate != 0u { acc_${i}_${c} += d_x[base + column_${c}]; }
+      d_x[base + column_${c}] = acc_${i}_${c};
+    }
+    //#end
+  }
+  //#end
+}

@@ -1,0 +1,102 @@
+// conv2d backward by the weight, in registers alone: d_w[(tap, ci), co] = Σ_pixels x[pixel at tap, ci] ·
+// d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d.rs.
+//
+// Eight lanes compute 32·ROWQ rows (groups of four input channels at a tap, one group after the
+// other) × 32·COLS output channels, over `chunk` output image rows of the split they belong to;
+// conv2d_backward_weight_sum.wgsl adds the splits up. Lane l loads the input of row groups l, l + 8, …
+// and, with LANES = 8, gives it to the others by subgroup broadcast; with LANES = 1, for adapters
+// without subgroups of eight, the lanes together compute 4·ROWQ rows and each loads all of them.
+
+override LANES: u32 = 8u;
+override ROWQ: u32 = 1u;
+override COLS: u32 = 1u;
+
+struct Params {
+  n: u32, h: u32, w: u32, ci4: u32,
+  oh: u32, ow: u32, co4: u32, r: u32,
+  s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
+  pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let lane = thread % 8u;
+  let tile = flat_group(group, groups) * 8u + thread / 8u;
+  let row_quads = p.r * p.s * p.ci4;
+  let row_tiles = (row_quads + LANES * ROWQ - 1u) / (LANES * ROWQ);
+  let column_tiles = (p.co4 + 8u * COLS - 1u) / (8u * COLS);
+  let split = tile / (row_tiles * column_tiles);
+  if split >= p.splits { return; }
+  let first_quad = tile % row_tiles * LANES * ROWQ;
+  let first_column = tile / row_tiles % column_tiles * 8u * COLS + lane;
+
+  //#for j in 0..ROWQ
+  let quad_${j} = min(first_quad + ${j * LANES}u + lane % LANES, row_quads - 1u);
+  let tap_${j} = quad_${j} / p.ci4;
+  let c4_${j} = quad_${j} % p.ci4;
+  let dh_${j} = i32(tap_${j} / p.s) - i32(p.pad_h);
+  let dw_${j} = i32(tap_${j} % p.s) - i32(p.pad_w);
+  //#end
+  //#for c in 0..COLS
+  let column_${c} = min(first_column + ${c * 8}u, p.co4 - 1u);
+  //#for i in 0..ROWQ * LANES * 4
+  var acc_${i}_${c} = vec4<f32>();
+  //#end
+  //#end
+
+  let first = split * p.chunk;
+  let last = min(first + p.chunk, p.n * p.oh);
+  var image = first / p.oh;
+  var oh = first % p.oh;
+  for (var q = first; q < last; q++) {
+    //#for j in 0..ROWQ
+    let ih_${j} = u32(i32(oh * p.stride_h) + dh_${j});
+    let row_${j} = (image * p.h + ih_${j}) * p.w;
+    //#end
+    for (var ow = 0u; ow < p.ow; ow++) {
+      //#for j in 0..ROWQ
+      let iw_${j} = u32(i32(ow * p.stride_w) + dw_${j});
+      let inside_${j} = ih_${j} < p.h && iw_${j} < p.w;
+      let at_${j} = select(0u, (row_${j} + iw_${j}) * p.ci4 + c4_${j}, inside_${j});
+      let x_${j} = select(vec4<f32>(), x[at_${j}], inside_${j});
+      //#end
+      //#for c in 0..COLS
+      let d_${c} = d_y[(q * p.ow + ow) * p.co4 + column_${c}];
+      //#end
+      //#for i in 0..ROWQ * LANES
+      //#for e in 0..4
+      //#if LANES > 1
+      let x_${i}_${e} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
+      //#else
+      let x_${i}_${e} = x_${i}[${e}];
+      //#end
+      //#for c in 0..COLS
+      acc_${i * 4 + e}_${c} += x_${i}_${e} * d_${c};
+      //#end
+      //#end
+      //#end
+    }
+    oh++;
+    if oh == p.oh { oh = 0u; image++; }
+  }
+
+  //#for c in 0..COLS
+  if first_column + ${c * 8}u < p.co4 {
+    //#for i in 0..ROWQ * LANES
+    if first_quad + ${i}u < row_quads {
+      let at = (split * row_quads + first_quad + ${i}u) * 4u * p.co4 + column_${c};
+      //#for e in 0..4
+      d_w[at + ${e}u * p.co4] = acc_${i * 4 + e}_${c};
+      //#end
+    }
+    //#end
+  }
+  //#end
+}
