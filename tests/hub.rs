@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -127,7 +127,7 @@ fn sha256(content: &[u8]) -> String {
 }
 
 fn content() -> Vec<u8> {
-    (0..300_000u32).map(|i| (i * i >> 7) as u8).collect()
+    (0..300_000u64).map(|i| ((i * i) >> 7) as u8).collect()
 }
 
 fn honest() -> Behaviour {
@@ -294,6 +294,26 @@ fn without_network_the_message_says_what_to_do() {
     for yes in ["1", "true", "YES", "on"] {
         let message = refusal(&hub(&[("HF_HOME", folder), ("HF_HUB_OFFLINE", yes)]));
         assert!(message.contains("HF_HUB_OFFLINE is set") && message.contains(folder), "{message}");
+    }
+}
+
+#[test]
+fn https_is_spoken_and_nonsense_for_an_endpoint_is_an_error() {
+    let home = home();
+    let folder = ("HF_HOME", home.path().to_str().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    let first_byte = thread::spawn(move || {
+        let mut byte = [0];
+        listener.accept().unwrap().0.read_exact(&mut byte).unwrap();
+        byte[0]
+    });
+    refusal(&hub(&[("HF_ENDPOINT", &endpoint), folder]));
+    const TLS_HANDSHAKE: u8 = 22;
+    assert_eq!(first_byte.join().unwrap(), TLS_HANDSHAKE);
+
+    for endpoint in ["huggingface.co", "ftp://huggingface.co", "http://", "not an address"] {
+        assert!(refusal(&hub(&[("HF_ENDPOINT", endpoint), folder])).contains(endpoint));
     }
 }
 

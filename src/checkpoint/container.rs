@@ -15,8 +15,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 
 use crate::error::{Error, Result};
 
-/// Four times the largest ResNet in f32: anything larger is something else.
-const MAX_FILE: u64 = 1 << 30;
+/// Twice a resnet152 in f32: anything larger is something else.
+const MAX_FILE: u64 = 512 << 20;
 
 /// Room for the tensors of a resnet152 (80 kB) and a very long class list.
 const MAX_HEADER: u64 = 16 << 20;

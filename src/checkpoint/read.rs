@@ -20,8 +20,8 @@ impl Checkpoint {
     ///
     /// Batch counters and the classifier may be absent, and tensors outside the network are
     /// ignored: [`Checkpoint::missing`] and [`Checkpoint::unexpected`] name them. A file from
-    /// `transformers` does not say where its bottlenecks stride; as in torchvision, it is taken to
-    /// be the 3×3 convolution (`downsample_in_bottleneck=False`, as all published ones have it).
+    /// `transformers` does not say where its bottlenecks stride; it is taken to be the 3×3
+    /// convolution, as in torchvision (`downsample_in_bottleneck=False`, the default there).
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read; [`Error::Checkpoint`] when it is damaged, of
@@ -34,6 +34,7 @@ impl Checkpoint {
     }
 }
 
+/// The checkpoint in a valid file, or why there is none.
 pub(super) fn from_container(file: &Container) -> std::result::Result<Checkpoint, String> {
     let named = canonical_names(file)?;
     refuse_folded(&named)?;
@@ -71,6 +72,7 @@ impl Checkpoint {
     }
 }
 
+/// The file's tensors by torchvision's names.
 pub(super) fn canonical_names(file: &Container) -> std::result::Result<Named<'_>, String> {
     let mut named = Named::new();
     for (stored_name, tensor) in &file.tensors {
