@@ -2,8 +2,10 @@
 #![warn(missing_docs)]
 
 pub mod autograd;
+pub mod checkpoint;
 pub mod error;
 pub mod gpu;
+pub mod nn;
 pub mod ops;
 pub mod tensor;
 pub mod verify;

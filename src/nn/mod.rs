@@ -1,0 +1,3 @@
+//! Residual networks: their description, their layers, their parameters.
+
+pub mod arch;
