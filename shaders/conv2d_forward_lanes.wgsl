@@ -49,7 +49,7 @@ fn main(
   let q_${j} = m_${j} / p.ow;
   let image_${j} = q_${j} / p.oh * p.h;
   let ih_${j} = i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h);
-  let iw_${j} = i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w);
+  let iw_${j} = (i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w)) * i32(p.ci4);
   //#end
   //#for c in 0..COLS
   let column_${c} = min(first_column + ${c * 8}u, p.co4 - 1u);
@@ -58,36 +58,39 @@ fn main(
   //#end
   //#end
 
+  // Channels being the fastest index, the window's row r covers `span` consecutive vec4s of an image
+  // row, starting at iw·ci4; those outside 0 … `line` are padding.
+  let span = p.s * p.ci4;
+  let line = p.w * p.ci4;
   var k = 0u;
   for (var r = 0u; r < p.r; r++) {
-    for (var s = 0u; s < p.s; s++) {
+    //#for j in 0..ROWS / LANES
+    let h_${j} = u32(ih_${j} + i32(r));
+    let row_${j} = (image_${j} + h_${j}) * line;
+    let end_${j} = select(0u, line, h_${j} < p.h);
+    //#end
+    for (var at = 0u; at < span; at++) {
       //#for j in 0..ROWS / LANES
-      let h_${j} = u32(ih_${j} + i32(r));
-      let w_${j} = u32(iw_${j} + i32(s));
-      let inside_${j} = h_${j} < p.h && w_${j} < p.w;
-      let base_${j} = select(0u, ((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4, inside_${j});
+      let at_${j} = u32(iw_${j}) + at;
+      let inside_${j} = at_${j} < end_${j};
+      let x_${j} = select(vec4<f32>(), x[select(0u, row_${j} + at_${j}, inside_${j})], inside_${j});
       //#end
-      for (var c4 = 0u; c4 < p.ci4; c4++) {
-        //#for j in 0..ROWS / LANES
-        let x_${j} = select(vec4<f32>(), x[base_${j} + c4], inside_${j});
-        //#end
-        //#for e in 0..4
-        //#for c in 0..COLS
-        let w_${e}_${c} = weight[k * p.co4 + column_${c}];
-        //#end
-        k++;
-        //#for i in 0..ROWS
-        //#if LANES > 1
-        let x_${e}_${i} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
-        //#else
-        let x_${e}_${i} = x_${i}[${e}];
-        //#end
-        //#for c in 0..COLS
-        acc_${i}_${c} += x_${e}_${i} * w_${e}_${c};
-        //#end
-        //#end
-        //#end
-      }
+      //#for e in 0..4
+      //#for c in 0..COLS
+      let w_${e}_${c} = weight[k * p.co4 + column_${c}];
+      //#end
+      k++;
+      //#for i in 0..ROWS
+      //#if LANES > 1
+      let x_${e}_${i} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
+      //#else
+      let x_${e}_${i} = x_${i}[${e}];
+      //#end
+      //#for c in 0..COLS
+      acc_${i}_${c} += x_${e}_${i} * w_${e}_${c};
+      //#end
+      //#end
+      //#end
     }
   }
 

@@ -27,6 +27,7 @@ pub(super) struct UniformSlot {
     bytes: u64,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly every command is a dispatch")]
 pub(super) enum Command {
     Dispatch {
         kernel: Kernel,

@@ -1,3 +1,11 @@
 //! Residual networks: their description, their layers, their parameters.
 
 pub mod arch;
+mod init;
+mod parameters;
+mod resnet;
+
+pub use arch::Arch;
+pub use init::initial;
+pub use parameters::{Group, Parameter, Parameters, Stage, part};
+pub use resnet::{BnPolicy, Mode, ResNet};

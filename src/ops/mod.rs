@@ -6,11 +6,13 @@ pub mod case;
 mod add;
 mod batch_norm;
 mod conv2d;
+mod linear;
 mod relu;
 
 pub use add::add;
 pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
 pub use conv2d::{Conv2d, conv2d, conv2d_with_stats};
+pub use linear::linear;
 pub use relu::relu;
 
 use crate::gpu::Shader;
@@ -27,4 +29,4 @@ pub struct Op {
 }
 
 /// Every operation.
-pub const OPS: &[Op] = &[add::OP, batch_norm::OP, conv2d::OP, relu::OP];
+pub const OPS: &[Op] = &[add::OP, batch_norm::OP, conv2d::OP, linear::OP, relu::OP];

@@ -1,0 +1,290 @@
+//! All parameters of a network in one piece of device memory.
+//!
+//! The arena is ordered by what the optimizer treats alike: first every parameter that takes weight
+//! decay, stage by stage, then batch norm's weights and biases, stage by stage. An update is one
+//! dispatch for each run of neighbouring groups with equal settings, at any depth of network.
+
+use crate::gpu::{Gpu, Slice};
+use crate::nn::arch::{Arch, Entry, Kind};
+use crate::tensor::{Shape, Tensor};
+use crate::{Error, Result};
+
+/// Depth in the network, from the input to the classifier; freezing and learning rates go by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// `conv1` and `bn1`.
+    Stem,
+    /// `layer1`.
+    Layer1,
+    /// `layer2`.
+    Layer2,
+    /// `layer3`.
+    Layer3,
+    /// `layer4`.
+    Layer4,
+    /// `fc`.
+    Head,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 6] =
+        [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Head];
+
+    /// The stage that the tensor of this (torchvision's) name belongs to.
+    pub fn of(name: &str) -> Self {
+        match name.split('.').next() {
+            Some("layer1") => Self::Layer1,
+            Some("layer2") => Self::Layer2,
+            Some("layer3") => Self::Layer3,
+            Some("layer4") => Self::Layer4,
+            Some("fc") => Self::Head,
+            _ => Self::Stem,
+        }
+    }
+}
+
+/// What the optimizer treats alike: the parameters of a stage, batch norm's apart from the others.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Which stage.
+    pub stage: Stage,
+    /// Whether these are batch norm's weights and biases.
+    pub norm: bool,
+    /// First byte in the arena.
+    pub offset: u64,
+    /// Bytes, gaps between parameters included.
+    pub bytes: u64,
+}
+
+/// One parameter.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Torchvision's name.
+    pub name: String,
+    /// Its stage.
+    pub stage: Stage,
+    /// Torchvision's shape.
+    pub torch_shape: Vec<usize>,
+    /// Shape on the device.
+    pub shape: Shape,
+    /// First byte in the arena.
+    offset: u64,
+}
+
+/// The parameters of a network, and their gradients while it is trained.
+pub struct Parameters {
+    list: Vec<Parameter>,
+    groups: Vec<Group>,
+    values: Slice,
+    gradients: Option<Slice>,
+}
+
+/// Where a parameter may start: a multiple of any adapter's offset alignment.
+const ALIGNMENT: u64 = 256;
+
+impl Parameters {
+    /// Room for the parameters of `arch` with `classes` outputs; all zeros.
+    pub fn new(gpu: &Gpu, arch: &Arch, classes: usize) -> Self {
+        let entries: Vec<Entry> =
+            arch.entries(classes).into_iter().filter(|entry| entry.kind.is_parameter()).collect();
+        let (mut list, mut groups, mut offset) = (Vec::new(), Vec::new(), 0);
+        for norm in [false, true] {
+            for stage in Stage::ALL {
+                let start = offset;
+                for entry in &entries {
+                    let is_norm = matches!(entry.kind, Kind::NormWeight | Kind::NormBias);
+                    if is_norm == norm && Stage::of(&entry.name) == stage {
+                        let shape = device_shape(&entry.shape);
+                        list.push(Parameter {
+                            name: entry.name.clone(),
+                            stage,
+                            torch_shape: entry.shape.clone(),
+                            shape,
+                            offset,
+                        });
+                        offset += shape.bytes().next_multiple_of(ALIGNMENT);
+                    }
+                }
+                if offset > start {
+                    groups.push(Group { stage, norm, offset: start, bytes: offset - start });
+                }
+            }
+        }
+        let values = gpu.lease(offset);
+        gpu.clear(&values);
+        Self { list, groups, values, gradients: None }
+    }
+
+    /// The parameters, in the arena's order.
+    pub fn list(&self) -> &[Parameter] {
+        &self.list
+    }
+
+    /// The groups, in the arena's order.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The whole arena of values.
+    pub fn values(&self) -> &Slice {
+        &self.values
+    }
+
+    /// The whole arena of gradients, laid out as the values; none until it is asked for.
+    pub fn gradients(&self) -> Option<&Slice> {
+        self.gradients.as_ref()
+    }
+
+    /// Leases memory for gradients, zeroed, if there is none.
+    pub fn require_gradients(&mut self, gpu: &Gpu) {
+        self.gradients.get_or_insert_with(|| {
+            let gradients = gpu.lease(self.values.bytes);
+            gpu.clear(&gradients);
+            gradients
+        });
+    }
+
+    /// Index of a parameter.
+    ///
+    /// # Panics
+    /// If there is none of that name: names come from the same description as the parameters.
+    pub(super) fn index(&self, name: &str) -> usize {
+        self.list
+            .iter()
+            .position(|parameter| parameter.name == name)
+            .unwrap_or_else(|| panic!("the network has no parameter {name}"))
+    }
+
+    /// A parameter's numbers.
+    pub fn value(&self, index: usize) -> Tensor {
+        self.tensor(&self.values, index)
+    }
+
+    /// A parameter's gradient, if there is memory for gradients.
+    pub fn gradient(&self, index: usize) -> Option<Tensor> {
+        self.gradients.as_ref().map(|gradients| self.tensor(gradients, index))
+    }
+
+    fn tensor(&self, arena: &Slice, index: usize) -> Tensor {
+        let Parameter { shape, offset, .. } = self.list[index];
+        Tensor::view(part(arena, offset, shape.bytes()), shape)
+    }
+
+    /// Overwrites a parameter with numbers in torchvision's layout.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there is not one number for each element.
+    pub fn set(&self, gpu: &Gpu, index: usize, data: &[f32]) -> Result<()> {
+        let parameter = &self.list[index];
+        if data.len() != parameter.torch_shape.iter().product::<usize>() {
+            let what = format!(
+                "{} numbers given for {} {:?}",
+                data.len(),
+                parameter.name,
+                parameter.torch_shape
+            );
+            return Err(Error::shape("parameters", what));
+        }
+        let data = to_device_layout(&parameter.torch_shape, data);
+        self.value(index).upload(gpu, &data)
+    }
+
+    /// Numbers of an arena laid out as the values, one vector a parameter in torchvision's layout.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn download(&self, gpu: &Gpu, arena: &Slice) -> Result<Vec<Vec<f32>>> {
+        let all = gpu.download(arena).wait_f32()?;
+        let numbers = |(index, parameter): (usize, &Parameter)| {
+            let start = (parameter.offset / 4) as usize;
+            let padded = &all[start..start + parameter.shape.vec4s() * 4];
+            let data = self.value(index).unpad(padded);
+            to_torch_layout(&parameter.torch_shape, &data)
+        };
+        Ok(self.list.iter().enumerate().map(numbers).collect())
+    }
+}
+
+/// The part of an arena from `offset` on.
+pub fn part(arena: &Slice, offset: u64, bytes: u64) -> Slice {
+    Slice { buffer: arena.buffer.clone(), offset: arena.offset + offset, bytes }
+}
+
+/// The device's shape of a parameter: `(r, s, in, out)` with the input channels padded for weights
+/// of convolutions (O, I, R, S) and linear layers (O, I), a vector for the rest.
+fn device_shape(torch: &[usize]) -> Shape {
+    match *torch {
+        [out, input, r, s] => Shape::new(r, s, input.next_multiple_of(4), out),
+        [out, input] => Shape::new(1, 1, input.next_multiple_of(4), out),
+        _ => Shape::vector(torch.iter().product()),
+    }
+}
+
+/// Output channels, input channels, and window positions of a weight in torchvision's layout.
+fn weight_sizes(torch: &[usize]) -> Option<(usize, usize, usize)> {
+    match *torch {
+        [out, input, r, s] => Some((out, input, r * s)),
+        [out, input] => Some((out, input, 1)),
+        _ => None,
+    }
+}
+
+fn to_device_layout(torch: &[usize], data: &[f32]) -> Vec<f32> {
+    let Some((out, input, taps)) = weight_sizes(torch) else { return data.to_vec() };
+    let padded = input.next_multiple_of(4);
+    let mut result = vec![0.0; taps * padded * out];
+    for o in 0..out {
+        for i in 0..input {
+            for tap in 0..taps {
+                result[(tap * padded + i) * out + o] = data[(o * input + i) * taps + tap];
+            }
+        }
+    }
+    result
+}
+
+fn to_torch_layout(torch: &[usize], data: &[f32]) -> Vec<f32> {
+    let Some((out, input, taps)) = weight_sizes(torch) else { return data.to_vec() };
+    let padded = input.next_multiple_of(4);
+    let mut result = vec![0.0; out * input * taps];
+    for o in 0..out {
+        for i in 0..input {
+            for tap in 0..taps {
+                result[(o * input + i) * taps + tap] = data[(tap * padded + i) * out + o];
+            }
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_round_trip_and_pad_input_channels() {
+        let shape = [5, 3, 2, 2];
+        let data: Vec<f32> = (0..60).map(|i| i as f32).collect();
+        let device = to_device_layout(&shape, &data);
+        assert_eq!(device.len(), 2 * 2 * 4 * 5);
+        // Output 1, input 2, tap (0, 1).
+        assert_eq!(device[(4 + 2) * 5 + 1], data[(3 + 2) * 4 + 1]);
+        assert_eq!(device[(4 + 3) * 5..(4 + 4) * 5], [0.0; 5], "the padded input channel");
+        assert_eq!(to_torch_layout(&shape, &device), data);
+        assert_eq!(to_device_layout(&[3], &[1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]);
+    }
+
+    #[test]
+    fn stages_follow_names() {
+        for (name, stage) in [
+            ("conv1.weight", Stage::Stem),
+            ("bn1.bias", Stage::Stem),
+            ("layer3.1.bn2.weight", Stage::Layer3),
+            ("fc.bias", Stage::Head),
+        ] {
+            assert_eq!(Stage::of(name), stage);
+        }
+    }
+}

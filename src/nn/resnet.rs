@@ -1,0 +1,344 @@
+//! A ResNet on the device: torchvision's names outside, one arena of parameters inside.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use super::arch::{Arch, ConvNorm};
+use super::init::initial;
+use super::parameters::{Parameters, Stage};
+use crate::autograd::{Tape, Var};
+use crate::checkpoint::HostTensor;
+use crate::gpu::Gpu;
+use crate::ops::{
+    BatchNorm, BatchNormState, Conv2d, MaxPool2d, batch_norm, conv2d, conv2d_with_stats,
+    global_avg_pool, linear, max_pool2d,
+};
+use crate::tensor::{Shape, Tensor};
+use crate::{Error, Result};
+
+/// What batch norm does in the layers that are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BnPolicy {
+    /// Normalise by the batch's statistics and update the running ones.
+    Train,
+    /// Normalise by the running statistics and leave them alone.
+    Frozen,
+}
+
+/// How a forward pass is meant.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// What batch norm does in the stages that are trained.
+    pub bn: BnPolicy,
+    /// The first stage that is trained: stages before it are constants with frozen batch norm. None
+    /// for evaluation.
+    pub train_from: Option<Stage>,
+    /// Whether parameters' gradients are added to what their memory holds.
+    pub accumulate: bool,
+}
+
+impl Mode {
+    /// Evaluation: running statistics, no gradients.
+    pub const EVAL: Self = Self { bn: BnPolicy::Frozen, train_from: None, accumulate: false };
+
+    /// Training of everything from `stage` on.
+    pub fn train_from(stage: Stage, bn: BnPolicy) -> Self {
+        Self { bn, train_from: Some(stage), accumulate: false }
+    }
+
+    fn trains(&self, stage: Stage) -> bool {
+        self.train_from.is_some_and(|first| stage >= first)
+    }
+
+    fn updates_statistics(&self, stage: Stage) -> bool {
+        self.trains(stage) && self.bn == BnPolicy::Train
+    }
+}
+
+/// PyTorch's defaults.
+const BN_MOMENTUM: f32 = 0.1;
+const BN_EPSILON: f32 = 1e-5;
+
+/// A residual network.
+pub struct ResNet {
+    arch: Arch,
+    classes: usize,
+    parameters: Parameters,
+    stem: Unit,
+    /// Blocks of layer1 to layer4.
+    layers: [Vec<Block>; 4],
+    head: Head,
+}
+
+struct Block {
+    path: Vec<Unit>,
+    downsample: Option<Unit>,
+}
+
+struct Head {
+    weight: usize,
+    bias: usize,
+}
+
+/// A convolution and the batch norm that follows it.
+struct Unit {
+    stage: Stage,
+    norm: String,
+    weight: usize,
+    gamma: usize,
+    beta: usize,
+    /// Running mean and variance.
+    running: Tensor,
+    batches_tracked: Cell<i64>,
+    conv: Conv2d,
+}
+
+impl ResNet {
+    /// A network with random parameters; see [`initial`].
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn new(gpu: &Gpu, arch: Arch, classes: usize, seed: u64) -> Result<Self> {
+        let parameters = Parameters::new(gpu, &arch, classes);
+        for (index, parameter) in parameters.list().iter().enumerate() {
+            let values = initial(&parameter.name, &parameter.torch_shape, arch.features(), seed);
+            parameters.set(gpu, index, &values)?;
+        }
+        let unit = |spec: ConvNorm| Unit::new(gpu, &parameters, spec);
+        let stem = unit(arch.stem())?;
+        let mut layers: [Vec<Block>; 4] = Default::default();
+        for spec in arch.blocks() {
+            let layer = Stage::of(&spec.name) as usize - Stage::Layer1 as usize;
+            layers[layer].push(Block {
+                path: spec.convs.into_iter().map(unit).collect::<Result<_>>()?,
+                downsample: spec.downsample.map(unit).transpose()?,
+            });
+        }
+        let head =
+            Head { weight: parameters.index("fc.weight"), bias: parameters.index("fc.bias") };
+        Ok(Self { arch, classes, parameters, stem, layers, head })
+    }
+
+    /// What kind of ResNet it is.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Outputs of the classifier.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// The parameters, to lease memory for gradients.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// Overwrites the tensors given, by torchvision's names and in its layouts.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming a tensor that the network does not have or has in another size.
+    pub fn load(&self, gpu: &Gpu, tensors: &BTreeMap<&str, &HostTensor>) -> Result<()> {
+        for (&name, tensor) in tensors {
+            if name.ends_with("num_batches_tracked") {
+                continue;
+            }
+            let data = tensor.as_f32().ok_or_else(|| wrong_tensor(name))?;
+            match self.parameters.list().iter().position(|p| p.name == name) {
+                Some(index) => self.parameters.set(gpu, index, data)?,
+                None if name.contains(".running_") => {}
+                None => return Err(wrong_tensor(name)),
+            }
+        }
+        for unit in self.units() {
+            let read = |leaf: &str| tensors.get(format!("{}.{leaf}", unit.norm).as_str());
+            if let (Some(mean), Some(var)) = (read("running_mean"), read("running_var"))
+                && let (Some(mean), Some(var)) = (mean.as_f32(), var.as_f32())
+            {
+                unit.running.upload(gpu, &[mean, var].concat())?;
+            }
+            if let Some(HostTensor { data: crate::checkpoint::HostData::I64(count), .. }) =
+                read("num_batches_tracked")
+            {
+                unit.batches_tracked.set(count.first().copied().unwrap_or(0));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tensor, by torchvision's names and in its layouts. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn tensors(&self, gpu: &Gpu) -> Result<BTreeMap<String, HostTensor>> {
+        let mut tensors = BTreeMap::new();
+        let values = self.parameters.download(gpu, self.parameters.values())?;
+        for (parameter, values) in self.parameters.list().iter().zip(values) {
+            let tensor = HostTensor::f32(parameter.torch_shape.clone(), values);
+            tensors.insert(parameter.name.clone(), tensor);
+        }
+        for unit in self.units() {
+            let running = unit.running.download(gpu)?;
+            let (mean, var) = running.split_at(running.len() / 2);
+            for (leaf, data) in [("running_mean", mean), ("running_var", var)] {
+                let tensor = HostTensor::f32([data.len()], data.to_vec());
+                tensors.insert(format!("{}.{leaf}", unit.norm), tensor);
+            }
+            let count = HostTensor::scalar(unit.batches_tracked.get());
+            tensors.insert(format!("{}.num_batches_tracked", unit.norm), count);
+        }
+        Ok(tensors)
+    }
+
+    /// Logits, a matrix of images × classes, of normalised images `(n, h, w, 3)`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the images are too small for the network.
+    pub fn forward(&self, tape: &Tape, images: &Var, mode: Mode) -> Result<Var> {
+        self.forward_between(tape, images, Stage::Stem, Stage::Head, mode)
+    }
+
+    /// Runs the stages `from` to `to`, both included, on the output of the stage before `from`.
+    ///
+    /// # Errors
+    /// Those of [`ResNet::forward`].
+    pub fn forward_between(
+        &self,
+        tape: &Tape,
+        input: &Var,
+        from: Stage,
+        to: Stage,
+        mode: Mode,
+    ) -> Result<Var> {
+        let mut x = input.clone();
+        for stage in Stage::ALL.into_iter().filter(|stage| (from..=to).contains(stage)) {
+            x = self.stage(tape, stage, x, mode)?;
+        }
+        Ok(x)
+    }
+
+    /// What [`ResNet::forward_between`] gives after layer4, averaged over pixels: the features that
+    /// the classifier sees, images × [`Arch::features`].
+    ///
+    /// # Errors
+    /// Those of [`ResNet::forward`].
+    pub fn features(&self, tape: &Tape, images: &Var) -> Result<Var> {
+        let x = self.forward_between(tape, images, Stage::Stem, Stage::Layer4, Mode::EVAL)?;
+        global_avg_pool(tape, &x)
+    }
+
+    /// The classifier on features.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the features are another network's.
+    pub fn classify(&self, tape: &Tape, features: &Var, mode: Mode) -> Result<Var> {
+        let weight = self.parameter(tape, self.head.weight, mode.trains(Stage::Head), mode);
+        let bias = self.parameter(tape, self.head.bias, mode.trains(Stage::Head), mode);
+        linear(tape, features, &weight, Some(&bias))
+    }
+
+    /// Counts a training step in the batch norms that took part in it.
+    pub fn count_batch(&self, mode: Mode) {
+        for unit in self.units().filter(|unit| mode.updates_statistics(unit.stage)) {
+            unit.batches_tracked.set(unit.batches_tracked.get() + 1);
+        }
+    }
+
+    fn stage(&self, tape: &Tape, stage: Stage, x: Var, mode: Mode) -> Result<Var> {
+        match stage {
+            Stage::Stem => {
+                let x = self.unit(tape, &self.stem, &x, None, true, mode)?;
+                let pool = MaxPool2d { kernel: [3; 2], stride: [2; 2], padding: [1; 2] };
+                max_pool2d(tape, &x, pool)
+            }
+            Stage::Head => {
+                let features = global_avg_pool(tape, &x)?;
+                self.classify(tape, &features, mode)
+            }
+            layer => {
+                let blocks = &self.layers[layer as usize - Stage::Layer1 as usize];
+                blocks.iter().try_fold(x, |x, block| self.block(tape, block, x, mode))
+            }
+        }
+    }
+
+    fn block(&self, tape: &Tape, block: &Block, x: Var, mode: Mode) -> Result<Var> {
+        let residual = match &block.downsample {
+            Some(unit) => self.unit(tape, unit, &x, None, false, mode)?,
+            None => x.clone(),
+        };
+        let (last, path) = block.path.split_last().expect("a block has convolutions");
+        let mut y = x;
+        for unit in path {
+            y = self.unit(tape, unit, &y, None, true, mode)?;
+        }
+        self.unit(tape, last, &y, Some(&residual), true, mode)
+    }
+
+    fn unit(
+        &self,
+        tape: &Tape,
+        unit: &Unit,
+        x: &Var,
+        residual: Option<&Var>,
+        relu: bool,
+        mode: Mode,
+    ) -> Result<Var> {
+        let trains = mode.trains(unit.stage);
+        let training = mode.updates_statistics(unit.stage);
+        let weight = self.parameter(tape, unit.weight, trains, mode);
+        let gamma = self.parameter(tape, unit.gamma, trains, mode);
+        let beta = self.parameter(tape, unit.beta, trains, mode);
+        let (y, stats) = if training {
+            let (y, stats) = conv2d_with_stats(tape, x, &weight, unit.conv)?;
+            (y, Some(stats))
+        } else {
+            (conv2d(tape, x, &weight, None, unit.conv)?, None)
+        };
+        let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
+        let options =
+            BatchNorm { training, momentum: BN_MOMENTUM, epsilon: BN_EPSILON, relu };
+        batch_norm(tape, &y, state, residual, stats, options)
+    }
+
+    fn parameter(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
+        let value = self.parameters.value(index);
+        match self.parameters.gradient(index).filter(|_| trains) {
+            Some(gradient) => tape.leaf_into(value, gradient, mode.accumulate),
+            None => tape.constant(value),
+        }
+    }
+
+    fn units(&self) -> impl Iterator<Item = &Unit> {
+        let blocks = self.layers.iter().flatten();
+        let units = blocks.flat_map(|block| block.path.iter().chain(&block.downsample));
+        std::iter::once(&self.stem).chain(units)
+    }
+}
+
+impl Unit {
+    fn new(gpu: &Gpu, parameters: &Parameters, spec: ConvNorm) -> Result<Self> {
+        let channels = spec.out_channels;
+        let running = [vec![0.0; channels], vec![1.0; channels]].concat();
+        Ok(Self {
+            stage: Stage::of(&spec.conv),
+            weight: parameters.index(&format!("{}.weight", spec.conv)),
+            gamma: parameters.index(&format!("{}.weight", spec.norm)),
+            beta: parameters.index(&format!("{}.bias", spec.norm)),
+            running: Tensor::from_host(gpu, Shape::matrix(2, channels), &running)?,
+            batches_tracked: Cell::new(0),
+            conv: Conv2d { stride: [spec.stride; 2], padding: [spec.padding; 2] },
+            norm: spec.norm,
+        })
+    }
+}
+
+fn wrong_tensor(name: &str) -> Error {
+    Error::shape("load", format!("the network has no tensor {name} of floating-point numbers"))
+}
