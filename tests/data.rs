@@ -223,7 +223,7 @@ fn a_folder_without_permission_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
     let folder = images(&["a/1.png", "b/1.png"]);
     let locked = folder.path().join("a");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
     let allowed_anyway = locked.read_dir().is_ok();
     let result = scan(folder.path());
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o755)).unwrap();
@@ -351,11 +351,11 @@ fn unusual_forms_decode_as_pil_reads_them() {
 
 #[test]
 fn grey_and_sixteen_bit_images_decode() {
-    let grey = image::GrayImage::from_fn(4, 3, |x, y| [(60 * x + y) as u8].into());
+    let grey = image::GrayImage::from_fn(16, 8, |x, y| [(100 + 5 * x + y) as u8].into());
     for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Bmp] {
         let rgb = decode_bytes(&encode(&grey, format), "grey").unwrap();
         for (x, y, pixel) in rgb.enumerate_pixels() {
-            let value = (60 * x + y) as u8;
+            let value = (100 + 5 * x + y) as u8;
             assert_near(&pixel.0, &[value; 3], 3, &format!("{format:?}"));
         }
     }
@@ -428,7 +428,7 @@ fn images_over_the_limit_are_refused_before_they_are_decoded() {
 
 #[test]
 fn resizing_agrees_with_torchvision_within_a_level() {
-    let mut compared = 0;
+    let (mut outputs, mut values, mut different) = (0, 0, 0);
     for entry in fs::read_dir(fixture("")).unwrap() {
         let output = entry.unwrap().path();
         let stem = output.file_stem().unwrap().to_str().unwrap();
@@ -438,25 +438,26 @@ fn resizing_agrees_with_torchvision_within_a_level() {
             (class, _) => demo_root().unwrap().join("val").join(class).join(format!("{name}.png")),
         };
         let ours = resize_center_crop(&decode(input).unwrap(), size.parse().unwrap()).unwrap();
-        let worst = assert_near(&ours, &decode(&output).unwrap(), 1, stem);
-        println!("{stem}: at most {worst} levels from torchvision");
-        compared += 1;
+        let theirs = decode(&output).unwrap();
+        assert_near(&ours, &theirs, 1, stem);
+        outputs += 1;
+        values += ours.len();
+        different += ours.iter().zip(theirs.as_raw()).filter(|(a, b)| a != b).count();
     }
-    assert_eq!(compared, 12);
+    println!("{different} of {values} values differ from torchvision, by one level");
+    assert_eq!(outputs, 12);
+    // With the passes in the other order it would be one in seven.
+    assert!(different * 100 < values, "{different} of {values}");
 }
 
+/// Resizing is exact to a level (above); the rest is the JPEG decoder, whose inverse transform rounds
+/// otherwise than libjpeg's: one level of chroma is two of blue.
 #[test]
 fn photos_agree_with_torchvision_through_decoding_and_resizing() {
-    let shared = std::env::var_os("WGRAD_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let photos = shared.join("data/hymenoptera");
-    if !photos.is_dir() {
-        println!("skipped: no photos at {}", photos.display());
-        return;
-    }
+    let Some(photos) = ants_and_bees() else { return };
     let digests = fs::read_to_string(fixture("photos.json")).unwrap();
     let digests: serde_json::Value = serde_json::from_str(&digests).unwrap();
-    let (mut worst, mut total, mut count) = (0, 0, 0);
+    let mut histogram = [0u32; 256];
     for digest in digests.as_array().unwrap() {
         let path = digest["path"].as_str().unwrap();
         let size = digest["size"].as_u64().unwrap() as usize;
@@ -465,16 +466,28 @@ fn photos_agree_with_torchvision_through_decoding_and_resizing() {
             let start = 3 * size * row.parse::<usize>().unwrap();
             let theirs = from_hex(bytes.as_str().unwrap());
             for (ours, theirs) in ours[start..start + 3 * size].iter().zip(theirs) {
-                let difference = u64::from(ours.abs_diff(theirs));
-                worst = worst.max(difference);
-                total += difference;
-                count += 1;
+                histogram[usize::from(ours.abs_diff(theirs))] += 1;
             }
         }
     }
-    let mean = total as f64 / f64::from(count);
-    println!("{count} values: at most {worst} levels from torchvision, {mean:.3} on average");
-    assert!(worst <= 1 && mean < 0.1, "{worst} {mean}");
+    let count: u32 = histogram.iter().sum();
+    let share = |values: &[u32]| f64::from(values.iter().sum::<u32>()) / f64::from(count);
+    let (different, further) = (share(&histogram[1..]), share(&histogram[2..]));
+    println!("{count} values: {different:.4} differ from torchvision, {further:.5} by 2 or more");
+    assert_eq!(count, 31_104);
+    assert!(different < 0.05 && further < 0.003, "{different} {further}");
+    assert_eq!(histogram[5..], [0; 251]);
+}
+
+#[test]
+fn ants_and_bees_scan() {
+    let Some(photos) = ants_and_bees() else { return };
+    let dataset = scan(&photos).unwrap();
+    assert_eq!(dataset.classes, ["ants", "bees"]);
+    // One more than `ImageFolder` finds: a GIF, which it passes over.
+    assert_eq!(dataset.per_class(&dataset.train), [124, 121]);
+    assert_eq!(dataset.per_class(&dataset.val), [70, 83]);
+    assert!(dataset.skipped.is_empty());
 }
 
 #[test]
@@ -629,6 +642,18 @@ fn per_class_on_disk(split: &Path) -> Vec<usize> {
         fs::read_dir(split).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
     folders.iter().map(|folder| fs::read_dir(folder).unwrap().count()).collect()
+}
+
+/// PyTorch's ants and bees, which are not in the repository.
+fn ants_and_bees() -> Option<PathBuf> {
+    let shared = std::env::var_os("WGRAD_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let photos = shared.join("data/hymenoptera");
+    if photos.is_dir() {
+        return Some(photos);
+    }
+    println!("skipped: no photos at {}", photos.display());
+    None
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Resizing as PIL and torchvision do it: a triangle filter widened by the scale (bilinear with
 //! antialiasing), rows first, over exactly the region that ends up in the output.
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
@@ -25,14 +25,16 @@ pub fn resize_center_crop(image: &RgbImage, size: u32) -> Result<Vec<u8>> {
         if width <= height { (short, long(height, width)) } else { (long(width, height), short) };
     let columns = Span::center_crop(width, resized_width, size);
     let rows = Span::center_crop(height, resized_height, size);
-    resize(image, columns, rows, size)
+    resize(&view(image)?, columns, rows, size)
 }
 
-/// Resizes a region of whole pixels to `[size, size, 3]` bytes. Its edges take in the neighbours that
-/// the filter reaches.
+/// Resizes a region to `[size, size, 3]` bytes as if nothing were around it.
 pub(super) fn resize_region(image: &RgbImage, region: Region, size: u32) -> Result<Vec<u8>> {
+    let view = view(image)?;
     let Region { left, top, width, height } = region;
-    resize(image, Span::whole(left, width), Span::whole(top, height), size)
+    let region = CroppedImage::new(&view, left, top, width, height)
+        .map_err(|error| Error::shape("resize", format!("{region:?}: {error}")))?;
+    resize(&region, Span::whole(width), Span::whole(height), size)
 }
 
 /// A rectangle of whole pixels.
@@ -60,8 +62,8 @@ impl Span {
         Self { start, length: (f64::from(size) * scale).min(f64::from(source) - start) }
     }
 
-    fn whole(start: u32, length: u32) -> Self {
-        Self { start: f64::from(start), length: f64::from(length) }
+    fn whole(length: u32) -> Self {
+        Self { start: 0.0, length: f64::from(length) }
     }
 
     /// The whole pixels within the filter's reach when the span becomes `size` pixels: first, count.
@@ -73,25 +75,31 @@ impl Span {
     }
 }
 
-/// Resizes `columns` and `rows` of `image` to `[size, size, 3]`.
+fn view(image: &RgbImage) -> Result<ImageRef<'_>> {
+    let (width, height) = image.dimensions();
+    ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
+        .map_err(|error| Error::shape("resize", format!("{width}×{height}: {error}")))
+}
+
+/// Resizes `columns` and `rows` of `source` to `[size, size, 3]`.
 ///
 /// In two passes: the crate would do bytes column by column first, which rounds the intermediate
 /// values differently from PIL.
-fn resize(image: &RgbImage, columns: Span, rows: Span, size: u32) -> Result<Vec<u8>> {
-    let (width, height) = image.dimensions();
+fn resize(source: &impl IntoImageView, columns: Span, rows: Span, size: u32) -> Result<Vec<u8>> {
+    let (width, height) = (source.width(), source.height());
+    let failed = |reason: String| {
+        Error::shape("resize", format!("{width}×{height} to {size}×{size} pixels: {reason}"))
+    };
     if size == 0 || width == 0 || height == 0 {
-        return Err(Error::shape("resize", format!("{width}×{height} to {size}×{size} pixels")));
+        return Err(failed("nothing to compute".into()));
     }
-    let failed =
-        |reason: String| Error::shape("resize", format!("{width}×{height} to {size}: {reason}"));
-    let source = ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
-        .map_err(|error| failed(error.to_string()))?;
     let (first, count) = rows.reach(height, size);
+    let reached = Span { start: f64::from(first), length: f64::from(count) };
     let mut narrowed = Image::new(size, count, PixelType::U8x3);
-    convolve(&source, columns, Span::whole(first, count), &mut narrowed).map_err(failed)?;
-    let rows = Span { start: rows.start - f64::from(first), ..rows };
+    convolve(source, columns, reached, &mut narrowed).map_err(failed)?;
+    let rows = Span { start: rows.start - reached.start, ..rows };
     let mut output = Image::new(size, size, PixelType::U8x3);
-    convolve(&narrowed, Span::whole(0, size), rows, &mut output).map_err(failed)?;
+    convolve(&narrowed, Span::whole(size), rows, &mut output).map_err(failed)?;
     Ok(output.into_vec())
 }
 
@@ -105,4 +113,22 @@ fn convolve(
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .crop(columns.start, rows.start, columns.length, rows.length);
     Resizer::new().resize(source, output, &options).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::decode;
+
+    #[test]
+    fn a_region_is_resized_as_torchvision_does_it() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data/");
+        let image = decode(fixtures.to_owned() + "noise-97x61.png").unwrap();
+        let theirs = decode(fixtures.to_owned() + "noise-97x61-region.png").unwrap();
+        let region = Region { left: 20, top: 7, width: 50, height: 40 };
+        let ours = resize_region(&image, region, 32).unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        assert!(ours.iter().zip(theirs.as_raw()).all(|(a, b)| a.abs_diff(*b) <= 1));
+        assert!(resize_region(&image, Region { left: 48, ..region }, 32).is_err());
+    }
 }
