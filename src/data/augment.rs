@@ -1,0 +1,180 @@
+//! From a decoded image to the network's input size, with or without random changes.
+
+use image::RgbImage;
+use rand::{Rng, RngExt};
+
+use super::jitter::color_jitter;
+use super::resize::{Region, resize_center_crop, resize_region};
+use crate::error::Result;
+
+/// How often torchvision's samplers try before they fall back.
+const TRIES: usize = 10;
+/// ImageNet's mean colour, 255·(0.485, 0.456, 0.406): near 0 once normalised.
+const MEAN_COLOR: [u8; 3] = [124, 116, 104];
+
+/// How much training images are varied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Augment {
+    /// Not at all: validation preprocessing, see [`resize_center_crop`].
+    None,
+    /// torchvision's `RandomResizedCrop(size, scale=(0.35, 1))` and `RandomHorizontalFlip`.
+    #[default]
+    Light,
+    /// [`Augment::Light`], then `ColorJitter(0.4, 0.4, 0.4, 0.1)` and `RandomErasing(p=0.25)`, which
+    /// erases with the mean colour.
+    Strong,
+}
+
+/// What happens to an image between decoding and the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transform {
+    /// Width and height of the output in pixels.
+    pub size: u32,
+    /// Random changes.
+    pub augment: Augment,
+}
+
+impl Transform {
+    /// Turns `image` into `[size, size, 3]` bytes; random choices are drawn from `rng`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the size is 0 or the image has no pixels.
+    pub fn apply(&self, image: &RgbImage, rng: &mut impl Rng) -> Result<Vec<u8>> {
+        let size = self.size;
+        if self.augment == Augment::None {
+            return resize_center_crop(image, size);
+        }
+        let region = random_resized_crop(image.dimensions(), rng);
+        let mut pixels = resize_region(image, region, size)?;
+        if rng.random_bool(0.5) {
+            flip(&mut pixels, size);
+        }
+        if self.augment == Augment::Strong {
+            color_jitter(&mut pixels, rng);
+            if rng.random_bool(0.25) {
+                erase(&mut pixels, size, rng);
+            }
+        }
+        Ok(pixels)
+    }
+}
+
+/// torchvision's `RandomResizedCrop.get_params` for scale (0.35, 1) and ratio (3/4, 4/3).
+fn random_resized_crop((width, height): (u32, u32), rng: &mut impl Rng) -> Region {
+    const RATIO: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+    let area = f64::from(width) * f64::from(height);
+    for _ in 0..TRIES {
+        let (crop_width, crop_height) = random_rectangle(area, (0.35, 1.0), RATIO, rng);
+        if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
+            let top = rng.random_range(0..=height - crop_height);
+            let left = rng.random_range(0..=width - crop_width);
+            return Region { left, top, width: crop_width, height: crop_height };
+        }
+    }
+    // The image is too oblong: the central part that is nearest to it within the ratios.
+    let ratio = f64::from(width) / f64::from(height);
+    let (crop_width, crop_height) = if ratio < RATIO.0 {
+        (width, whole(f64::from(width) / RATIO.0).clamp(1, height))
+    } else if ratio > RATIO.1 {
+        (whole(f64::from(height) * RATIO.1).clamp(1, width), height)
+    } else {
+        (width, height)
+    };
+    let (left, top) = ((width - crop_width) / 2, (height - crop_height) / 2);
+    Region { left, top, width: crop_width, height: crop_height }
+}
+
+/// torchvision's `RandomErasing.get_params` for scale (0.02, 0.33) and ratio (0.3, 3.3), applied.
+fn erase(pixels: &mut [u8], size: u32, rng: &mut impl Rng) {
+    let area = f64::from(size) * f64::from(size);
+    for _ in 0..TRIES {
+        let (width, height) = random_rectangle(area, (0.02, 0.33), (0.3, 3.3), rng);
+        if width < size && height < size {
+            let top = rng.random_range(0..=size - height) as usize;
+            let left = rng.random_range(0..=size - width) as usize;
+            for row in pixels.chunks_exact_mut(3 * size as usize).skip(top).take(height as usize) {
+                let columns = row.chunks_exact_mut(3).skip(left).take(width as usize);
+                columns.for_each(|pixel| pixel.copy_from_slice(&MEAN_COLOR));
+            }
+            return;
+        }
+    }
+}
+
+/// Width and height of a rectangle with a uniform share of `area` and a log-uniform aspect ratio.
+fn random_rectangle(
+    area: f64,
+    scale: (f64, f64),
+    ratio: (f64, f64),
+    rng: &mut impl Rng,
+) -> (u32, u32) {
+    let area = area * rng.random_range(scale.0..scale.1);
+    let ratio = rng.random_range(ratio.0.ln()..ratio.1.ln()).exp();
+    (whole((area * ratio).sqrt()), whole((area / ratio).sqrt()))
+}
+
+/// Rounds as Python does; the values here are far below `u32::MAX`.
+fn whole(value: f64) -> u32 {
+    value.round_ties_even() as u32
+}
+
+fn flip(pixels: &mut [u8], size: u32) {
+    for row in pixels.chunks_exact_mut(3 * size as usize) {
+        row.as_chunks_mut::<3>().0.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::random::{Purpose, generator};
+
+    #[test]
+    fn crops_lie_inside_and_cover_the_stated_share() {
+        let mut rng = generator(Purpose::Augment, 1, 0, 0);
+        let (mut smallest, mut largest) = (1.0f64, 0.0f64);
+        for _ in 0..2000 {
+            let crop = random_resized_crop((120, 100), &mut rng);
+            assert!(crop.left + crop.width <= 120 && crop.top + crop.height <= 100, "{crop:?}");
+            let ratio = f64::from(crop.width) / f64::from(crop.height);
+            assert!((0.73..1.37).contains(&ratio), "{crop:?}");
+            let share = f64::from(crop.width * crop.height) / 12000.0;
+            (smallest, largest) = (smallest.min(share), largest.max(share));
+        }
+        assert!((0.34..0.37).contains(&smallest), "{smallest}");
+        assert!(largest > 0.93, "{largest}");
+    }
+
+    #[test]
+    fn oblong_images_fall_back_to_the_centre() {
+        let mut rng = generator(Purpose::Augment, 1, 0, 0);
+        let wide = random_resized_crop((10_000, 3), &mut rng);
+        assert_eq!(wide, Region { left: 4998, top: 0, width: 4, height: 3 });
+        let tall = random_resized_crop((1, 10_000), &mut rng);
+        assert_eq!(tall, Region { left: 0, top: 4999, width: 1, height: 1 });
+    }
+
+    #[test]
+    fn flipping_mirrors_rows() {
+        let mut pixels: Vec<u8> = (0..12).collect();
+        flip(&mut pixels, 2);
+        assert_eq!(pixels, [3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8]);
+    }
+
+    #[test]
+    fn erasing_covers_a_rectangle_of_the_stated_area() {
+        for index in 0..200 {
+            let mut rng = generator(Purpose::Augment, 2, 0, index);
+            let mut pixels = vec![0; 64 * 64 * 3];
+            erase(&mut pixels, 64, &mut rng);
+            let erased: Vec<usize> =
+                (0..64 * 64).filter(|&at| pixels[3 * at..3 * at + 3] == MEAN_COLOR).collect();
+            let share = erased.len() as f64 / 4096.0;
+            assert!((0.017..0.35).contains(&share), "{share}");
+            let columns = erased.iter().map(|at| at % 64);
+            let width = columns.clone().max().unwrap() - columns.min().unwrap() + 1;
+            let height = erased.last().unwrap() / 64 - erased[0] / 64 + 1;
+            assert_eq!(width * height, erased.len());
+        }
+    }
+}

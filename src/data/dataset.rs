@@ -1,0 +1,356 @@
+//! Data sets on disk: finding the splits, labelling, holding out, and weeding out unreadable files.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rand::seq::SliceRandom;
+
+use super::decode::{no_panic, probe};
+use super::folder::{
+    class_names, enumerate, extension, files_under, has_image_extension, labelled_images, list,
+};
+use super::random::{Purpose, generator};
+use crate::error::{Error, Result};
+
+/// One unreadable image in this many is still put up with.
+const TOLERATED: usize = 20;
+/// How many unreadable images an error lists.
+const LISTED: usize = 20;
+/// The names under which the validation split goes.
+const VAL_NAMES: [&str; 3] = ["val", "valid", "validation"];
+
+/// An image file and its class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// The image file.
+    pub path: PathBuf,
+    /// The class's index.
+    pub label: u32,
+}
+
+/// An image file that is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// Why it cannot be used.
+    pub reason: String,
+}
+
+/// How [`Dataset::scan`] holds images out where the folder does not say.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanOptions {
+    /// The share of each class held out for validation, from 0 (none) up to but without 1.
+    pub val_fraction: f64,
+    /// Decides which images are held out.
+    pub seed: u64,
+}
+
+impl Default for ScanOptions {
+    fn default() -> Self {
+        Self { val_fraction: 0.2, seed: 0 }
+    }
+}
+
+/// Images to train on and to validate with.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// The folder that was scanned.
+    pub root: PathBuf,
+    /// The names of the classes of the training images, sorted; a label is an index into them.
+    pub classes: Vec<String>,
+    /// Images to train on, in `ImageFolder`'s order: by class, then by path.
+    pub train: Vec<Item>,
+    /// Images to validate with, in the same order.
+    pub val: Vec<Item>,
+    /// The images under `test/`, in the same order; often none.
+    pub test: Vec<Item>,
+    /// Images whose header cannot be read, in none of the lists above.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Dataset {
+    /// Reads a folder of class folders, or one with `train/` and optionally `val/` (also `valid/`,
+    /// `validation/`) and `test/`, each a folder of class folders. Without `val/`, a share of every
+    /// class is held out: at least one image, unless it is the class's only one. A `test/` without
+    /// class folders is not labelled and is left alone.
+    ///
+    /// Folders inside a class belong to it; dot-files and files without an image's extension (JPEG,
+    /// PNG, GIF, BMP, WebP) are ignored. Every image's header is read, nothing is decoded.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a `val_fraction` out of range, [`Error::Io`] for a folder that cannot be
+    /// listed, [`Error::Data`] for fewer than two classes, a class without images, a class that is in
+    /// `val/` or `test/` only, and more than 5 % unreadable images.
+    pub fn scan(root: &Path, options: &ScanOptions) -> Result<Self> {
+        if !(0.0..1.0).contains(&options.val_fraction) {
+            let what = format!("--val-fraction {} is not in 0..1", options.val_fraction);
+            return Err(Error::Usage(what));
+        }
+        let splits = Splits::find(root)?;
+        let classes = class_names(&splits.train)?;
+        let train = labelled_images(&splits.train, &classes)?;
+        check_classes(&splits.train, &classes, &train)?;
+        let val = splits.val.as_deref().map(|folder| held_out_images(folder, &classes));
+        let val = val.transpose()?;
+        let test = splits.test.as_deref().map(|folder| held_out_images(folder, &classes));
+        let test = test.transpose()?.unwrap_or_default();
+
+        let holds_out = val.is_none();
+        let (mut lists, skipped) = readable(root, [train, val.unwrap_or_default(), test])?;
+        if holds_out {
+            let train = std::mem::take(&mut lists[0]);
+            [lists[0], lists[1]] = hold_out(train, classes.len(), options).into();
+        }
+        let [train, val, test] = lists;
+        if let Some(class) = first_empty_class(&classes, &train) {
+            let folder = splits.train.join(class);
+            return Err(Error::data(folder, "none of the class's images can be read"));
+        }
+        Ok(Self { root: root.to_owned(), classes, train, val, test, skipped })
+    }
+
+    /// How many of `items` each class has.
+    pub fn per_class(&self, items: &[Item]) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        items.iter().for_each(|item| counts[item.label as usize] += 1);
+        counts
+    }
+}
+
+/// Images labelled by a given list of classes, to evaluate a network on.
+#[derive(Clone, Debug)]
+pub struct Labelled {
+    /// The folder that holds the class folders.
+    pub root: PathBuf,
+    /// The images, in `ImageFolder`'s order.
+    pub items: Vec<Item>,
+    /// Images whose header cannot be read.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Labelled {
+    /// Reads a folder of class folders, all of which must be among `classes`; not every class needs
+    /// a folder. `split` names a folder inside `root` that holds them: `train`, `test`, or any
+    /// name of the validation split (`val`, `valid`, `validation`). With `None` it is the validation
+    /// split, else the test split, else `root` itself.
+    ///
+    /// # Errors
+    /// As [`Dataset::scan`], and [`Error::Data`] when the split named does not exist, or when `root`
+    /// has a training split only and none is named.
+    pub fn scan(root: &Path, classes: &[String], split: Option<&str>) -> Result<Self> {
+        check_folder(root)?;
+        let folder = match split {
+            Some(name) => split_folder(root, name)
+                .ok_or_else(|| Error::data(root.join(name), "no such split; name another"))?,
+            None => match split_folder(root, "val").or_else(|| split_folder(root, "test")) {
+                Some(folder) => folder,
+                None if has_folders(&root.join("train"))? => {
+                    let what =
+                        "has train/ but neither val/ nor test/; give the folder to evaluate on";
+                    return Err(Error::data(root, what));
+                }
+                None => root.to_owned(),
+            },
+        };
+        let ([items], skipped) = readable(&folder, [held_out_images(&folder, classes)?])?;
+        Ok(Self { root: folder, items, skipped })
+    }
+}
+
+/// Where the splits of a data set are.
+struct Splits {
+    train: PathBuf,
+    val: Option<PathBuf>,
+    test: Option<PathBuf>,
+}
+
+impl Splits {
+    fn find(root: &Path) -> Result<Self> {
+        check_folder(root)?;
+        let train = root.join("train");
+        let val = split_folder(root, "val");
+        let test = split_folder(root, "test");
+        // A class may be called "train": then its folder holds images, and has no val/ beside it.
+        if has_folders(&train)? || (train.is_dir() && val.is_some()) {
+            let test = match test {
+                Some(test) if has_folders(&test)? => Some(test),
+                _ => None,
+            };
+            return Ok(Self { train, val, test });
+        }
+        if let Some(val) = val
+            && has_folders(&val)?
+        {
+            let what = format!("has {}/ but no train/ with class folders", file_name(&val));
+            return Err(Error::data(root, what));
+        }
+        Ok(Self { train: root.to_owned(), val: None, test: None })
+    }
+}
+
+/// The folder of the split called `name` under `root`, where there is one.
+fn split_folder(root: &Path, name: &str) -> Option<PathBuf> {
+    let aliases = if VAL_NAMES.contains(&name) { &VAL_NAMES[..] } else { &[name] };
+    aliases.iter().map(|alias| root.join(alias)).find(|folder| folder.is_dir())
+}
+
+fn has_folders(folder: &Path) -> Result<bool> {
+    Ok(folder.is_dir() && !list(folder)?.folders.is_empty())
+}
+
+fn check_folder(root: &Path) -> Result<()> {
+    let metadata = root.metadata().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::data(root, "no such folder; check --data"),
+        _ => Error::io(root)(error),
+    })?;
+    if metadata.is_dir() {
+        return Ok(());
+    }
+    Err(Error::data(root, "is a file; images come as a folder of class folders"))
+}
+
+/// There must be two classes at least, each with an image.
+fn check_classes(folder: &Path, classes: &[String], items: &[Item]) -> Result<()> {
+    if classes.is_empty() {
+        return Err(no_class_folders(folder)?);
+    }
+    if let Some(class) = first_empty_class(classes, items) {
+        return Err(no_images(&folder.join(class))?);
+    }
+    if let [class] = classes {
+        let what = format!("only one class, {class:?}; training needs at least two class folders");
+        return Err(Error::data(folder, what));
+    }
+    Ok(())
+}
+
+fn first_empty_class<'a>(classes: &'a [String], items: &[Item]) -> Option<&'a str> {
+    let mut used = vec![false; classes.len()];
+    items.iter().for_each(|item| used[item.label as usize] = true);
+    used.iter().position(|used| !used).map(|label| classes[label].as_str())
+}
+
+/// What a class folder holds in place of images.
+fn no_images(class_folder: &Path) -> Result<Error> {
+    let files = files_under(class_folder)?;
+    let mut what = "the class folder holds no image".to_owned();
+    if !files.others.is_empty() {
+        let extensions: BTreeSet<String> =
+            files.others.iter().map(|path| extension(path)).collect();
+        let extensions = enumerate(&Vec::from_iter(extensions));
+        what += &format!(" ({} other files, extensions: {extensions})", files.others.len());
+    }
+    what += "; add JPEG, PNG, GIF, BMP or WebP files, or remove the folder";
+    Ok(Error::data(class_folder, what))
+}
+
+/// What is wrong with a folder that has no folders in it.
+fn no_class_folders(folder: &Path) -> Result<Error> {
+    let images = list(folder)?.files.iter().filter(|path| has_image_extension(path)).count();
+    let found = if images == 0 {
+        "no images and no class folders".to_owned()
+    } else {
+        format!("{images} images, but not in class folders")
+    };
+    let shown = folder.display();
+    let what = format!(
+        "{found}; expected a folder for each class:\n  {shown}/cat/1.jpg\n  {shown}/cat/2.jpg\n  \
+         {shown}/dog/1.jpg\nor the same under train/ and val/"
+    );
+    Ok(Error::data(folder, what))
+}
+
+/// The images of a split whose classes are given; there must be some.
+fn held_out_images(folder: &Path, classes: &[String]) -> Result<Vec<Item>> {
+    let items = labelled_images(folder, classes)?;
+    if !items.is_empty() {
+        return Ok(items);
+    }
+    if list(folder)?.folders.is_empty() {
+        return Err(no_class_folders(folder)?);
+    }
+    Err(Error::data(folder, "the class folders hold no images"))
+}
+
+/// Moves a share of every class from `train` into a second list; both keep the order.
+fn hold_out(train: Vec<Item>, classes: usize, options: &ScanOptions) -> (Vec<Item>, Vec<Item>) {
+    let mut held_out = vec![false; train.len()];
+    for label in 0..classes {
+        let mut members: Vec<usize> =
+            (0..train.len()).filter(|&at| train[at].label as usize == label).collect();
+        if members.len() < 2 || options.val_fraction == 0.0 {
+            continue;
+        }
+        let share = (members.len() as f64 * options.val_fraction).round() as usize;
+        let share = share.clamp(1, members.len() - 1);
+        members.shuffle(&mut generator(Purpose::Split, options.seed, 0, label));
+        members[..share].iter().for_each(|&at| held_out[at] = true);
+    }
+    let mut held_out = held_out.into_iter();
+    let (val, train) = train.into_iter().partition(|_| held_out.next() == Some(true));
+    (train, val)
+}
+
+/// Takes the images whose header cannot be read out of all `lists`; too many of them are an error.
+fn readable<const N: usize>(
+    root: &Path,
+    lists: [Vec<Item>; N],
+) -> Result<([Vec<Item>; N], Vec<Skipped>)> {
+    let total = lists.iter().map(Vec::len).sum();
+    let mut skipped = Vec::new();
+    let lists = lists.map(|items| {
+        let reasons = probe_all(&items);
+        let mut kept = Vec::with_capacity(items.len());
+        for (item, reason) in items.into_iter().zip(reasons) {
+            match reason {
+                None => kept.push(item),
+                Some(reason) => skipped.push(Skipped { path: item.path, reason }),
+            }
+        }
+        kept
+    });
+    check_share(root, &skipped, total)?;
+    Ok((lists, skipped))
+}
+
+/// An error that lists the unreadable images when they are more than 5 % of `total`.
+pub(super) fn check_share(root: &Path, unreadable: &[Skipped], total: usize) -> Result<()> {
+    if unreadable.len() * TOLERATED <= total {
+        return Ok(());
+    }
+    let mut what = format!(
+        "{} of {total} images cannot be read, more than {} %; repair or remove them:",
+        unreadable.len(),
+        100 / TOLERATED,
+    );
+    for Skipped { path, reason } in unreadable.iter().take(LISTED) {
+        what += &format!("\n  {}: {reason}", path.display());
+    }
+    if unreadable.len() > LISTED {
+        what += &format!("\n  and {} more", unreadable.len() - LISTED);
+    }
+    Err(Error::data(root, what))
+}
+
+/// For every item, why its header cannot be read, if so; in parallel.
+fn probe_all(items: &[Item]) -> Vec<Option<String>> {
+    let mut reasons = vec![None; items.len()];
+    let workers = thread::available_parallelism().map_or(1, |count| count.get());
+    let share = items.len().div_ceil(workers).max(1);
+    thread::scope(|scope| {
+        for (items, reasons) in items.chunks(share).zip(reasons.chunks_mut(share)) {
+            scope.spawn(|| {
+                for (item, reason) in items.iter().zip(reasons) {
+                    *reason = no_panic(|| probe(&item.path)).err();
+                }
+            });
+        }
+    });
+    reasons
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

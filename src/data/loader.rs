@@ -1,0 +1,379 @@
+//! Decodes batches ahead of the consumer, on threads of its own, in an order of their own making
+//! that never shows: batches come in order, and every byte follows from seed, epoch and item alone.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rand::seq::SliceRandom;
+
+use super::augment::Transform;
+use super::dataset::{Item, Skipped, check_share};
+use super::decode::{no_panic, read_rgb};
+use super::random::{Purpose, generator};
+use crate::error::{Error, Result};
+
+/// How many batches are being filled or wait to be taken, at least.
+const PREFETCH: usize = 3;
+
+/// How an epoch visits the images.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// Decides the shuffle, together with `epoch`.
+    pub seed: u64,
+    /// Counts from 0; every epoch is shuffled afresh.
+    pub epoch: u64,
+    /// Without it, images come in the list's own order.
+    pub shuffle: bool,
+    /// Images a batch.
+    pub batch_size: usize,
+    /// Leaves out a last batch that would be smaller than the others.
+    pub drop_last: bool,
+}
+
+impl Order {
+    /// The indices of `images` images in batches; a batch size of 0 counts as 1.
+    pub fn batches(&self, images: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..images).collect();
+        if self.shuffle {
+            order.shuffle(&mut generator(Purpose::Shuffle, self.seed, self.epoch, 0));
+        }
+        let size = self.batch_size.max(1);
+        let whole = |batch: &&[usize]| !self.drop_last || batch.len() == size;
+        order.chunks(size).filter(whole).map(<[usize]>::to_vec).collect()
+    }
+}
+
+/// Decoded and preprocessed images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The batch's place in the epoch, from 0.
+    pub index: usize,
+    /// Which items these are, as indices into the loader's; without those that failed.
+    pub items: Vec<usize>,
+    /// Their classes.
+    pub labels: Vec<u32>,
+    /// `[items.len(), size, size, 3]`, RGB.
+    pub pixels: Vec<u8>,
+    /// The batch's items that could not be decoded.
+    pub failed: Vec<Skipped>,
+}
+
+/// Iterates over the batches of an epoch, which its threads prepare ahead.
+///
+/// An image that cannot be decoded makes its batch smaller and is named in [`Batch::failed`]; when
+/// more than 5 % of the epoch's images have failed, the iterator yields an [`Error::Data`] that lists
+/// them, and ends. Dropping the loader stops its threads.
+pub struct Loader {
+    items: Arc<[Item]>,
+    queue: Arc<Queue>,
+    workers: Vec<JoinHandle<()>>,
+    failed: Vec<Skipped>,
+}
+
+impl Loader {
+    /// Starts loading `batches` of indices into `items` on `workers` threads (0: one for each core).
+    /// Bounded memory: a few batches are held at a time.
+    ///
+    /// `seed` and `epoch` decide the augmentation; the number of workers does not change a byte.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an image size of 0, [`Error::Shape`] for an index out of range,
+    /// [`Error::Io`] when no thread can be started.
+    pub fn new(
+        items: Arc<[Item]>,
+        batches: Vec<Vec<usize>>,
+        transform: Transform,
+        seed: u64,
+        epoch: u64,
+        workers: usize,
+    ) -> Result<Self> {
+        if transform.size == 0 {
+            return Err(Error::Usage("--image-size must be at least 1".into()));
+        }
+        if let Some(index) = batches.iter().flatten().find(|&&index| index >= items.len()) {
+            let what = format!("item {index} of a list of {}", items.len());
+            return Err(Error::shape("loader", what));
+        }
+        let images = items.clone();
+        let load = move |index: usize| {
+            let image = read_rgb(&images[index].path)?;
+            let mut rng = generator(Purpose::Augment, seed, epoch, index);
+            transform.apply(&image, &mut rng).map_err(|error| error.to_string())
+        };
+        Self::start(items, batches, workers, load)
+    }
+
+    fn start(
+        items: Arc<[Item]>,
+        batches: Vec<Vec<usize>>,
+        workers: usize,
+        load: impl Fn(usize) -> Result<Vec<u8>, String> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let workers = match workers {
+            0 => thread::available_parallelism().map_or(1, |count| count.get()),
+            count => count,
+        };
+        let largest = batches.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let prefetch = PREFETCH.max(workers.div_ceil(largest) + 1);
+        let queue = Arc::new(Queue::new(batches, prefetch));
+        let load = Arc::new(load);
+        let mut loader = Self { items, queue, workers: Vec::new(), failed: Vec::new() };
+        for worker in 0..workers {
+            let (queue, load) = (loader.queue.clone(), load.clone());
+            let work = move || {
+                while let Some(job) = queue.next_job() {
+                    queue.finish(job, no_panic(|| load(job.item)));
+                }
+            };
+            match thread::Builder::new().name(format!("loader {worker}")).spawn(work) {
+                Ok(handle) => loader.workers.push(handle),
+                Err(error) if worker == 0 => return Err(Error::io("a loader thread")(error)),
+                // Fewer threads than asked for do the same work.
+                Err(_) => break,
+            }
+        }
+        Ok(loader)
+    }
+
+    fn assemble(&mut self, index: usize, filled: Filled) -> Batch {
+        let mut batch = Batch {
+            index,
+            items: Vec::with_capacity(filled.items.len()),
+            labels: Vec::with_capacity(filled.items.len()),
+            pixels: Vec::new(),
+            failed: Vec::new(),
+        };
+        for (item, result) in filled.items.into_iter().zip(filled.results.into_iter().flatten()) {
+            match result {
+                Ok(pixels) => {
+                    batch.items.push(item);
+                    batch.labels.push(self.items[item].label);
+                    batch.pixels.extend_from_slice(&pixels);
+                }
+                Err(reason) => {
+                    batch.failed.push(Skipped { path: self.items[item].path.clone(), reason });
+                }
+            }
+        }
+        self.failed.extend_from_slice(&batch.failed);
+        batch
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (index, filled) = self.queue.take()?;
+        let batch = self.assemble(index, filled);
+        let checked = match self.failed.first() {
+            Some(first) => {
+                let folder = first.path.parent().unwrap_or(Path::new(""));
+                check_share(folder, &self.failed, self.queue.images)
+            }
+            None => Ok(()),
+        };
+        if checked.is_err() {
+            self.queue.stop();
+        }
+        Some(checked.map(|()| batch))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.queue.stop();
+        for worker in self.workers.drain(..) {
+            // A worker cannot panic: what it runs is guarded.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// What workers and consumer share: the epoch's batches, and the window of them in the making.
+struct Queue {
+    batches: Vec<Vec<usize>>,
+    images: usize,
+    prefetch: usize,
+    window: Mutex<Window>,
+    /// Workers wait for room in the window.
+    room: Condvar,
+    /// The consumer waits for the front batch.
+    front_filled: Condvar,
+}
+
+struct Window {
+    /// The batch at the front of `filling`.
+    front: usize,
+    filling: VecDeque<Filled>,
+    /// The next image to hand out: batch, place in it.
+    next: (usize, usize),
+    stopped: bool,
+}
+
+/// A batch with a place for each image's pixels, or why there are none.
+struct Filled {
+    items: Vec<usize>,
+    results: Vec<Option<Result<Vec<u8>, String>>>,
+    missing: usize,
+}
+
+/// One image to load.
+#[derive(Clone, Copy)]
+struct Job {
+    batch: usize,
+    place: usize,
+    item: usize,
+}
+
+impl Queue {
+    fn new(batches: Vec<Vec<usize>>, prefetch: usize) -> Self {
+        let window = Window { front: 0, filling: VecDeque::new(), next: (0, 0), stopped: false };
+        Self {
+            images: batches.iter().map(Vec::len).sum(),
+            batches,
+            prefetch,
+            window: Mutex::new(window),
+            room: Condvar::new(),
+            front_filled: Condvar::new(),
+        }
+    }
+
+    /// The next image to load, once there is room for it; `None` when there is nothing left to do.
+    fn next_job(&self) -> Option<Job> {
+        let mut window = self.lock();
+        loop {
+            let (batch, place) = window.next;
+            if window.stopped || batch == self.batches.len() {
+                return None;
+            }
+            if batch >= window.front + self.prefetch {
+                window = self.room.wait(window).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let items = &self.batches[batch];
+            if place == 0 {
+                window.filling.push_back(Filled {
+                    items: items.clone(),
+                    results: vec![None; items.len()],
+                    missing: items.len(),
+                });
+                self.front_filled.notify_one();
+            }
+            let is_last = place + 1 >= items.len();
+            window.next = if is_last { (batch + 1, 0) } else { (batch, place + 1) };
+            // An empty batch is complete as soon as it is in the window.
+            if let Some(&item) = items.get(place) {
+                return Some(Job { batch, place, item });
+            }
+        }
+    }
+
+    fn finish(&self, job: Job, result: Result<Vec<u8>, String>) {
+        let mut window = self.lock();
+        // The consumer only takes complete batches, so the job's is still in the window.
+        let at = job.batch - window.front;
+        let filled = &mut window.filling[at];
+        filled.results[job.place] = Some(result);
+        filled.missing -= 1;
+        if filled.missing == 0 {
+            self.front_filled.notify_one();
+        }
+    }
+
+    /// The next batch with its index, once it is complete; `None` after the last.
+    fn take(&self) -> Option<(usize, Filled)> {
+        let mut window = self.lock();
+        loop {
+            if window.stopped || window.front == self.batches.len() {
+                return None;
+            }
+            if window.filling.front().is_some_and(|filled| filled.missing == 0) {
+                let index = window.front;
+                window.front += 1;
+                self.room.notify_all();
+                return window.filling.pop_front().map(|filled| (index, filled));
+            }
+            window = self.front_filled.wait(window).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.room.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn items(count: usize) -> Arc<[Item]> {
+        (0..count).map(|at| Item { path: format!("{at}.png").into(), label: at as u32 }).collect()
+    }
+
+    fn in_order(images: usize, batch_size: usize) -> Vec<Vec<usize>> {
+        Order { seed: 0, epoch: 0, shuffle: false, batch_size, drop_last: false }.batches(images)
+    }
+
+    #[test]
+    fn a_panicking_decoder_is_a_failed_item() {
+        let load = |index| if index == 25 { panic!("hostile") } else { Ok(vec![index as u8]) };
+        let loader = Loader::start(items(40), in_order(40, 8), 3, load).unwrap();
+        let batches: Vec<Batch> = loader.map(Result::unwrap).collect();
+        assert_eq!(batches.len(), 5);
+        assert_eq!(batches[3].items, [24, 26, 27, 28, 29, 30, 31]);
+        assert_eq!(batches[3].pixels, [24, 26, 27, 28, 29, 30, 31]);
+        assert_eq!(batches[3].failed[0].path, Path::new("25.png"));
+        assert!(batches[3].failed[0].reason.contains("panicked"));
+    }
+
+    #[test]
+    fn only_a_few_batches_are_loaded_ahead() {
+        let loaded = Arc::new(AtomicUsize::new(0));
+        let counter = loaded.clone();
+        let load = move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok(vec![0])
+        };
+        let mut loader = Loader::start(items(1000), in_order(1000, 4), 2, load).unwrap();
+        loader.next().unwrap().unwrap();
+        let limit = 4 * (PREFETCH + 1);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while loaded.load(Ordering::SeqCst) < limit && std::time::Instant::now() < deadline {
+            thread::yield_now();
+        }
+        thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(loaded.load(Ordering::SeqCst), limit);
+    }
+
+    #[test]
+    fn dropping_the_loader_ends_its_threads() {
+        let alive = Arc::new(());
+        let held = alive.clone();
+        let load = move |_| {
+            let _held = &held;
+            Ok(vec![0])
+        };
+        let mut loader = Loader::start(items(1000), in_order(1000, 4), 4, load).unwrap();
+        loader.next().unwrap().unwrap();
+        drop(loader);
+        assert_eq!(Arc::strong_count(&alive), 1, "a thread still holds its work");
+    }
+
+    #[test]
+    fn empty_batches_come_as_such() {
+        let batches = vec![vec![], vec![1], vec![], vec![0], vec![]];
+        let loader = Loader::start(items(2), batches.clone(), 2, |at| Ok(vec![at as u8])).unwrap();
+        let taken: Vec<Vec<usize>> = loader.map(|batch| batch.unwrap().items).collect();
+        assert_eq!(taken, batches);
+        assert_eq!(Loader::start(items(0), vec![], 2, |_| Ok(vec![])).unwrap().count(), 0);
+    }
+}

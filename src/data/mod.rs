@@ -1,0 +1,39 @@
+//! Labelled images: folders, decoding, preprocessing, augmentation and the prefetching loader.
+//!
+//! [`Dataset::scan`] turns a folder into lists of [`Item`]s, [`Order`] groups them into batches, and
+//! [`Loader`] decodes ahead of the consumer on threads of its own. Pixels stay bytes here (RGB,
+//! rows of `size` pixels); normalisation is the network's first step. Nothing here knows the GPU.
+//!
+//! ```no_run
+//! use wgrad::data::{Augment, Dataset, Loader, Order, ScanOptions, Transform, demo_root};
+//! # fn main() -> wgrad::Result<()> {
+//! let dataset = Dataset::scan(&demo_root()?, &ScanOptions::default())?;
+//! let order = Order { seed: 0, epoch: 0, shuffle: true, batch_size: 16, drop_last: false };
+//! let batches = order.batches(dataset.train.len());
+//! let transform = Transform { size: 64, augment: Augment::Light };
+//! for batch in Loader::new(dataset.train.into(), batches, transform, 0, 0, 2)? {
+//!     let batch = batch?;
+//!     println!("batch {}: {} images", batch.index, batch.labels.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod augment;
+mod dataset;
+mod decode;
+mod demo;
+mod folder;
+mod jitter;
+mod loader;
+mod random;
+mod resize;
+
+pub use augment::{Augment, Transform};
+pub use dataset::{Dataset, Item, Labelled, ScanOptions, Skipped};
+pub use decode::{decode, decode_bytes};
+pub use demo::demo_root;
+pub use folder::image_files;
+pub use image::RgbImage;
+pub use loader::{Batch, Loader, Order};
+pub use resize::resize_center_crop;

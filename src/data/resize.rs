@@ -1,0 +1,134 @@
+//! Resizing as PIL and torchvision do it: a triangle filter widened by the scale (bilinear with
+//! antialiasing), rows first, over exactly the region that ends up in the output.
+
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
+use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+use crate::error::{Error, Result};
+
+/// Validation preprocessing: torchvision's `Resize(round(size·256/224))` and `CenterCrop(size)`.
+/// Returns `[size, size, 3]` bytes. An image of exactly `size`×`size` is returned as it is.
+///
+/// Only the pixels of the crop are computed, so an image of any aspect takes bounded memory.
+///
+/// # Errors
+/// [`Error::Shape`] when `size` is 0 or the image has no pixels.
+pub fn resize_center_crop(image: &RgbImage, size: u32) -> Result<Vec<u8>> {
+    let (width, height) = image.dimensions();
+    if (width, height) == (size, size) {
+        return Ok(image.as_raw().clone());
+    }
+    let short = (f64::from(size) * 256.0 / 224.0).round_ties_even();
+    let long = |this: u32, other: u32| (short * f64::from(this) / f64::from(other)).floor();
+    let (resized_width, resized_height) =
+        if width <= height { (short, long(height, width)) } else { (long(width, height), short) };
+    let columns = Span::center_crop(width, resized_width, size);
+    let rows = Span::center_crop(height, resized_height, size);
+    resize(&view(image)?, columns, rows, size)
+}
+
+/// Resizes a region to `[size, size, 3]` bytes as if nothing were around it.
+pub(super) fn resize_region(image: &RgbImage, region: Region, size: u32) -> Result<Vec<u8>> {
+    let view = view(image)?;
+    let Region { left, top, width, height } = region;
+    let region = CroppedImage::new(&view, left, top, width, height)
+        .map_err(|error| Error::shape("resize", format!("{region:?}: {error}")))?;
+    resize(&region, Span::whole(width), Span::whole(height), size)
+}
+
+/// A rectangle of whole pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Region {
+    pub left: u32,
+    pub top: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+/// A stretch along an axis of the source, in pixels.
+#[derive(Clone, Copy)]
+struct Span {
+    start: f64,
+    length: f64,
+}
+
+impl Span {
+    /// What becomes the central `size` pixels when `source` pixels are resized to `resized`.
+    fn center_crop(source: u32, resized: f64, size: u32) -> Self {
+        let scale = f64::from(source) / resized;
+        let start = ((resized - f64::from(size)) / 2.0).round_ties_even() * scale;
+        // Rounding must not push the end past the image's.
+        Self { start, length: (f64::from(size) * scale).min(f64::from(source) - start) }
+    }
+
+    fn whole(length: u32) -> Self {
+        Self { start: 0.0, length: f64::from(length) }
+    }
+
+    /// The whole pixels within the filter's reach when the span becomes `size` pixels: first, count.
+    fn reach(self, source: u32, size: u32) -> (u32, u32) {
+        let support = (self.length / f64::from(size)).max(1.0);
+        let first = (self.start - support).floor().max(0.0);
+        let end = (self.start + self.length + support).ceil().min(f64::from(source));
+        (first as u32, (end - first) as u32)
+    }
+}
+
+fn view(image: &RgbImage) -> Result<ImageRef<'_>> {
+    let (width, height) = image.dimensions();
+    ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
+        .map_err(|error| Error::shape("resize", format!("{width}×{height}: {error}")))
+}
+
+/// Resizes `columns` and `rows` of `source` to `[size, size, 3]`.
+///
+/// In two passes: the crate would do bytes column by column first, which rounds the intermediate
+/// values differently from PIL.
+fn resize(source: &impl IntoImageView, columns: Span, rows: Span, size: u32) -> Result<Vec<u8>> {
+    let (width, height) = (source.width(), source.height());
+    let failed = |reason: String| {
+        Error::shape("resize", format!("{width}×{height} to {size}×{size} pixels: {reason}"))
+    };
+    if size == 0 || width == 0 || height == 0 {
+        return Err(failed("nothing to compute".into()));
+    }
+    let (first, count) = rows.reach(height, size);
+    let reached = Span { start: f64::from(first), length: f64::from(count) };
+    let mut narrowed = Image::new(size, count, PixelType::U8x3);
+    convolve(source, columns, reached, &mut narrowed).map_err(failed)?;
+    let rows = Span { start: rows.start - reached.start, ..rows };
+    let mut output = Image::new(size, size, PixelType::U8x3);
+    convolve(&narrowed, Span::whole(size), rows, &mut output).map_err(failed)?;
+    Ok(output.into_vec())
+}
+
+fn convolve(
+    source: &impl IntoImageView,
+    columns: Span,
+    rows: Span,
+    output: &mut Image,
+) -> Result<(), String> {
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+        .crop(columns.start, rows.start, columns.length, rows.length);
+    Resizer::new().resize(source, output, &options).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::decode;
+
+    #[test]
+    fn a_region_is_resized_as_torchvision_does_it() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data/");
+        let image = decode(fixtures.to_owned() + "noise-97x61.png").unwrap();
+        let theirs = decode(fixtures.to_owned() + "noise-97x61-region.png").unwrap();
+        let region = Region { left: 20, top: 7, width: 50, height: 40 };
+        let ours = resize_region(&image, region, 32).unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        assert!(ours.iter().zip(theirs.as_raw()).all(|(a, b)| a.abs_diff(*b) <= 1));
+        assert!(resize_region(&image, Region { left: 48, ..region }, 32).is_err());
+    }
+}
