@@ -3,6 +3,7 @@
 
 pub mod autograd;
 pub mod checkpoint;
+pub mod cli;
 pub mod data;
 pub mod error;
 pub mod gpu;
@@ -10,6 +11,7 @@ pub mod nn;
 pub mod ops;
 pub mod optim;
 pub mod tensor;
+pub mod train;
 pub mod verify;
 
 pub use autograd::{Grads, Tape, Var};

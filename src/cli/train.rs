@@ -1,0 +1,343 @@
+//! `wgrad finetune` and `wgrad pretrain`: the same trainer from pretrained and from random weights.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::interrupt;
+use super::shared::{ComputeOptions, OutputOptions};
+use crate::checkpoint::{HeadPolicy, Source};
+use crate::data::Augment;
+use crate::error::{Error, Result};
+use crate::nn::{Arch, BnPolicy};
+use crate::train::config::{Config, DataSource, Freeze, LrScheduler, Optimizer};
+
+/// Pretrained network + labelled images → fine-tuned network, metrics, pictures
+#[derive(Args, Debug)]
+pub struct Finetune {
+    #[command(flatten)]
+    options: TrainOptions,
+}
+
+/// The same trainer from random weights
+#[derive(Args, Debug)]
+#[command(mut_arg("weights", |weights| weights.default_value("none")))]
+pub struct Pretrain {
+    #[command(flatten)]
+    options: TrainOptions,
+}
+
+impl Finetune {
+    pub fn run(self) -> Result<()> {
+        self.options.run("finetune")
+    }
+}
+
+impl Pretrain {
+    pub fn run(self) -> Result<()> {
+        self.options.run("pretrain")
+    }
+}
+
+#[derive(Args, Debug)]
+struct TrainOptions {
+    #[command(flatten)]
+    data: DataOptions,
+    #[command(flatten)]
+    network: NetworkOptions,
+    #[command(flatten)]
+    length: LengthOptions,
+    #[command(flatten)]
+    optimizer: OptimizerOptions,
+    #[command(flatten)]
+    rate: RateOptions,
+    #[command(flatten)]
+    regularisation: RegularisationOptions,
+    #[command(flatten)]
+    compute: ComputeOptions,
+    #[command(flatten)]
+    output: OutputOptions,
+
+    /// A new or empty folder to write to [default: the first free of runs/finetune,
+    /// runs/finetune-2, …]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    output_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Images")]
+struct DataOptions {
+    /// A folder of class folders, or with train/ and val/ (and test/); demo is the bundled clip art
+    #[arg(long, value_name = "DIR|demo", default_value = "demo")]
+    data: DataSource,
+
+    /// The share of each class held out for validation where the folder has no val/
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, allow_negative_numbers = true)]
+    val_fraction: f64,
+
+    /// How training images are varied
+    #[arg(long, value_enum, default_value_t = Augment::Light)]
+    augment: Augment,
+
+    /// The same as --augment none
+    #[arg(long, conflicts_with = "augment")]
+    no_augment: bool,
+
+    /// Take images in the folder's order, by class, then by path [default: shuffled every epoch]
+    #[arg(long)]
+    no_shuffle: bool,
+
+    /// Leave out a last batch that is smaller than the others [default: off]
+    #[arg(long)]
+    drop_last: bool,
+
+    /// Threads that load images; 0 for one a core
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0)]
+    workers: usize,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Network")]
+struct NetworkOptions {
+    /// What to start from; imagenet is timm/resnet18.tv_in1k from the Hugging Face Hub
+    #[arg(
+        long,
+        value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]|none",
+        default_value = "bundled"
+    )]
+    weights: Source,
+
+    /// resnet18, resnet34, resnet50, resnet101 or resnet152 [default: the weights' own; resnet18
+    /// with --weights none]
+    #[arg(long, value_name = "NAME", value_parser = Arch::from_name)]
+    arch: Option<Arch>,
+
+    /// Side of the square input in pixels [default: the weights' own, else 224]
+    #[arg(long, value_name = "N")]
+    image_size: Option<u32>,
+
+    /// What becomes of the weights' classifier
+    #[arg(long, value_enum, default_value_t = HeadPolicy::Auto)]
+    head: HeadPolicy,
+
+    /// What is never trained: everything up to and including it
+    #[arg(long, value_enum, default_value_t = Freeze::None)]
+    freeze: Freeze,
+
+    /// What batch norm does in the layers that are trained; in frozen layers it is always frozen
+    #[arg(long, value_enum, default_value_t = BnPolicy::Train)]
+    bn: BnPolicy,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Length")]
+struct LengthOptions {
+    /// Epochs of the whole network
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    epochs: u32,
+
+    /// Epochs of the classifier alone, before those [default: 1; 0 with --weights none]
+    #[arg(long, value_name = "N")]
+    freeze_epochs: Option<u32>,
+
+    /// Images a step
+    #[arg(short, long, value_name = "N", default_value_t = 16)]
+    batch_size: usize,
+
+    /// Stop after this many steps [default: none]
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+
+    /// Decides everything random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Optimizer")]
+struct OptimizerOptions {
+    /// PyTorch's definitions
+    #[arg(long, value_enum, default_value_t = OptimizerName::Sgd)]
+    opt: OptimizerName,
+
+    /// Momentum of sgd [default: 0.9]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    momentum: Option<f64>,
+
+    /// Nesterov's momentum, for sgd [default: off]
+    #[arg(long)]
+    nesterov: bool,
+
+    /// Weight decay of everything but batch norm
+    #[arg(
+        long = "weight-decay",
+        visible_alias = "wd",
+        value_name = "X",
+        default_value_t = 1e-4,
+        allow_negative_numbers = true
+    )]
+    weight_decay: f64,
+
+    /// Weight decay of batch norm's weights and biases
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    norm_weight_decay: f64,
+}
+
+/// What `--opt` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+enum OptimizerName {
+    Sgd,
+    Adam,
+    AdamW,
+}
+
+impl OptimizerOptions {
+    fn resolve(&self) -> Result<Optimizer> {
+        if self.opt != OptimizerName::Sgd && (self.momentum.is_some() || self.nesterov) {
+            let text = "--momentum and --nesterov are options of --opt sgd; leave them out";
+            return Err(Error::Usage(text.into()));
+        }
+        Ok(match self.opt {
+            OptimizerName::Sgd => {
+                Optimizer::Sgd { momentum: self.momentum.unwrap_or(0.9), nesterov: self.nesterov }
+            }
+            OptimizerName::Adam => Optimizer::Adam,
+            OptimizerName::AdamW => Optimizer::AdamW,
+        })
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Learning rate")]
+struct RateOptions {
+    /// Learning rate of the whole network [default: 0.01 for sgd, 0.001 for adam and adamw]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lr: Option<f64>,
+
+    /// Learning rate of the classifier alone, in --freeze-epochs [default: 5 × --lr for sgd, --lr
+    /// for adam and adamw]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    head_lr: Option<f64>,
+
+    /// Earlier layers learn at lr/X, those between geometrically between [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lr_mult: Option<f64>,
+
+    /// How the rate changes from step to step, in each of the two phases
+    #[arg(long, value_enum, default_value_t = SchedulerName::Cosine)]
+    lr_scheduler: SchedulerName,
+
+    /// Epochs of the whole network in which the rate rises linearly before that
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    lr_warmup_epochs: u32,
+
+    /// Epochs between two drops of step [default: 7]
+    #[arg(long, value_name = "N")]
+    lr_step_size: Option<u32>,
+
+    /// What a drop of step multiplies the rate by [default: 0.1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lr_gamma: Option<f64>,
+}
+
+/// What `--lr-scheduler` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+enum SchedulerName {
+    /// It does not
+    Constant,
+    /// Drops every --lr-step-size epochs
+    Step,
+    /// Falls to 0 along half a cosine
+    Cosine,
+    /// Rises to --lr, then falls: PyTorch's OneCycleLR
+    OneCycle,
+}
+
+impl RateOptions {
+    fn resolve(&self) -> Result<LrScheduler> {
+        let of_step = self.lr_step_size.is_some() || self.lr_gamma.is_some();
+        if self.lr_scheduler != SchedulerName::Step && of_step {
+            let text = "--lr-step-size and --lr-gamma are options of --lr-scheduler step; leave \
+                        them out, or add that";
+            return Err(Error::Usage(text.into()));
+        }
+        Ok(match self.lr_scheduler {
+            SchedulerName::Constant => LrScheduler::Constant,
+            SchedulerName::Step => LrScheduler::Step {
+                size: self.lr_step_size.unwrap_or(7),
+                gamma: self.lr_gamma.unwrap_or(0.1),
+            },
+            SchedulerName::Cosine => LrScheduler::Cosine,
+            SchedulerName::OneCycle => LrScheduler::OneCycle,
+        })
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Regularisation")]
+struct RegularisationOptions {
+    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    l2_sp: f64,
+
+    /// The share of the target spread over all classes
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
+    label_smoothing: f64,
+
+    /// The largest norm that all gradients together may have [default: none]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    clip_grad_norm: Option<f64>,
+}
+
+impl TrainOptions {
+    fn run(self, name: &str) -> Result<()> {
+        let config = self.config()?;
+        let console = self.output.console();
+        let interrupt = interrupt::install();
+        let gpu = self.compute.open(&console)?;
+        crate::train::run(&gpu, config, name, &console, &interrupt)
+    }
+
+    /// The options resolved and checked.
+    fn config(&self) -> Result<Config> {
+        let Self { data, network, length, optimizer, rate, regularisation, .. } = self;
+        let chosen = optimizer.resolve()?;
+        let lr = rate.lr.unwrap_or(chosen.default_lr());
+        let scratch = network.weights == Source::None;
+        let config = Config {
+            data: data.data.clone(),
+            val_fraction: data.val_fraction,
+            weights: network.weights.clone(),
+            arch: network.arch,
+            head: network.head,
+            image_size: network.image_size,
+            epochs: length.epochs,
+            freeze_epochs: length.freeze_epochs.unwrap_or(if scratch { 0 } else { 1 }),
+            batch_size: length.batch_size,
+            max_steps: length.max_steps,
+            optimizer: chosen,
+            lr,
+            head_lr: rate.head_lr.unwrap_or(chosen.default_head_lr(lr)),
+            lr_mult: rate.lr_mult,
+            lr_scheduler: rate.resolve()?,
+            lr_warmup_epochs: rate.lr_warmup_epochs,
+            weight_decay: optimizer.weight_decay,
+            norm_weight_decay: optimizer.norm_weight_decay,
+            l2_sp: regularisation.l2_sp,
+            label_smoothing: regularisation.label_smoothing,
+            clip_grad_norm: regularisation.clip_grad_norm,
+            freeze: network.freeze,
+            bn: network.bn,
+            augment: if data.no_augment { Augment::None } else { data.augment },
+            shuffle: !data.no_shuffle,
+            drop_last: data.drop_last,
+            seed: length.seed,
+            workers: data.workers,
+            output_dir: self.output_dir.clone(),
+        };
+        config.check()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,52 @@
+//! What options call the library's choices.
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
+use crate::checkpoint::HeadPolicy;
+use crate::data::Augment;
+use crate::nn::BnPolicy;
+
+impl ValueEnum for HeadPolicy {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Keep, Self::Reset]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Auto => PossibleValue::new("auto")
+                .help("Keep it when its class list (or, without one, its size) matches the data"),
+            Self::Keep => PossibleValue::new("keep").help("Keep it; it must be of the data's size"),
+            Self::Reset => PossibleValue::new("reset").help("Start from a new one"),
+        })
+    }
+}
+
+impl ValueEnum for BnPolicy {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Train, Self::Frozen]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Train => PossibleValue::new("train")
+                .help("Normalise by the batch's statistics and update the running ones"),
+            Self::Frozen => PossibleValue::new("frozen")
+                .help("Normalise by the running statistics and leave them alone"),
+        })
+    }
+}
+
+impl ValueEnum for Augment {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::None, Self::Light, Self::Strong]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::None => PossibleValue::new("none").help("Not at all"),
+            Self::Light => PossibleValue::new("light").help("Random crops and flips"),
+            Self::Strong => PossibleValue::new("strong").help("Also colours and erasing"),
+        })
+    }
+}

@@ -1,0 +1,341 @@
+//! What a training run does: every option of `finetune` and `pretrain`, resolved.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Serialize, Serializer};
+
+use crate::checkpoint::{HeadPolicy, Source};
+use crate::data::{Augment, demo_root};
+use crate::error::{Error, Result};
+use crate::nn::{Arch, BnPolicy, Stage};
+use crate::optim::schedule::Schedule;
+
+/// The five halvings of a ResNet leave a pixel of this many.
+const MIN_IMAGE_SIZE: u32 = 32;
+/// As much as a checkpoint may say.
+const MAX_IMAGE_SIZE: u32 = 8192;
+
+/// Every option of a training run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// The images.
+    pub data: DataSource,
+    /// Share of each class held out where the folder has no validation split.
+    pub val_fraction: f64,
+    /// What to start from.
+    #[serde(serialize_with = "display")]
+    pub weights: Source,
+    /// The network; none for the weights' own, or resnet18 from random weights.
+    #[serde(serialize_with = "display_some")]
+    pub arch: Option<Arch>,
+    /// What becomes of the weights' classifier.
+    #[serde(serialize_with = "option_value")]
+    pub head: HeadPolicy,
+    /// Side of the square input in pixels; none for the weights' own, or 224.
+    pub image_size: Option<u32>,
+    /// Epochs of the whole network.
+    pub epochs: u32,
+    /// Epochs of the classifier alone, before.
+    pub freeze_epochs: u32,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Ends the run after this many steps, over both phases.
+    pub max_steps: Option<u64>,
+    /// How gradients become updates.
+    pub optimizer: Optimizer,
+    /// Learning rate of the whole network.
+    pub lr: f64,
+    /// Learning rate of the phase of the classifier alone.
+    pub head_lr: f64,
+    /// Earlier stages learn at `lr / lr_mult`, those between geometrically between.
+    pub lr_mult: Option<f64>,
+    /// How the rate changes within a phase.
+    pub lr_scheduler: LrScheduler,
+    /// Epochs in which the rate rises linearly, at the start of the whole network's phase.
+    pub lr_warmup_epochs: u32,
+    /// Weight decay of everything but batch norm.
+    pub weight_decay: f64,
+    /// Weight decay of batch norm's weights and biases.
+    pub norm_weight_decay: f64,
+    /// Weight of the penalty ½·‖θ−θ₀‖² to the starting weights; 0 for none.
+    pub l2_sp: f64,
+    /// Share of the target spread over all classes.
+    pub label_smoothing: f64,
+    /// Largest norm that all gradients together may have.
+    pub clip_grad_norm: Option<f64>,
+    /// What is never trained.
+    pub freeze: Freeze,
+    /// What batch norm does in the layers that are trained.
+    pub bn: BnPolicy,
+    /// How training images are varied.
+    #[serde(serialize_with = "option_value")]
+    pub augment: Augment,
+    /// Whether each epoch shuffles the images.
+    pub shuffle: bool,
+    /// Whether a last, smaller batch is left out.
+    pub drop_last: bool,
+    /// Decides everything random.
+    pub seed: u64,
+    /// Threads that load images; 0 for one a core.
+    pub workers: usize,
+    /// Where to write; none for the next free name under `runs/`.
+    pub output_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Checks what no single option's type can.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the option, its value, and what it can be.
+    pub fn check(&self) -> Result<()> {
+        if self.epochs == 0 && self.freeze_epochs == 0 {
+            return wrong(
+                "--epochs 0 and --freeze-epochs 0 leave nothing to train; raise one of them",
+            );
+        }
+        if self.batch_size == 0 {
+            return wrong("--batch-size 0: a step needs at least 1 image");
+        }
+        if self.max_steps == Some(0) {
+            return wrong("--max-steps 0 leaves nothing to train; leave it out to run every epoch");
+        }
+        if let Some(size) = self.image_size {
+            if !(MIN_IMAGE_SIZE..=MAX_IMAGE_SIZE).contains(&size) {
+                return wrong(format!(
+                    "--image-size {size}: a ResNet needs {MIN_IMAGE_SIZE} pixels at least, and \
+                     {MAX_IMAGE_SIZE} is the most"
+                ));
+            }
+        }
+        share("--val-fraction", self.val_fraction)?;
+        share("--label-smoothing", self.label_smoothing)?;
+        not_negative("--lr", self.lr)?;
+        not_negative("--head-lr", self.head_lr)?;
+        not_negative("--weight-decay", self.weight_decay)?;
+        not_negative("--norm-weight-decay", self.norm_weight_decay)?;
+        not_negative("--l2-sp", self.l2_sp)?;
+        if let Some(norm) = self.clip_grad_norm {
+            positive("--clip-grad-norm", norm)?;
+        }
+        if let Some(factor) = self.lr_mult {
+            positive("--lr-mult", factor)?;
+        }
+        if self.lr_warmup_epochs > 0 && self.lr_warmup_epochs >= self.epochs {
+            return wrong(format!(
+                "--lr-warmup-epochs {} leaves none of the {} epochs; lower it or raise --epochs",
+                self.lr_warmup_epochs, self.epochs
+            ));
+        }
+        self.optimizer.check()?;
+        self.lr_scheduler.check(self.lr_warmup_epochs)
+    }
+}
+
+/// Where the images come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataSource {
+    /// The clip art that comes with the program.
+    Demo,
+    /// A folder.
+    Folder(PathBuf),
+}
+
+impl DataSource {
+    /// The folder to scan.
+    ///
+    /// # Errors
+    /// Those of [`demo_root`].
+    pub fn root(&self) -> Result<PathBuf> {
+        match self {
+            Self::Demo => demo_root(),
+            Self::Folder(folder) => Ok(folder.clone()),
+        }
+    }
+}
+
+impl FromStr for DataSource {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text == "demo" { Self::Demo } else { Self::Folder(text.into()) })
+    }
+}
+
+impl fmt::Display for DataSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Demo => f.write_str("demo"),
+            Self::Folder(folder) => folder.display().fmt(f),
+        }
+    }
+}
+
+impl Serialize for DataSource {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How gradients become updates, as PyTorch defines it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Stochastic gradient descent, without dampening.
+    Sgd {
+        /// Share of the velocity that a step keeps.
+        momentum: f64,
+        /// Whether the gradient is taken where the velocity leads.
+        nesterov: bool,
+    },
+    /// Adam; weight decay is added to the gradient.
+    Adam,
+    /// Adam with decoupled weight decay.
+    AdamW,
+}
+
+impl Optimizer {
+    /// The learning rate of the whole network if none is given.
+    pub fn default_lr(&self) -> f64 {
+        if matches!(self, Self::Sgd { .. }) { 0.01 } else { 0.001 }
+    }
+
+    /// The learning rate of the classifier's phase if none is given, for a network's `lr`. A new
+    /// classifier has further to go; Adam's steps are as long as the rate whatever the gradient.
+    pub fn default_head_lr(&self, lr: f64) -> f64 {
+        if matches!(self, Self::Sgd { .. }) { 5.0 * lr } else { lr }
+    }
+
+    fn check(&self) -> Result<()> {
+        let &Self::Sgd { momentum, nesterov } = self else { return Ok(()) };
+        share("--momentum", momentum)?;
+        if nesterov && momentum == 0.0 {
+            return wrong("--nesterov needs a --momentum above 0");
+        }
+        Ok(())
+    }
+}
+
+/// How the learning rate changes within a phase, in epochs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum LrScheduler {
+    /// It stays.
+    Constant,
+    /// It is multiplied by `gamma` every `size` epochs.
+    Step {
+        /// Epochs between two falls.
+        size: u32,
+        /// What a fall leaves.
+        gamma: f64,
+    },
+    /// It falls to 0 along half a cosine.
+    Cosine,
+    /// It rises and falls: PyTorch's `OneCycleLR` with the learning rate as its highest.
+    OneCycle,
+}
+
+impl LrScheduler {
+    /// The schedule in steps, for epochs of `epoch_steps` of them.
+    pub fn in_steps(&self, epoch_steps: u64) -> Schedule {
+        match *self {
+            Self::Constant => Schedule::Constant,
+            Self::Step { size, gamma } => {
+                Schedule::Step { size: u64::from(size) * epoch_steps, gamma }
+            }
+            Self::Cosine => Schedule::Cosine,
+            Self::OneCycle => Schedule::ONE_CYCLE,
+        }
+    }
+
+    fn check(&self, warmup_epochs: u32) -> Result<()> {
+        match *self {
+            Self::Step { size: 0, .. } => wrong("--lr-step-size 0: it must be 1 epoch at least"),
+            Self::Step { gamma, .. } => positive("--lr-gamma", gamma),
+            Self::OneCycle if warmup_epochs > 0 => wrong(
+                "--lr-warmup-epochs: onecycle warms up by itself; leave it out, or take \
+                 --lr-scheduler cosine",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is never trained: everything up to and including it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Freeze {
+    /// Nothing: everything is trained.
+    None,
+    /// The first convolution and its batch norm.
+    Stem,
+    /// Up to layer1.
+    Layer1,
+    /// Up to layer2.
+    Layer2,
+    /// Up to layer3.
+    Layer3,
+    /// Up to layer4: the same as backbone.
+    Layer4,
+    /// Everything but the classifier.
+    Backbone,
+}
+
+impl Freeze {
+    /// The first stage that is trained.
+    pub fn train_from(self) -> Stage {
+        match self {
+            Self::None => Stage::Stem,
+            Self::Stem => Stage::Layer1,
+            Self::Layer1 => Stage::Layer2,
+            Self::Layer2 => Stage::Layer3,
+            Self::Layer3 => Stage::Layer4,
+            Self::Layer4 | Self::Backbone => Stage::Head,
+        }
+    }
+}
+
+fn wrong<T>(text: impl Into<String>) -> Result<T> {
+    Err(Error::Usage(text.into()))
+}
+
+fn share(option: &str, value: f64) -> Result<()> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    wrong(format!("{option} {value}: it is a share, from 0 up to but without 1"))
+}
+
+fn not_negative(option: &str, value: f64) -> Result<()> {
+    if value >= 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    wrong(format!("{option} {value}: it must be a number of 0 or more"))
+}
+
+fn positive(option: &str, value: f64) -> Result<()> {
+    if value > 0.0 && value.is_finite() {
+        return Ok(());
+    }
+    wrong(format!("{option} {value}: it must be a number above 0"))
+}
+
+fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn display_some<S: Serializer>(
+    value: &Option<impl fmt::Display>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
+/// Serialises as what the option takes.
+fn option_value<S: Serializer>(value: &impl ValueEnum, serializer: S) -> Result<S::Ok, S::Error> {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).serialize(serializer)
+}

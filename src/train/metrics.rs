@@ -1,0 +1,294 @@
+//! How good a classifier's answers are, counted on the host in f64.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Probabilities of `logits`, each 0 to 1, together 1.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+    let powers: Vec<f64> = logits.iter().map(|&logit| (logit as f64 - largest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}
+
+/// Minus the logarithm of `label`'s probability.
+///
+/// # Panics
+/// If there is no such label.
+pub fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
+    let sum: f64 = logits.iter().map(|&logit| (logit as f64 - largest).exp()).sum();
+    sum.ln() + largest - logits[label] as f64
+}
+
+/// The indices of the `k` largest logits, largest first; equal ones in their own order, NaN last.
+pub fn top_k(logits: &[f32], k: usize) -> Vec<usize> {
+    let rank = |&index: &usize| match logits[index] {
+        logit if logit.is_nan() => f32::NEG_INFINITY,
+        logit => logit,
+    };
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+    order.truncate(k);
+    order
+}
+
+/// Counts answers as they come.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    classes: usize,
+    images: u64,
+    loss: f64,
+    top1: u64,
+    top5: u64,
+    /// Images of a class (row) taken for a class (column).
+    confusion: Vec<u64>,
+}
+
+impl Tally {
+    /// Nothing counted yet, for a network of `classes` outputs.
+    pub fn new(classes: usize) -> Self {
+        let confusion = vec![0; classes * classes];
+        Self { classes, images: 0, loss: 0.0, top1: 0, top5: 0, confusion }
+    }
+
+    /// Counts `logits` (`labels.len()` × classes) of images of the classes `labels`.
+    ///
+    /// # Panics
+    /// If a label is none of the classes or the logits are of another size.
+    pub fn add(&mut self, logits: &[f32], labels: &[u32]) {
+        assert_eq!(logits.len(), labels.len() * self.classes, "a logit for each image and class");
+        for (logits, &label) in logits.chunks_exact(self.classes).zip(labels) {
+            let label = label as usize;
+            let best = top_k(logits, 5);
+            self.images += 1;
+            self.loss += cross_entropy(logits, label);
+            self.top1 += u64::from(best[0] == label);
+            self.top5 += u64::from(best.contains(&label));
+            self.confusion[label * self.classes + best[0]] += 1;
+        }
+    }
+
+    /// What was counted; all NaN without images.
+    pub fn metrics(&self) -> Metrics {
+        let images = self.images as f64;
+        Metrics {
+            images: self.images,
+            loss: self.loss / images,
+            top1: self.top1 as f64 / images,
+            top5: self.top5 as f64 / images,
+            confusion: self.confusion.chunks(self.classes).map(<[u64]>::to_vec).collect(),
+        }
+    }
+}
+
+/// How good a network's answers were.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Metrics {
+    /// Images answered.
+    pub images: u64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Share of images whose likeliest class was right, 0 to 1.
+    pub top1: f64,
+    /// Share of images whose class was among the five likeliest, 0 to 1.
+    pub top5: f64,
+    /// Images of a class (row) taken for a class (column).
+    pub confusion: Vec<Vec<u64>>,
+}
+
+/// How a class fared. A ratio without anything to count is 0, as scikit-learn has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassMetrics {
+    /// Its images.
+    pub images: u64,
+    /// Of the images taken for it, the share that were.
+    pub precision: f64,
+    /// Of its images, the share that were taken for it.
+    pub recall: f64,
+    /// The harmonic mean of both.
+    pub f1: f64,
+}
+
+/// Two classes, one of which was taken for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Confused {
+    /// What the images were.
+    pub actual: usize,
+    /// What they were taken for.
+    pub predicted: usize,
+    /// How many.
+    pub images: u64,
+}
+
+impl Metrics {
+    /// How each class fared.
+    pub fn per_class(&self) -> Vec<ClassMetrics> {
+        let ratio = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+        let of_class = |class: usize| {
+            let right = self.confusion[class][class];
+            let images = self.confusion[class].iter().sum();
+            let taken_for_it = self.confusion.iter().map(|row| row[class]).sum();
+            ClassMetrics {
+                images,
+                precision: ratio(right, taken_for_it),
+                recall: ratio(right, images),
+                f1: ratio(2 * right, images + taken_for_it),
+            }
+        };
+        (0..self.confusion.len()).map(of_class).collect()
+    }
+
+    /// The `count` most frequent mistakes, the most frequent first.
+    pub fn most_confused(&self, count: usize) -> Vec<Confused> {
+        let rows = self.confusion.iter().enumerate();
+        let cells = rows.flat_map(|(actual, row)| {
+            let cell = move |(predicted, &images)| Confused { actual, predicted, images };
+            row.iter().enumerate().map(cell)
+        });
+        let mut wrong: Vec<Confused> =
+            cells.filter(|cell| cell.actual != cell.predicted && cell.images > 0).collect();
+        wrong.sort_by_key(|cell| std::cmp::Reverse(cell.images));
+        wrong.truncate(count);
+        wrong
+    }
+}
+
+/// What an epoch brought: a row of `results.csv`, a line of the console.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Epoch {
+    /// Counts from 1, over both phases.
+    pub epoch: u32,
+    /// Epochs of both phases.
+    pub epochs: u32,
+    /// Since the run began.
+    pub seconds: f64,
+    /// Mean over the epoch's training images, each before the update of its step.
+    pub train_loss: f64,
+    /// Share of the training images that were right, 0 to 1, each before the update of its step.
+    pub train_top1: f64,
+    /// How the network then did on images it had not seen; none without such.
+    pub val: Option<Validation>,
+    /// The learning rate of each group in the epoch's last step.
+    pub lr: Vec<f64>,
+    /// Training images a second, validation left out.
+    pub images_per_second: f64,
+}
+
+/// How a network did on the validation images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Validation {
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Share of images whose likeliest class was right, 0 to 1.
+    pub top1: f64,
+    /// Share of images whose class was among the five likeliest, 0 to 1.
+    pub top5: f64,
+}
+
+impl From<&Metrics> for Validation {
+    fn from(metrics: &Metrics) -> Self {
+        Self { loss: metrics.loss, top1: metrics.top1, top5: metrics.top5 }
+    }
+}
+
+/// The console's line, accuracies in percent.
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "epoch {}/{}  loss {:.3}", self.epoch, self.epochs, self.train_loss)?;
+        if let Some(Validation { top1, top5, .. }) = self.val {
+            write!(f, "  val Acc@1 {:.1}  Acc@5 {:.1}", 100.0 * top1, 100.0 * top5)?;
+        }
+        write!(f, "  {:.0} img/s", self.images_per_second)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_and_cross_entropy_stand_large_logits() {
+        let logits = [1000.0, 1001.0, 999.0];
+        let probabilities = softmax(&logits);
+        // e^-1, 1 and e^-2 over their sum.
+        for (found, expected) in
+            probabilities.iter().zip([0.244_728_47, 0.665_240_96, 0.090_030_57])
+        {
+            assert!((found - expected).abs() < 1e-8, "{found} {expected}");
+        }
+        for (label, probability) in probabilities.iter().enumerate() {
+            assert!((cross_entropy(&logits, label) + probability.ln()).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn top_k_breaks_ties_by_order_and_puts_nan_last() {
+        assert_eq!(top_k(&[1.0, 3.0, 3.0, f32::NAN, 2.0], 5), [1, 2, 4, 0, 3]);
+        assert_eq!(top_k(&[0.0, -0.0, 1.0], 1), [2]);
+        assert_eq!(top_k(&[1.0, 2.0], 5), [1, 0], "fewer classes than asked for");
+    }
+
+    /// Six classes, so that five guesses can miss.
+    fn example() -> Metrics {
+        let guess = |order: [usize; 6]| {
+            let mut logits = [0.0; 6];
+            order.into_iter().enumerate().for_each(|(rank, class)| logits[class] = -(rank as f32));
+            logits
+        };
+        let answers = [
+            (guess([0, 1, 2, 3, 4, 5]), 0),
+            (guess([1, 0, 2, 3, 4, 5]), 0),
+            (guess([1, 0, 2, 3, 4, 5]), 0),
+            (guess([1, 0, 2, 3, 4, 5]), 1),
+            (guess([0, 1, 2, 3, 4, 5]), 5),
+        ];
+        let mut tally = Tally::new(6);
+        for (logits, label) in answers {
+            tally.add(&logits, &[label]);
+        }
+        tally.metrics()
+    }
+
+    #[test]
+    fn accuracies_count_the_first_and_the_first_five() {
+        let metrics = example();
+        assert_eq!((metrics.images, metrics.top1, metrics.top5), (5, 0.4, 0.8));
+        let sum: f64 = (0..6).map(|rank| f64::exp(-f64::from(rank))).sum();
+        // The five labels had the ranks 0, 1, 1, 0 and 5.
+        assert!((metrics.loss - (sum.ln() + 7.0 / 5.0)).abs() < 1e-12, "{}", metrics.loss);
+    }
+
+    #[test]
+    fn classes_and_mistakes_are_read_off_the_confusion_matrix() {
+        let metrics = example();
+        let classes = metrics.per_class();
+        let class = |images, precision, recall, f1| ClassMetrics { images, precision, recall, f1 };
+        assert_eq!(classes[0], class(3, 0.5, 1.0 / 3.0, 0.4));
+        assert_eq!(classes[1], class(1, 1.0 / 3.0, 1.0, 0.5));
+        assert_eq!(classes[2], class(0, 0.0, 0.0, 0.0), "no image, never guessed");
+        assert_eq!(classes[5], class(1, 0.0, 0.0, 0.0));
+        let mistake = |actual, predicted, images| Confused { actual, predicted, images };
+        assert_eq!(metrics.most_confused(9), [mistake(0, 1, 2), mistake(5, 0, 1)]);
+        assert_eq!(metrics.most_confused(1), [mistake(0, 1, 2)]);
+    }
+
+    #[test]
+    fn an_epoch_is_a_line() {
+        let mut epoch = Epoch {
+            epoch: 3,
+            epochs: 5,
+            seconds: 60.0,
+            train_loss: 0.4121,
+            train_top1: 0.9,
+            val: Some(Validation { loss: 0.5, top1: 0.911, top5: 0.99 }),
+            lr: vec![0.01],
+            images_per_second: 812.3,
+        };
+        let line = "epoch 3/5  loss 0.412  val Acc@1 91.1  Acc@5 99.0  812 img/s";
+        assert_eq!(epoch.to_string(), line);
+        epoch.val = None;
+        assert_eq!(epoch.to_string(), "epoch 3/5  loss 0.412  812 img/s");
+    }
+}

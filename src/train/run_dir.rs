@@ -1,0 +1,311 @@
+//! The folder a run writes to, and the files in it that are neither weights nor pictures.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::metrics::Epoch;
+use crate::checkpoint::write_atomically;
+use crate::error::{Context, Error, Result};
+
+/// Where runs go that are not told where to.
+const RUNS: &str = "runs";
+/// The best weights of a run, within its folder.
+const BEST: &str = "weights/best.safetensors";
+
+/// The folder a run writes to.
+#[derive(Clone, Debug)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// Makes `output_dir`, which must not exist or be empty; without it, the first of
+    /// `runs/NAME`, `runs/NAME-2`, `runs/NAME-3`, … that does not exist.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `output_dir` holds something, [`Error::Io`] if it cannot be made.
+    pub fn create(output_dir: Option<&Path>, name: &str) -> Result<Self> {
+        let folder = match output_dir {
+            Some(folder) => empty_folder(folder),
+            None => next_folder(Path::new(RUNS), name),
+        };
+        let folder = folder.context(|| "making the output folder")?;
+        let weights = folder.join("weights");
+        fs::create_dir(&weights).map_err(Error::io(&weights))?;
+        Ok(Self(folder))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where the best weights go.
+    pub fn best(&self) -> PathBuf {
+        self.0.join(BEST)
+    }
+
+    /// Where the latest weights go.
+    pub fn last(&self) -> PathBuf {
+        self.0.join("weights/last.safetensors")
+    }
+
+    /// Writes `args.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn write_args(&self, args: &impl Serialize) -> Result<()> {
+        write_atomically(self.0.join("args.json"), |file| {
+            serde_json::to_writer_pretty(&mut *file, args)?;
+            writeln!(file)
+        })
+    }
+
+    /// Starts `steps.jsonl`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn step_log(&self) -> Result<StepLog> {
+        Ok(StepLog(Log::create(self.0.join("steps.jsonl"))?))
+    }
+
+    /// Starts `results.csv` for an optimizer of `groups` learning rates.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn results(&self, groups: usize) -> Result<Results> {
+        let mut log = Log::create(self.0.join("results.csv"))?;
+        let rates: String = (0..groups).map(|group| format!("lr/pg{group},")).collect();
+        log.line(&format!(
+            "epoch,time,train/loss,train/accuracy_top1,val/loss,metrics/accuracy_top1,\
+             metrics/accuracy_top5,{rates}images_per_second"
+        ))?;
+        Ok(Results { log, groups })
+    }
+}
+
+/// The best weights of the newest run under `runs/`, by the time they were written.
+///
+/// # Errors
+/// [`Error::Checkpoint`] if there is none, [`Error::Io`] if `runs/` cannot be read.
+pub fn newest_best() -> Result<PathBuf> {
+    newest_best_in(Path::new(RUNS))
+}
+
+fn newest_best_in(runs: &Path) -> Result<PathBuf> {
+    let entries = match fs::read_dir(runs) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(runs)(error)),
+        entries => entries.into_iter().flatten().flatten(),
+    };
+    let written = |path: PathBuf| -> Option<(SystemTime, PathBuf)> {
+        Some((path.metadata().ok()?.modified().ok()?, path))
+    };
+    let newest = entries.filter_map(|entry| written(entry.path().join(BEST))).max();
+    newest.map(|(_, path)| path).ok_or_else(|| {
+        Error::checkpoint(
+            runs.join("*").join(BEST),
+            "there is no run here yet; give --weights FILE, or train one with `wgrad finetune`",
+        )
+    })
+}
+
+fn empty_folder(folder: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    if fs::read_dir(folder).map_err(Error::io(folder))?.next().is_some() {
+        return Err(Error::Usage(format!(
+            "--output-dir {} is not empty, and a run overwrites nothing; name a new folder",
+            folder.display()
+        )));
+    }
+    Ok(folder.to_owned())
+}
+
+fn next_folder(runs: &Path, name: &str) -> Result<PathBuf> {
+    fs::create_dir_all(runs).map_err(Error::io(runs))?;
+    let numbered = (2..).map(|number| runs.join(format!("{name}-{number}")));
+    for folder in std::iter::once(runs.join(name)).chain(numbered) {
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(&folder)(error)),
+        }
+    }
+    unreachable!("there is always another number")
+}
+
+/// `steps.jsonl`: what each step did.
+#[derive(Debug)]
+pub struct StepLog(Log);
+
+/// A line of `steps.jsonl`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step<'a> {
+    /// Counts from 0, over both phases.
+    pub step: u64,
+    /// Counts from 0, over both phases.
+    pub epoch: u32,
+    /// Before the step's update.
+    pub loss: f64,
+    /// The learning rate of each group.
+    pub lr: &'a [f64],
+    /// Images in the batch.
+    pub images: usize,
+    /// What the step took.
+    pub seconds: f64,
+}
+
+impl StepLog {
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn append(&mut self, step: &Step) -> Result<()> {
+        self.0.line(&serde_json::json!(step).to_string())
+    }
+}
+
+/// `results.csv`: what each epoch brought.
+#[derive(Debug)]
+pub struct Results {
+    log: Log,
+    groups: usize,
+}
+
+impl Results {
+    /// Appends a row; accuracies are shares, 0 to 1, and learning rates of groups that a phase does
+    /// not train are 0.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn append(&mut self, epoch: &Epoch) -> Result<()> {
+        let cell = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        let validation = epoch.val.as_ref();
+        let mut cells = vec![
+            epoch.epoch.to_string(),
+            format!("{:.3}", epoch.seconds),
+            epoch.train_loss.to_string(),
+            epoch.train_top1.to_string(),
+            cell(validation.map(|val| val.loss)),
+            cell(validation.map(|val| val.top1)),
+            cell(validation.map(|val| val.top5)),
+        ];
+        let rates = epoch.lr.iter().copied().chain(std::iter::repeat(0.0));
+        cells.extend(rates.take(self.groups).map(|lr| lr.to_string()));
+        cells.push(format!("{:.1}", epoch.images_per_second));
+        self.log.line(&cells.join(","))
+    }
+}
+
+/// A text file that grows by whole lines, each on its way to the disk when `line` returns.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    fn create(path: PathBuf) -> Result<Self> {
+        let file = File::create_new(&path).map_err(Error::io(&path))?;
+        Ok(Self { path, file })
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::metrics::Validation;
+
+    #[test]
+    fn runs_are_numbered_and_never_shared() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = root.path().join("runs");
+        let names: Vec<_> = (0..3).map(|_| next_folder(&runs, "finetune").unwrap()).collect();
+        assert_eq!(names, ["finetune", "finetune-2", "finetune-3"].map(|name| runs.join(name)));
+    }
+
+    #[test]
+    fn a_folder_with_anything_in_it_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a/b");
+        let run = RunDir::create(Some(&folder), "finetune").unwrap();
+        assert_eq!(run.path(), folder);
+        let error = RunDir::create(Some(&folder), "finetune").unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = RunDir::create(Some(&file), "finetune").unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn the_newest_weights_win() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = root.path().join("runs");
+        let error = newest_best_in(&runs).unwrap_err().to_string();
+        assert!(error.contains("wgrad finetune"), "{error}");
+
+        let write = |name: &str, seconds: u64| {
+            let best = runs.join(name).join(BEST);
+            fs::create_dir_all(best.parent().unwrap()).unwrap();
+            let file = File::create(&best).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds))
+                .unwrap();
+            best
+        };
+        let newest = write("finetune", 20);
+        write("finetune-2", 10);
+        fs::create_dir(runs.join("unfinished")).unwrap();
+        assert_eq!(newest_best_in(&runs).unwrap(), newest);
+    }
+
+    #[test]
+    fn logs_have_the_columns_that_scripts_read() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(Some(&root.path().join("run")), "finetune").unwrap();
+        let mut results = run.results(2).unwrap();
+        let mut epoch = Epoch {
+            epoch: 1,
+            epochs: 6,
+            seconds: 1.25,
+            train_loss: 0.5,
+            train_top1: 0.75,
+            val: Some(Validation { loss: 0.25, top1: 0.875, top5: 1.0 }),
+            lr: vec![0.01],
+            images_per_second: 812.04,
+        };
+        results.append(&epoch).unwrap();
+        epoch.val = None;
+        results.append(&epoch).unwrap();
+        assert_eq!(
+            fs::read_to_string(run.path().join("results.csv")).unwrap(),
+            "epoch,time,train/loss,train/accuracy_top1,val/loss,metrics/accuracy_top1,\
+             metrics/accuracy_top5,lr/pg0,lr/pg1,images_per_second\n\
+             1,1.250,0.5,0.75,0.25,0.875,1,0.01,0,812.0\n\
+             1,1.250,0.5,0.75,,,,0.01,0,812.0\n"
+        );
+
+        let mut steps = run.step_log().unwrap();
+        let step = Step { step: 0, epoch: 0, loss: 2.5, lr: &[0.05], images: 16, seconds: 0.5 };
+        steps.append(&step).unwrap();
+        assert_eq!(
+            fs::read_to_string(run.path().join("steps.jsonl")).unwrap(),
+            "{\"step\":0,\"epoch\":0,\"loss\":2.5,\"lr\":[0.05],\"images\":16,\"seconds\":0.5}\n"
+        );
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_full_disk_is_an_error_with_the_path() {
+        let file = File::options().write(true).open("/dev/full").unwrap();
+        let error = Log { path: "results.csv".into(), file }.line("epoch").unwrap_err();
+        assert!(matches!(error, Error::Io { .. }));
+        assert!(error.to_string().starts_with("results.csv: "), "{error}");
+    }
+}
