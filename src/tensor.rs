@@ -121,6 +121,13 @@ impl Tensor {
         Self::view(self.memory.clone(), shape)
     }
 
+    /// A copy of the numbers, in memory of their own.
+    pub fn duplicate(&self, gpu: &Gpu) -> Self {
+        let copy = Self::empty(gpu, self.shape);
+        gpu.copy(&self.memory, &copy.memory);
+        copy
+    }
+
     /// Whether no other handle to the memory exists, so that it may be overwritten.
     pub fn is_unique(&self) -> bool {
         self.memory.buffer.is_unique()

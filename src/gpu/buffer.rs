@@ -77,6 +77,17 @@ pub struct Slice {
     pub bytes: u64,
 }
 
+impl Slice {
+    /// The part of `bytes` bytes from `offset` on, a multiple of 256.
+    ///
+    /// # Panics
+    /// If the part is not inside the slice.
+    pub fn part(&self, offset: u64, bytes: u64) -> Self {
+        assert!(offset + bytes <= self.bytes, "{offset} + {bytes} of a slice of {}", self.bytes);
+        Self { buffer: self.buffer.clone(), offset: self.offset + offset, bytes }
+    }
+}
+
 /// Storages that are free for the next lease, by size.
 #[derive(Default)]
 pub(super) struct Pool {

@@ -302,8 +302,7 @@ impl ResNet {
             (conv2d(tape, x, &weight, None, unit.conv)?, None)
         };
         let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
-        let options =
-            BatchNorm { training, momentum: BN_MOMENTUM, epsilon: BN_EPSILON, relu };
+        let options = BatchNorm { training, momentum: BN_MOMENTUM, epsilon: BN_EPSILON, relu };
         batch_norm(tape, &y, state, residual, stats, options)
     }
 

@@ -3,17 +3,34 @@
 
 pub mod case;
 
+mod adam;
 mod add;
+mod arena;
 mod batch_norm;
 mod conv2d;
+mod cross_entropy;
+mod global_avg_pool;
+mod grad_norm;
+mod l2_sp;
 mod linear;
+mod max_pool2d;
+mod normalize;
 mod relu;
+mod sgd;
 
+pub use adam::{Adam, AdamHyper, adam};
 pub use add::add;
 pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
 pub use conv2d::{Conv2d, conv2d, conv2d_with_stats};
+pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
+pub use global_avg_pool::global_avg_pool;
+pub use grad_norm::grad_norm;
+pub use l2_sp::l2_sp;
 pub use linear::linear;
+pub use max_pool2d::{MaxPool2d, max_pool2d};
+pub use normalize::normalize;
 pub use relu::relu;
+pub use sgd::{Sgd, SgdHyper, sgd};
 
 use crate::gpu::Shader;
 use case::Case;
@@ -29,4 +46,18 @@ pub struct Op {
 }
 
 /// Every operation.
-pub const OPS: &[Op] = &[add::OP, batch_norm::OP, conv2d::OP, linear::OP, relu::OP];
+pub const OPS: &[Op] = &[
+    adam::OP,
+    add::OP,
+    batch_norm::OP,
+    conv2d::OP,
+    cross_entropy::OP,
+    global_avg_pool::OP,
+    grad_norm::OP,
+    l2_sp::OP,
+    linear::OP,
+    max_pool2d::OP,
+    normalize::OP,
+    relu::OP,
+    sgd::OP,
+];

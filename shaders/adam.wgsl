@@ -1,0 +1,33 @@
+// adam, in place: g = scale·gradient + coupled_decay·θ; m += (1 − β1)·(g − m);
+// v = β2·v + (1 − β2)·g²; θ = shrink·θ − step_size·m / (√v / bias2_sqrt + ε). One thread updates four
+// parameters. Reference: `reference` in src/ops/adam.rs.
+
+struct Params { count: u32 }
+struct Hyper {
+  step_size: f32, shrink: f32, coupled_decay: f32, one_minus_beta1: f32,
+  beta2: f32, one_minus_beta2: f32, bias2_sqrt: f32, epsilon: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> gradients: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> first_moment: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> second_moment: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> hyper: Hyper;
+@group(0) @binding(6) var<storage, read> scale: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 256u + thread;
+  if i >= p.count { return; }
+  let parameter = parameters[i];
+  let g = scale[0] * gradients[i] + hyper.coupled_decay * parameter;
+  let m = first_moment[i] + hyper.one_minus_beta1 * (g - first_moment[i]);
+  let v = hyper.beta2 * second_moment[i] + hyper.one_minus_beta2 * (g * g);
+  first_moment[i] = m;
+  second_moment[i] = v;
+  let denominator = sqrt(v) / hyper.bias2_sqrt + hyper.epsilon;
+  parameters[i] = hyper.shrink * parameter - hyper.step_size * (m / denominator);
+}

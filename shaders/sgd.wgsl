@@ -1,0 +1,31 @@
+// sgd, in place: g = scale·gradient + weight_decay·θ; v = momentum·v + g (v = g at first);
+// θ −= learning_rate·v (or of g + momentum·v with Nesterov). One thread updates four parameters.
+// Reference: `reference` in src/ops/sgd.rs.
+
+struct Params { count: u32 }
+struct Hyper {
+  learning_rate: f32, momentum: f32, weight_decay: f32, first: f32,
+  nesterov: f32, unused_0: f32, unused_1: f32, unused_2: f32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> gradients: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> velocity: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> hyper: Hyper;
+@group(0) @binding(5) var<storage, read> scale: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 256u + thread;
+  if i >= p.count { return; }
+  let parameter = parameters[i];
+  let g = scale[0] * gradients[i] + hyper.weight_decay * parameter;
+  // At first the velocity's memory is undefined: it must not reach the sum, not even times zero.
+  let v = select(hyper.momentum * velocity[i] + g, g, hyper.first != 0.0);
+  let step = select(v, g + hyper.momentum * v, hyper.nesterov != 0.0);
+  velocity[i] = v;
+  parameters[i] = parameter - hyper.learning_rate * step;
+}

@@ -1,0 +1,220 @@
+//! Adam and AdamW over an arena, in place, as `torch.optim.Adam` and `torch.optim.AdamW`:
+//!
+//! g = scale·gradient + coupled_decay·θ
+//! m = β1·m + (1 − β1)·g
+//! v = β2·v + (1 − β2)·g²
+//! θ = shrink·θ − step_size · m / (√v / bias2_sqrt + ε)
+//!
+//! with step_size = lr / (1 − β1ᵗ) and bias2_sqrt = √(1 − β2ᵗ) at step t = 1, 2, …. Weight decay is
+//! `coupled_decay` in Adam and shrink = 1 − lr·decay in AdamW.
+
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::{Op, arena};
+use crate::Result;
+use crate::gpu::{Gpu, Kernel, Shader, Slice};
+use crate::shader;
+use crate::tensor::{Shape, Tensor};
+
+static ADAM: Shader = shader!("adam");
+
+pub(super) const OP: Op = Op { name: "adam", shaders: &[&ADAM], cases };
+
+/// Numbers of a step, as the kernel reads them from memory. Computed in f64, because 1 − β2 of an
+/// f32 has lost its last digits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AdamHyper {
+    /// lr / (1 − β1ᵗ).
+    pub step_size: f32,
+    /// What parameters are multiplied by first: 1 − lr·decay, or 1 if decay is coupled.
+    pub shrink: f32,
+    /// The weight decay added to the gradient, or 0 if it is decoupled.
+    pub coupled_decay: f32,
+    /// 1 − β1.
+    pub one_minus_beta1: f32,
+    /// β2.
+    pub beta2: f32,
+    /// 1 − β2.
+    pub one_minus_beta2: f32,
+    /// √(1 − β2ᵗ).
+    pub bias2_sqrt: f32,
+    /// ε, positive.
+    pub epsilon: f32,
+}
+
+impl AdamHyper {
+    /// The numbers of step `step`, counted from 1. `decoupled` chooses AdamW.
+    pub fn new(
+        step: u64,
+        learning_rate: f64,
+        betas: [f64; 2],
+        epsilon: f64,
+        weight_decay: f64,
+        decoupled: bool,
+    ) -> Self {
+        let bias = betas.map(|beta| 1.0 - beta.powf(step as f64));
+        let (shrink, coupled_decay) = match decoupled {
+            true => (1.0 - learning_rate * weight_decay, 0.0),
+            false => (1.0, weight_decay),
+        };
+        Self {
+            step_size: (learning_rate / bias[0]) as f32,
+            shrink: shrink as f32,
+            coupled_decay: coupled_decay as f32,
+            one_minus_beta1: (1.0 - betas[0]) as f32,
+            beta2: betas[1] as f32,
+            one_minus_beta2: (1.0 - betas[1]) as f32,
+            bias2_sqrt: bias[1].sqrt() as f32,
+            epsilon: epsilon as f32,
+        }
+    }
+}
+
+/// What [`adam`] works on. The slices must lie in different buffers; the arenas are equally long.
+#[derive(Clone, Copy)]
+pub struct Adam<'a> {
+    /// The parameters θ, overwritten.
+    pub parameters: &'a Slice,
+    /// Their gradients.
+    pub gradients: &'a Slice,
+    /// The mean gradient m, overwritten; zeros before the first step.
+    pub first_moment: &'a Slice,
+    /// The mean squared gradient v, overwritten; zeros before the first step.
+    pub second_moment: &'a Slice,
+    /// An [`AdamHyper`].
+    pub hyper: &'a Slice,
+    /// What gradients are multiplied by: one f32, such as [`super::grad_norm`]'s first.
+    pub scale: &'a Slice,
+}
+
+/// Parameters of `shaders/adam.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    /// Groups of four numbers.
+    count: u32,
+}
+
+/// Records one step.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the arenas are not equally long multiples of 16 bytes.
+pub fn adam(gpu: &Gpu, step: Adam) -> Result<()> {
+    let arenas = [step.parameters, step.gradients, step.first_moment, step.second_moment];
+    for [parameters, gradients, first, second] in arena::parts(gpu, "adam", arenas)? {
+        let count = parameters.bytes / 16;
+        gpu.run(
+            Kernel::new(&ADAM),
+            &Params { count: count as u32 },
+            &[&parameters, &gradients, &first, &second, step.hyper, step.scale],
+            gpu.groups(count.div_ceil(256) as usize),
+        );
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let case = |length: usize, moments: f64, hyper: AdamHyper, scale: f32| {
+        let input =
+            |low: f64, high: f64| Input::constant(Shape::vector(length), Fill::Uniform(low, high));
+        Case::new(
+            format!("{length} parameters moments {moments} {hyper:?} scale {scale}"),
+            vec![input(-1.0, 1.0), input(-1.0, 1.0), input(-moments, moments), input(0.0, moments)],
+            move |tape, inputs| {
+                let gpu = tape.gpu();
+                let [parameters, first, second] =
+                    [0, 2, 3].map(|at| inputs[at].value().duplicate(gpu));
+                let scale = Tensor::from_host(gpu, Shape::vector(1), &[scale])?;
+                let memory = gpu.lease(size_of::<AdamHyper>() as u64);
+                gpu.upload(&memory, bytemuck::bytes_of(&hyper))?;
+                let step = Adam {
+                    parameters: parameters.memory(),
+                    gradients: inputs[1].value().memory(),
+                    first_moment: first.memory(),
+                    second_moment: second.memory(),
+                    hyper: &memory,
+                    scale: scale.memory(),
+                };
+                adam(gpu, step)?;
+                Ok([parameters, first, second].map(|tensor| tape.constant(tensor)).into())
+            },
+            move |inputs| reference(inputs, hyper, scale),
+        )
+    };
+    let hyper = |step: u64, weight_decay: f64, decoupled: bool| {
+        AdamHyper::new(step, 1e-3, [0.9, 0.999], 1e-8, weight_decay, decoupled)
+    };
+    vec![
+        case(1000, 0.5, hyper(10, 0.0, false), 1.0),
+        case(13, 0.0, hyper(1, 0.01, false), 1.0),
+        case(77, 0.0, hyper(1, 0.01, true), 0.25),
+        case(64, 1e-3, hyper(100_000, 0.5, true), 1.0),
+        case(9, 1e-6, hyper(3, 0.5, false), 1e-4),
+        Case { benchmark: true, ..case(11_689_512, 0.5, hyper(10, 0.01, true), 1.0) },
+    ]
+}
+
+/// Parameters and moments after a step; `inputs` are θ, gradient, m and v.
+fn reference(inputs: &[Array], hyper: AdamHyper, scale: f32) -> Vec<Expected> {
+    let number = f64::from;
+    let shape = inputs[0].shape;
+    let mut results: [Vec<f64>; 3] = Default::default();
+    let mut errors: [Vec<f64>; 3] = Default::default();
+    for index in 0..shape.len() {
+        let [theta, gradient, m_old, v_old] = [0, 1, 2, 3].map(|input| inputs[input].data[index]);
+        let (scaled, decay) = (number(scale) * gradient, number(hyper.coupled_decay) * theta);
+        let g = scaled + decay;
+        // Two products and a sum.
+        let g_error = EPSILON * 2.0 * (scaled.abs() + decay.abs());
+
+        let keep = number(hyper.one_minus_beta1);
+        let m = m_old + keep * (g - m_old);
+        // A difference, a product and a sum.
+        let m_error = keep * g_error + EPSILON * (2.0 * keep * (g - m_old).abs() + m.abs());
+
+        let (kept, added) = (number(hyper.beta2) * v_old, number(hyper.one_minus_beta2) * g * g);
+        let v = kept + added;
+        let v_error = 2.0 * number(hyper.one_minus_beta2) * g.abs() * g_error
+            + EPSILON * (kept + 2.0 * added + v);
+
+        let root = v.sqrt() / number(hyper.bias2_sqrt);
+        let denominator = root + number(hyper.epsilon);
+        // The root halves v's relative error. WGSL grants it 4.5 and each division 2.5 units in
+        // the last place, two roundings each.
+        let root_error = root * (0.5 * v_error / v.max(f64::MIN_POSITIVE) + 14.0 * EPSILON);
+        let ratio = m / denominator;
+        let ratio_error =
+            m_error / denominator + ratio.abs() * ((root_error / denominator) + 6.0 * EPSILON);
+        let step_size = number(hyper.step_size);
+        let shrunk = number(hyper.shrink) * theta;
+        let theta = shrunk - step_size * ratio;
+        let theta_error = step_size * (ratio_error + EPSILON * ratio.abs())
+            + EPSILON * (shrunk.abs() + theta.abs());
+
+        for (which, (value, error)) in
+            [(theta, theta_error), (m, m_error), (v, v_error)].into_iter().enumerate()
+        {
+            results[which].push(value);
+            errors[which].push(error + f64::from(f32::MIN_POSITIVE));
+        }
+    }
+    let expected = |(values, allowance)| Expected { values: Array::new(shape, values), allowance };
+    results.into_iter().zip(errors).map(expected).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bias_corrections_are_those_of_the_step() {
+        let hyper = AdamHyper::new(1, 1e-3, [0.9, 0.999], 1e-8, 0.1, true);
+        assert_eq!(hyper.step_size, 1e-2);
+        assert_eq!(hyper.one_minus_beta2, 1e-3);
+        assert_eq!(hyper.bias2_sqrt, 1e-3f64.sqrt() as f32);
+        assert_eq!((hyper.shrink, hyper.coupled_decay), (0.9999, 0.0));
+        let late = AdamHyper::new(1_000_000, 1e-3, [0.9, 0.999], 1e-8, 0.1, false);
+        assert_eq!((late.step_size, late.bias2_sqrt), (1e-3, 1.0));
+        assert_eq!((late.shrink, late.coupled_decay), (1.0, 0.1));
+    }
+}

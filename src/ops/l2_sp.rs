@@ -1,0 +1,77 @@
+//! Gradient of the penalty ½·strength·‖θ − θ₀‖² that keeps parameters near where they started
+//! (L2-SP): gradient += strength·(θ − θ₀).
+
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::{Op, arena};
+use crate::Result;
+use crate::gpu::{Gpu, Kernel, Shader, Slice};
+use crate::shader;
+use crate::tensor::Shape;
+
+static L2_SP: Shader = shader!("l2_sp");
+
+pub(super) const OP: Op = Op { name: "l2_sp", shaders: &[&L2_SP], cases };
+
+/// Parameters of `shaders/l2_sp.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    /// Groups of four numbers.
+    count: u32,
+    strength: f32,
+}
+
+/// Adds the penalty's gradient to `gradients`. The arenas are equally long; `gradients` lies in
+/// another buffer than the others.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the arenas are not equally long multiples of 16 bytes.
+pub fn l2_sp(
+    gpu: &Gpu,
+    gradients: &Slice,
+    parameters: &Slice,
+    start: &Slice,
+    strength: f32,
+) -> Result<()> {
+    for [gradients, parameters, start] in
+        arena::parts(gpu, "l2_sp", [gradients, parameters, start])?
+    {
+        let count = gradients.bytes / 16;
+        gpu.run(
+            Kernel::new(&L2_SP),
+            &Params { count: count as u32, strength },
+            &[&gradients, &parameters, &start],
+            gpu.groups(count.div_ceil(256) as usize),
+        );
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let case = |length: usize, strength: f32| {
+        let input = Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
+        Case::new(
+            format!("{length} parameters strength {strength}"),
+            vec![input; 3],
+            move |tape, inputs| {
+                let gradients = inputs[0].value().duplicate(tape.gpu());
+                let [parameters, start] = [1, 2].map(|at| inputs[at].value().memory());
+                l2_sp(tape.gpu(), gradients.memory(), parameters, start, strength)?;
+                Ok(vec![tape.constant(gradients)])
+            },
+            move |inputs| vec![reference(inputs, strength)],
+        )
+    };
+    vec![case(1000, 0.01), case(5, 1.0), Case { benchmark: true, ..case(11_689_512, 0.01) }]
+}
+
+/// `inputs` are the gradient, θ and θ₀. A difference, a product and a sum are rounded.
+fn reference(inputs: &[Array], strength: f32) -> Expected {
+    let (mut values, mut allowance) = (inputs[0].clone(), Vec::new());
+    for (index, value) in values.data.iter_mut().enumerate() {
+        let pull = f64::from(strength) * (inputs[1].data[index] - inputs[2].data[index]);
+        *value += pull;
+        allowance.push(EPSILON * (2.0 * pull.abs() + value.abs()) * (1.0 + 4.0 * EPSILON));
+    }
+    Expected { values, allowance }
+}

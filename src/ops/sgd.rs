@@ -1,0 +1,150 @@
+//! Stochastic gradient descent over an arena, in place, as `torch.optim.SGD` with dampening 0:
+//!
+//! g = scale·gradient + weight_decay·θ
+//! v = momentum·v + g, and v = g at the first step
+//! θ −= learning_rate·v, or learning_rate·(g + momentum·v) with Nesterov's momentum.
+
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::{Op, arena};
+use crate::Result;
+use crate::gpu::{Gpu, Kernel, Shader, Slice};
+use crate::shader;
+use crate::tensor::{Shape, Tensor};
+
+static SGD: Shader = shader!("sgd");
+
+pub(super) const OP: Op = Op { name: "sgd", shaders: &[&SGD], cases };
+
+/// Numbers of a step, as the kernel reads them from memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SgdHyper {
+    /// The learning rate.
+    pub learning_rate: f32,
+    /// The momentum; 0 for none.
+    pub momentum: f32,
+    /// The weight decay, added to the gradient; 0 for none.
+    pub weight_decay: f32,
+    /// 1 at the first step, when the velocity is undefined, else 0.
+    pub first: f32,
+    /// 1 for Nesterov's momentum, else 0.
+    pub nesterov: f32,
+    /// Zeros.
+    pub unused: [f32; 3],
+}
+
+/// What [`sgd`] works on. The slices must lie in different buffers; the arenas are equally long.
+#[derive(Clone, Copy)]
+pub struct Sgd<'a> {
+    /// The parameters θ, overwritten.
+    pub parameters: &'a Slice,
+    /// Their gradients.
+    pub gradients: &'a Slice,
+    /// The momentum buffer v, overwritten; undefined before the first step.
+    pub velocity: &'a Slice,
+    /// An [`SgdHyper`].
+    pub hyper: &'a Slice,
+    /// What gradients are multiplied by: one f32, such as [`super::grad_norm`]'s first.
+    pub scale: &'a Slice,
+}
+
+/// Parameters of `shaders/sgd.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    /// Groups of four numbers.
+    count: u32,
+}
+
+/// Records one step.
+///
+/// # Errors
+/// [`crate::Error::Shape`] if the arenas are not equally long multiples of 16 bytes.
+pub fn sgd(gpu: &Gpu, step: Sgd) -> Result<()> {
+    let arenas = [step.parameters, step.gradients, step.velocity];
+    for [parameters, gradients, velocity] in arena::parts(gpu, "sgd", arenas)? {
+        let count = parameters.bytes / 16;
+        gpu.run(
+            Kernel::new(&SGD),
+            &Params { count: count as u32 },
+            &[&parameters, &gradients, &velocity, step.hyper, step.scale],
+            gpu.groups(count.div_ceil(256) as usize),
+        );
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let case = |length: usize, hyper: SgdHyper, scale: f32| {
+        let input = Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
+        Case::new(
+            format!("{length} parameters {hyper:?} scale {scale}"),
+            vec![input; 3],
+            move |tape, inputs| {
+                let gpu = tape.gpu();
+                let [parameters, velocity] = [0, 2].map(|at| inputs[at].value().duplicate(gpu));
+                let scale = Tensor::from_host(gpu, Shape::vector(1), &[scale])?;
+                let memory = gpu.lease(size_of::<SgdHyper>() as u64);
+                gpu.upload(&memory, bytemuck::bytes_of(&hyper))?;
+                let step = Sgd {
+                    parameters: parameters.memory(),
+                    gradients: inputs[1].value().memory(),
+                    velocity: velocity.memory(),
+                    hyper: &memory,
+                    scale: scale.memory(),
+                };
+                sgd(gpu, step)?;
+                Ok(vec![tape.constant(parameters), tape.constant(velocity)])
+            },
+            move |inputs| reference(inputs, hyper, scale),
+        )
+    };
+    let hyper = SgdHyper {
+        learning_rate: 0.1,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        first: 0.0,
+        nesterov: 0.0,
+        unused: [0.0; 3],
+    };
+    vec![
+        case(1000, hyper, 1.0),
+        case(13, SgdHyper { first: 1.0, ..hyper }, 0.25),
+        case(77, SgdHyper { nesterov: 1.0, weight_decay: 0.5, ..hyper }, 1.0),
+        case(8, SgdHyper { nesterov: 1.0, first: 1.0, ..hyper }, 1.0),
+        case(64, SgdHyper { momentum: 0.0, weight_decay: 0.0, first: 1.0, ..hyper }, 3.0),
+        Case { benchmark: true, ..case(11_689_512, hyper, 1.0) },
+    ]
+}
+
+/// The parameters and the velocity after a step; `inputs` are θ, gradient and v.
+fn reference(inputs: &[Array], hyper: SgdHyper, scale: f32) -> Vec<Expected> {
+    let [learning_rate, momentum, decay, scale] =
+        [hyper.learning_rate, hyper.momentum, hyper.weight_decay, scale].map(f64::from);
+    let kept = if hyper.first == 1.0 { 0.0 } else { momentum };
+    let (mut parameters, mut velocity) = (inputs[0].clone(), inputs[2].clone());
+    let (mut parameter_errors, mut velocity_errors) = (Vec::new(), Vec::new());
+    for (index, gradient) in inputs[1].data.iter().enumerate() {
+        let (parameter, v) = (&mut parameters.data[index], &mut velocity.data[index]);
+        let g = scale * gradient + decay * *parameter;
+        // Two products and a sum for g; a product and a sum more for v.
+        let g_size = (scale * gradient).abs() + (decay * *parameter).abs();
+        let v_error = EPSILON * (3.0 * g_size + 2.0 * (kept * *v).abs() + g_size);
+        *v = kept * *v + g;
+        let (step, step_error) = match hyper.nesterov == 1.0 {
+            true => {
+                let size = g_size + (momentum * *v).abs();
+                (g + momentum * *v, EPSILON * (3.0 * g_size + 2.0 * size) + momentum * v_error)
+            }
+            false => (*v, v_error),
+        };
+        *parameter -= learning_rate * step;
+        velocity_errors.push(v_error);
+        parameter_errors
+            .push(learning_rate * (step_error + EPSILON * step.abs()) + EPSILON * parameter.abs());
+    }
+    vec![
+        Expected { values: parameters, allowance: parameter_errors },
+        Expected { values: velocity, allowance: velocity_errors },
+    ]
+}

@@ -1,0 +1,3 @@
+//! Optimisation: how the learning rate changes over a run.
+
+pub mod schedule;

@@ -1,0 +1,93 @@
+//! What holds for every operation whatever its formula: gradients add up, padding stays zero, and a
+//! second run gives the same bits.
+
+mod common;
+
+use wgrad::gpu::{Gpu, GpuOptions};
+use wgrad::ops::case::{Array, Case, EPSILON, Expected, Fill, compare, filled};
+use wgrad::ops::{OPS, Op};
+use wgrad::{Tape, Tensor};
+
+fn on_every_case(check: impl Fn(&Gpu, &Op, &Case)) {
+    for gpu in common::every_gpu(GpuOptions { guards: true, ..Default::default() }) {
+        for op in OPS {
+            for case in (op.cases)().iter().filter(|case| !case.benchmark) {
+                check(&gpu, op, case);
+            }
+        }
+    }
+}
+
+fn seed(case: &Case, inputs: &[Array]) -> Option<Array> {
+    let output = (case.reference)(inputs)[0].values.shape;
+    case.gradient.as_ref().map(|_| filled(output, Fill::Uniform(-1.0, 1.0), 99))
+}
+
+#[test]
+fn gradients_are_added_to_what_a_leaf_holds() {
+    on_every_case(|gpu, op, case| {
+        let inputs = case.fill();
+        let (Some(gradient), Some(d_out)) = (&case.gradient, seed(case, &inputs)) else { return };
+        let held: Vec<Array> = inputs
+            .iter()
+            .zip(50..)
+            .map(|(input, seed)| filled(input.shape, Fill::Uniform(-1.0, 1.0), seed))
+            .collect();
+        let tape = Tape::new(gpu);
+        let upload = |array: &Array| Tensor::from_host(gpu, array.shape, &array.to_f32()).unwrap();
+        let (mut leaves, mut sums) = (Vec::new(), Vec::new());
+        for ((input, array), held) in case.inputs.iter().zip(&inputs).zip(&held) {
+            let sum = upload(held);
+            leaves.push(match input.differentiate {
+                true => tape.leaf_into(upload(array), sum.clone(), true),
+                false => tape.constant(upload(array)),
+            });
+            sums.push(sum);
+        }
+        let outputs = (case.run)(&tape, &leaves).unwrap();
+        tape.backward(&outputs[0], upload(&d_out)).unwrap();
+        for (index, expected) in gradient(&inputs, &d_out).into_iter().enumerate() {
+            let Some(mut expected) = expected else { continue };
+            let Expected { values, allowance } = &mut expected;
+            for ((value, allowance), held) in
+                values.data.iter_mut().zip(allowance).zip(&held[index].data)
+            {
+                // One more sum, of terms that may cancel.
+                *allowance += 2.0 * EPSILON * (value.abs() + held.abs());
+                *value += held;
+            }
+            let worst = compare(&sums[index].download(gpu).unwrap(), &expected);
+            assert!(worst.share <= 1.0, "{} ({}): gradient {index} {worst}", op.name, case.name);
+        }
+    });
+}
+
+#[test]
+fn padding_holds_zeros() {
+    on_every_case(|gpu, op, case| {
+        let inputs = case.fill();
+        let (outputs, gradients) =
+            case.execute(gpu, &inputs, seed(case, &inputs).as_ref()).unwrap();
+        for tensor in outputs.iter().chain(gradients.iter().flatten()) {
+            let (c, row) = (tensor.shape().c, tensor.shape().c4() * 4);
+            let numbers = gpu.download(tensor.memory()).wait_f32().unwrap();
+            let padding = numbers.chunks_exact(row).flat_map(|row| &row[c..]);
+            let wrong = padding.filter(|number| **number != 0.0).count();
+            assert_eq!(wrong, 0, "{} ({}): of a tensor {}", op.name, case.name, tensor.shape());
+        }
+    });
+}
+
+#[test]
+fn a_second_run_gives_the_same_bits() {
+    on_every_case(|gpu, op, case| {
+        let inputs = case.fill();
+        let run = || -> Vec<Vec<u32>> {
+            let (outputs, gradients) =
+                case.execute(gpu, &inputs, seed(case, &inputs).as_ref()).unwrap();
+            let tensors = outputs.iter().chain(gradients.iter().flatten());
+            tensors.map(|t| bytemuck::cast_vec(t.download(gpu).unwrap())).collect()
+        };
+        assert_eq!(run(), run(), "{} ({})", op.name, case.name);
+    });
+}
