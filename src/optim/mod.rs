@@ -1,4 +1,4 @@
-//! Optimisation: how the learning rate changes over a run.
+//! Optimisation: how parameters follow their gradients, and how the learning rate changes.
 
 pub mod schedule;
 
