@@ -7,5 +7,5 @@ mod resnet;
 
 pub use arch::Arch;
 pub use init::initial;
-pub use parameters::{Group, Parameter, Parameters, Stage, part};
+pub use parameters::{Group, Parameter, Parameters, Stage};
 pub use resnet::{BnPolicy, Mode, ResNet};

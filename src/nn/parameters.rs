@@ -169,7 +169,7 @@ impl Parameters {
 
     fn tensor(&self, arena: &Slice, index: usize) -> Tensor {
         let Parameter { shape, offset, .. } = self.list[index];
-        Tensor::view(part(arena, offset, shape.bytes()), shape)
+        Tensor::view(arena.part(offset, shape.bytes()), shape)
     }
 
     /// Overwrites a parameter with numbers in torchvision's layout.
@@ -205,11 +205,6 @@ impl Parameters {
         };
         Ok(self.list.iter().enumerate().map(numbers).collect())
     }
-}
-
-/// The part of an arena from `offset` on.
-pub fn part(arena: &Slice, offset: u64, bytes: u64) -> Slice {
-    Slice { buffer: arena.buffer.clone(), offset: arena.offset + offset, bytes }
 }
 
 /// The device's shape of a parameter: `(r, s, in, out)` with the input channels padded for weights
