@@ -10,7 +10,8 @@ use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::Augment;
 use crate::error::{Error, Result};
 use crate::nn::{Arch, BnPolicy};
-use crate::train::config::{Config, DataSource, Freeze, LrScheduler, Optimizer};
+use crate::optim::Algorithm;
+use crate::train::config::{Config, DataSource, Freeze, LrScheduler};
 
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
 #[derive(Args, Debug)]
@@ -193,17 +194,17 @@ enum OptimizerName {
 }
 
 impl OptimizerOptions {
-    fn resolve(&self) -> Result<Optimizer> {
+    fn resolve(&self) -> Result<Algorithm> {
         if self.opt != OptimizerName::Sgd && (self.momentum.is_some() || self.nesterov) {
             let text = "--momentum and --nesterov are options of --opt sgd; leave them out";
             return Err(Error::Usage(text.into()));
         }
         Ok(match self.opt {
             OptimizerName::Sgd => {
-                Optimizer::Sgd { momentum: self.momentum.unwrap_or(0.9), nesterov: self.nesterov }
+                Algorithm::Sgd { momentum: self.momentum.unwrap_or(0.9), nesterov: self.nesterov }
             }
-            OptimizerName::Adam => Optimizer::Adam,
-            OptimizerName::AdamW => Optimizer::AdamW,
+            OptimizerName::Adam => Algorithm::Adam,
+            OptimizerName::AdamW => Algorithm::AdamW,
         })
     }
 }

@@ -12,6 +12,7 @@ use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::{Augment, demo_root};
 use crate::error::{Error, Result};
 use crate::nn::{Arch, BnPolicy, Stage};
+use crate::optim::Algorithm;
 use crate::optim::schedule::Schedule;
 
 /// The five halvings of a ResNet leave a pixel of this many.
@@ -46,7 +47,7 @@ pub struct Config {
     /// Ends the run after this many steps, over both phases.
     pub max_steps: Option<u64>,
     /// How gradients become updates.
-    pub optimizer: Optimizer,
+    pub optimizer: Algorithm,
     /// Learning rate of the whole network.
     pub lr: f64,
     /// Learning rate of the phase of the classifier alone.
@@ -180,24 +181,7 @@ impl Serialize for DataSource {
     }
 }
 
-/// How gradients become updates, as PyTorch defines it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(tag = "name", rename_all = "lowercase")]
-pub enum Optimizer {
-    /// Stochastic gradient descent, without dampening.
-    Sgd {
-        /// Share of the velocity that a step keeps.
-        momentum: f64,
-        /// Whether the gradient is taken where the velocity leads.
-        nesterov: bool,
-    },
-    /// Adam; weight decay is added to the gradient.
-    Adam,
-    /// Adam with decoupled weight decay.
-    AdamW,
-}
-
-impl Optimizer {
+impl Algorithm {
     /// The learning rate of the whole network if none is given.
     pub fn default_lr(&self) -> f64 {
         if matches!(self, Self::Sgd { .. }) { 0.01 } else { 0.001 }
