@@ -10,7 +10,8 @@ use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::Augment;
 use crate::error::{Error, Result};
 use crate::nn::{Arch, BnPolicy};
-use crate::train::config::{Config, DataSource, Freeze, LrScheduler, Optimizer};
+use crate::optim::Algorithm;
+use crate::train::config::{Config, DataSource, Freeze, LrScheduler, default_head_lr, default_lr};
 
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
 #[derive(Args, Debug)]
@@ -193,17 +194,17 @@ enum OptimizerName {
 }
 
 impl OptimizerOptions {
-    fn resolve(&self) -> Result<Optimizer> {
+    fn resolve(&self) -> Result<Algorithm> {
         if self.opt != OptimizerName::Sgd && (self.momentum.is_some() || self.nesterov) {
             let text = "--momentum and --nesterov are options of --opt sgd; leave them out";
             return Err(Error::Usage(text.into()));
         }
         Ok(match self.opt {
             OptimizerName::Sgd => {
-                Optimizer::Sgd { momentum: self.momentum.unwrap_or(0.9), nesterov: self.nesterov }
+                Algorithm::Sgd { momentum: self.momentum.unwrap_or(0.9), nesterov: self.nesterov }
             }
-            OptimizerName::Adam => Optimizer::Adam,
-            OptimizerName::AdamW => Optimizer::AdamW,
+            OptimizerName::Adam => Algorithm::Adam,
+            OptimizerName::AdamW => Algorithm::AdamW,
         })
     }
 }
@@ -278,7 +279,7 @@ impl RateOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Regularisation")]
 struct RegularisationOptions {
-    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights
+    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights, batch norm and classifier left out
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     l2_sp: f64,
 
@@ -304,7 +305,7 @@ impl TrainOptions {
     fn config(&self) -> Result<Config> {
         let Self { data, network, length, optimizer, rate, regularisation, .. } = self;
         let chosen = optimizer.resolve()?;
-        let lr = rate.lr.unwrap_or(chosen.default_lr());
+        let lr = rate.lr.unwrap_or(default_lr(chosen));
         let scratch = network.weights == Source::None;
         let config = Config {
             data: data.data.clone(),
@@ -319,7 +320,7 @@ impl TrainOptions {
             max_steps: length.max_steps,
             optimizer: chosen,
             lr,
-            head_lr: rate.head_lr.unwrap_or(chosen.default_head_lr(lr)),
+            head_lr: rate.head_lr.unwrap_or(default_head_lr(chosen, lr)),
             lr_mult: rate.lr_mult,
             lr_scheduler: rate.resolve()?,
             lr_warmup_epochs: rate.lr_warmup_epochs,

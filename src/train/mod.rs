@@ -3,10 +3,12 @@
 pub mod config;
 pub mod console;
 pub mod metrics;
+mod predictor;
 pub mod run_dir;
 
 pub use config::Config;
 pub use console::Console;
+pub use predictor::Predictor;
 pub use run_dir::RunDir;
 
 use crate::cli::interrupt::Interrupt;
