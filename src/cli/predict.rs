@@ -87,7 +87,12 @@ impl Predict {
         skips.into_result()
     }
 
-    fn answer<'a>(&self, predictor: &'a Predictor, path: &'a Path, logits: &'a [f32]) -> Answer<'a> {
+    fn answer<'a>(
+        &self,
+        predictor: &'a Predictor,
+        path: &'a Path,
+        logits: &'a [f32],
+    ) -> Answer<'a> {
         let probabilities = softmax(logits);
         let guess = |index: usize| Guess {
             class: &predictor.classes()[index],

@@ -185,8 +185,8 @@ impl<'a> Skips<'a> {
     pub fn into_result(self) -> Result<()> {
         let Some(path) = self.first else { return Ok(()) };
         let what = match self.count {
-            1 => "could not be read; the others were answered".to_owned(),
-            count => format!("and {} more could not be read; the others were answered", count - 1),
+            1 => "could not be read and was skipped".to_owned(),
+            count => format!("could not be read and was skipped, and so were {} more", count - 1),
         };
         Err(Error::data(path, what))
     }

@@ -83,18 +83,12 @@ pub struct FoundAdapter {
 
 /// Lists every adapter of every backend, in the order of their indices.
 pub fn adapters() -> Vec<FoundAdapter> {
-    adapters_of(wgpu::Backends::all())
-}
-
-/// Lists the adapters of some backends. GL comes last in the list of all, so leaving it out keeps
-/// the indices of the others.
-fn adapters_of(backends: wgpu::Backends) -> Vec<FoundAdapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    descriptor.backends = backends;
+    descriptor.backends = wgpu::Backends::all();
     // The validation layers slow software adapters several times over.
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
     let instance = wgpu::Instance::new(descriptor);
-    let mut found = pollster::block_on(instance.enumerate_adapters(backends));
+    let mut found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     found.sort_by_key(|adapter| backend_rank(adapter.get_info().backend));
     found
         .into_iter()
@@ -108,14 +102,7 @@ fn adapters_of(backends: wgpu::Backends) -> Vec<FoundAdapter> {
 /// # Errors
 /// [`Error::Gpu`] if there is none, none matches, or the one named cannot run compute shaders.
 pub fn choose(choice: &AdapterChoice) -> Result<FoundAdapter> {
-    let backend = choice.backend.as_deref().map(parse_backend).transpose()?;
-    // Looking for GL adapters makes drivers write to standard error, and takes their time; it is
-    // done only where nothing else will do.
-    let others = wgpu::Backends::all() - wgpu::Backends::GL;
-    if let Some(best) = best(adapters_of(others), choice, backend) {
-        return usable(best);
-    }
-    let found = adapters();
+    let mut found = adapters();
     if found.is_empty() {
         return Err(Error::Gpu(
             "no graphics adapter found; install a Vulkan driver (Debian and Ubuntu: `apt-get \
@@ -124,19 +111,8 @@ pub fn choose(choice: &AdapterChoice) -> Result<FoundAdapter> {
         ));
     }
     let listing = listing(&found);
-    match best(found, choice, backend) {
-        Some(best) => usable(best),
-        None => Err(Error::Gpu(format!("no adapter matches; there are:\n{listing}"))),
-    }
-}
-
-/// The best of the adapters that match; one that is named matches even if it cannot be used.
-fn best(
-    mut found: Vec<FoundAdapter>,
-    choice: &AdapterChoice,
-    backend: Option<wgpu::Backend>,
-) -> Option<FoundAdapter> {
-    if let Some(wanted) = backend {
+    if let Some(backend) = &choice.backend {
+        let wanted = parse_backend(backend)?;
         found.retain(|adapter| adapter.raw.get_info().backend == wanted);
     }
     match &choice.adapter {
@@ -150,15 +126,13 @@ fn best(
         None => found.retain(|adapter| adapter.report.unusable.is_none()),
     }
     let low_power = choice.power.as_deref().is_some_and(|power| power.starts_with("low"));
-    found.into_iter().min_by_key(|adapter| class_rank(adapter.report.class, low_power))
-}
-
-fn usable(adapter: FoundAdapter) -> Result<FoundAdapter> {
-    match &adapter.report.unusable {
-        Some(reason) => {
-            Err(Error::Gpu(format!("{} cannot be used: {reason}", adapter.report.name)))
-        }
-        None => Ok(adapter),
+    found.sort_by_key(|adapter| class_rank(adapter.report.class, low_power));
+    let Some(best) = found.into_iter().next() else {
+        return Err(Error::Gpu(format!("no adapter matches; there are:\n{listing}")));
+    };
+    match &best.report.unusable {
+        Some(reason) => Err(Error::Gpu(format!("{} cannot be used: {reason}", best.report.name))),
+        None => Ok(best),
     }
 }
 
