@@ -11,7 +11,7 @@ use crate::data::Augment;
 use crate::error::{Error, Result};
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
-use crate::train::config::{Config, DataSource, Freeze, LrScheduler, default_head_lr, default_lr};
+use crate::train::config::{Config, DataSource, Freeze, LrScheduler};
 
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
 #[derive(Args, Debug)]
@@ -279,7 +279,8 @@ impl RateOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Regularisation")]
 struct RegularisationOptions {
-    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights, batch norm and classifier left out
+    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights; batch norm and classifier are free
+    /// of it
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     l2_sp: f64,
 
@@ -305,7 +306,7 @@ impl TrainOptions {
     fn config(&self) -> Result<Config> {
         let Self { data, network, length, optimizer, rate, regularisation, .. } = self;
         let chosen = optimizer.resolve()?;
-        let lr = rate.lr.unwrap_or(default_lr(chosen));
+        let lr = rate.lr.unwrap_or(chosen.default_lr());
         let scratch = network.weights == Source::None;
         let config = Config {
             data: data.data.clone(),
@@ -320,7 +321,7 @@ impl TrainOptions {
             max_steps: length.max_steps,
             optimizer: chosen,
             lr,
-            head_lr: rate.head_lr.unwrap_or(default_head_lr(chosen, lr)),
+            head_lr: rate.head_lr.unwrap_or(chosen.default_head_lr(lr)),
             lr_mult: rate.lr_mult,
             lr_scheduler: rate.resolve()?,
             lr_warmup_epochs: rate.lr_warmup_epochs,

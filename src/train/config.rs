@@ -12,8 +12,8 @@ use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::{Augment, demo_root};
 use crate::error::{Error, Result};
 use crate::nn::{Arch, BnPolicy, Stage};
+use crate::optim::Algorithm;
 use crate::optim::schedule::Schedule;
-use crate::optim::{Algorithm, Settings};
 
 /// The five halvings of a ResNet leave a pixel of this many.
 const MIN_IMAGE_SIZE: u32 = 32;
@@ -127,24 +127,8 @@ impl Config {
                 self.lr_warmup_epochs, self.epochs
             ));
         }
-        if let Algorithm::Sgd { momentum, nesterov } = self.optimizer {
-            share("--momentum", momentum)?;
-            if nesterov && momentum == 0.0 {
-                return wrong("--nesterov needs a --momentum above 0");
-            }
-        }
+        self.optimizer.check()?;
         self.lr_scheduler.check(self.lr_warmup_epochs)
-    }
-
-    /// What the optimizer does besides following the learning rate.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            algorithm: self.optimizer,
-            weight_decay: self.weight_decay,
-            norm_weight_decay: self.norm_weight_decay,
-            clip_grad_norm: self.clip_grad_norm,
-            l2_sp: self.l2_sp,
-        }
     }
 }
 
@@ -207,15 +191,26 @@ impl Serialize for DataSource {
     }
 }
 
-/// The learning rate of the whole network if none is given.
-pub fn default_lr(algorithm: Algorithm) -> f64 {
-    if matches!(algorithm, Algorithm::Sgd { .. }) { 0.01 } else { 0.001 }
-}
+impl Algorithm {
+    /// The learning rate of the whole network if none is given.
+    pub fn default_lr(&self) -> f64 {
+        if matches!(self, Self::Sgd { .. }) { 0.01 } else { 0.001 }
+    }
 
-/// The learning rate of the classifier's phase if none is given, for the whole network's `lr`. A
-/// new classifier has further to go; Adam's steps are as long as the rate whatever the gradient.
-pub fn default_head_lr(algorithm: Algorithm, lr: f64) -> f64 {
-    if matches!(algorithm, Algorithm::Sgd { .. }) { 5.0 * lr } else { lr }
+    /// The learning rate of the classifier's phase if none is given, for a network's `lr`. A new
+    /// classifier has further to go; Adam's steps are as long as the rate whatever the gradient.
+    pub fn default_head_lr(&self, lr: f64) -> f64 {
+        if matches!(self, Self::Sgd { .. }) { 5.0 * lr } else { lr }
+    }
+
+    fn check(&self) -> Result<()> {
+        let &Self::Sgd { momentum, nesterov } = self else { return Ok(()) };
+        share("--momentum", momentum)?;
+        if nesterov && momentum == 0.0 {
+            return wrong("--nesterov needs a --momentum above 0");
+        }
+        Ok(())
+    }
 }
 
 /// How the learning rate changes within a phase, in epochs.

@@ -1,19 +1,15 @@
 //! The folder a run writes to, and the files in it that are neither weights nor pictures.
 
-use std::env;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::config::Config;
 use super::metrics::Epoch;
 use crate::checkpoint::write_atomically;
 use crate::error::{Context, Error, Result};
-use crate::gpu::AdapterReport;
 
 /// Where runs go that are not told where to.
 const RUNS: &str = "runs";
@@ -56,29 +52,13 @@ impl RunDir {
         self.0.join("weights/last.safetensors")
     }
 
-    /// Writes `args.json`: `config`, and what else decided the result.
+    /// Writes `args.json`.
     ///
     /// # Errors
     /// [`Error::Io`] with the path.
-    pub fn write_args(
-        &self,
-        command: &str,
-        config: &Config,
-        adapter: &AdapterReport,
-    ) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let args = Args {
-            command,
-            config,
-            version: env!("CARGO_PKG_VERSION"),
-            commit: option_env!("WGRAD_COMMIT"),
-            adapter: &adapter.name,
-            driver: &adapter.driver,
-            backend: &adapter.backend,
-            host: format!("{} {}, {cores} cores", env::consts::OS, env::consts::ARCH),
-        };
+    pub fn write_args(&self, args: &impl Serialize) -> Result<()> {
         write_atomically(self.0.join("args.json"), |file| {
-            serde_json::to_writer_pretty(&mut *file, &args)?;
+            serde_json::to_writer_pretty(&mut *file, args)?;
             writeln!(file)
         })
     }
@@ -104,21 +84,6 @@ impl RunDir {
         ))?;
         Ok(Results { log, groups })
     }
-}
-
-/// `args.json`.
-#[derive(Serialize)]
-struct Args<'a> {
-    command: &'a str,
-    #[serde(flatten)]
-    config: &'a Config,
-    version: &'a str,
-    /// What the program was built from, where the build said so.
-    commit: Option<&'a str>,
-    adapter: &'a str,
-    driver: &'a str,
-    backend: &'a str,
-    host: String,
 }
 
 /// The best weights of the newest run under `runs/`, by the time they were written.
