@@ -94,17 +94,44 @@ pub struct Tape {
     gpu: Gpu,
     nodes: RefCell<Vec<Node>>,
     recording: bool,
+    watch: Option<RefCell<Watch>>,
+}
+
+/// Where a tape that looks for the first value that is not finite has got to.
+#[derive(Default)]
+struct Watch {
+    layer: String,
+    found: Option<String>,
 }
 
 impl Tape {
     /// A tape that records for differentiation.
     pub fn new(gpu: &Gpu) -> Self {
-        Self { gpu: gpu.clone(), nodes: RefCell::default(), recording: true }
+        Self { gpu: gpu.clone(), nodes: RefCell::default(), recording: true, watch: None }
     }
 
     /// A tape on which nothing is differentiated: values are freed as soon as they are used up.
     pub fn no_grad(gpu: &Gpu) -> Self {
         Self { recording: false, ..Self::new(gpu) }
+    }
+
+    /// A tape on which nothing is differentiated and every output is read back at once, to find the
+    /// operation that goes wrong first; see [`Tape::first_non_finite`].
+    pub fn watching(gpu: &Gpu) -> Self {
+        Self { watch: Some(RefCell::default()), ..Self::no_grad(gpu) }
+    }
+
+    /// Names the layer whose operations follow, for [`Tape::first_non_finite`].
+    pub fn enter(&self, layer: &str) {
+        if let Some(watch) = &self.watch {
+            layer.clone_into(&mut watch.borrow_mut().layer);
+        }
+    }
+
+    /// The layer and operation whose output first held NaN or an infinity, on a tape made by
+    /// [`Tape::watching`].
+    pub fn first_non_finite(&self) -> Option<String> {
+        self.watch.as_ref()?.borrow().found.clone()
     }
 
     /// The device.
@@ -129,14 +156,18 @@ impl Tape {
         self.attach(value, || Node::Leaf(Some((grad, accumulate))))
     }
 
-    /// The output of an operation on `inputs`. `backward` is called, and its result kept, only if a
+    /// The output of operation `op` on `inputs`. `backward` is called, and its result kept, only if a
     /// gradient has to flow to one of the inputs.
     pub fn output<B: Backward + 'static>(
         &self,
+        op: &'static str,
         value: Tensor,
         inputs: &[&Var],
         backward: impl FnOnce() -> B,
     ) -> Var {
+        if let Some(watch) = &self.watch {
+            watch.borrow_mut().look(&self.gpu, op, &value);
+        }
         if inputs.iter().any(|input| input.needs_grad()) {
             self.attach(value, || Node::Op(Box::new(backward())))
         } else {
@@ -177,6 +208,16 @@ impl Tape {
             }
         }
         Ok(grads)
+    }
+}
+
+impl Watch {
+    fn look(&mut self, gpu: &Gpu, op: &str, value: &Tensor) {
+        let broken = |values: Vec<f32>| values.iter().any(|value| !value.is_finite());
+        // A device that fails here fails again, and says so, at the next submission.
+        if self.found.is_none() && value.download(gpu).is_ok_and(broken) {
+            self.found = Some(format!("{op} of {}", self.layer));
+        }
     }
 }
 

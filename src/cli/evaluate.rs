@@ -5,11 +5,11 @@ use serde::Serialize;
 
 use super::interrupt;
 use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
-use crate::data::{Augment, Labelled, Loader, Order, Transform};
+use crate::data::Labelled;
 use crate::error::{Context, Error, Result};
 use crate::train::config::DataSource;
-use crate::train::metrics::{ClassMetrics, Metrics, Tally};
-use crate::train::{Console, Predictor};
+use crate::train::judge;
+use crate::train::metrics::{ClassMetrics, Metrics};
 
 /// Classes up to which the confusion matrix is shown to people.
 const MATRIX_CLASSES: usize = 20;
@@ -57,63 +57,30 @@ struct NamedClass<'a> {
 impl Evaluate {
     pub fn run(self) -> Result<()> {
         let console = self.output.console();
+        let interrupt = interrupt::install();
         let root = self.data.root()?;
         let gpu = self.compute.open(&console)?;
-        let predictor = self.model.load(&gpu, &console)?;
-        let labelled = Labelled::scan(&root, predictor.classes(), None)
+        let network = self.model.load(&gpu, &console)?;
+        let labelled = Labelled::scan(&root, &network.classes, None)
             .context(|| "looking for labelled images")?;
-        let mut skips = Skips::new(&console);
-        for skipped in &labelled.skipped {
-            skips.add(&skipped.path, &Error::data(&skipped.path, &skipped.reason));
-        }
-        let root = labelled.root.display().to_string();
-        console.note(format_args!("{} images in {root}", labelled.items.len()));
-        let metrics = self.evaluate(&predictor, labelled, &console, &mut skips)?;
+        let folder = labelled.root.display();
+        console.note(format_args!("{} images in {folder}", labelled.items.len()));
+        let (batch_size, items) = (self.model.batch_size(), labelled.items.into());
+        let judged = judge(&gpu, &network, &items, batch_size, self.workers, &interrupt)
+            .context(|| format!("evaluating on {folder}"))?;
+        let metrics = judged.metrics;
         if metrics.images == 0 {
-            return Err(Error::data(root, "holds no image that can be read"));
+            return Err(Error::data(labelled.root, "holds no image that can be read"));
         }
         match console.is_json() {
-            true => console.answer_json(&answer(&metrics, predictor.classes()))?,
-            false => console.answer(text(&metrics, predictor.classes()))?,
+            true => console.answer_json(&answer(&metrics, &network.classes))?,
+            false => console.answer(text(&metrics, &network.classes))?,
+        }
+        let mut skips = Skips::new(&console);
+        for skipped in labelled.skipped.iter().chain(&judged.failed) {
+            skips.add(&skipped.path, &Error::data(&skipped.path, &skipped.reason));
         }
         skips.into_result()
-    }
-
-    fn evaluate(
-        &self,
-        predictor: &Predictor,
-        labelled: Labelled,
-        console: &Console,
-        skips: &mut Skips,
-    ) -> Result<Metrics> {
-        let interrupt = interrupt::install();
-        let images = labelled.items.len();
-        let order = Order {
-            seed: 0,
-            epoch: 0,
-            shuffle: false,
-            batch_size: self.model.batch_size(),
-            drop_last: false,
-        };
-        let transform = Transform { size: predictor.image_size(), augment: Augment::None };
-        let batches = order.batches(images);
-        let loader = Loader::new(labelled.items.into(), batches, transform, 0, 0, self.workers)?;
-        let bar = console.epoch_bar("evaluating", images);
-        let mut tally = Tally::new(predictor.classes().len());
-        for batch in loader {
-            interrupt.check()?;
-            let batch = batch.context(|| "reading the images")?;
-            for skipped in &batch.failed {
-                skips.add(&skipped.path, &Error::data(&skipped.path, &skipped.reason));
-            }
-            if !batch.labels.is_empty() {
-                let logits = predictor.logits(&batch.pixels, batch.labels.len())?;
-                tally.add(&logits, &batch.labels);
-            }
-            let (loss, top1) = tally.so_far();
-            bar.advance(batch.labels.len(), loss, top1);
-        }
-        Ok(tally.metrics())
     }
 }
 

@@ -14,7 +14,7 @@ use super::interrupt;
 use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
 use crate::data::{decode, image_files, resize_center_crop};
 use crate::error::{Error, Result};
-use crate::train::Predictor;
+use crate::train::Network;
 use crate::train::metrics::{softmax, top_k};
 
 /// The likeliest classes of images
@@ -58,12 +58,12 @@ impl Predict {
         let mut skips = Skips::new(&console);
         let images = expand(&self.images, &mut skips)?;
         let gpu = self.compute.open(&console)?;
-        let predictor = self.model.load(&gpu, &console)?;
+        let network = self.model.load(&gpu, &console)?;
         for paths in images.chunks(self.model.batch_size()) {
             interrupt.check()?;
             let mut pixels = Vec::new();
             let mut read = Vec::new();
-            for (path, image) in paths.iter().zip(read_all(paths, predictor.image_size())) {
+            for (path, image) in paths.iter().zip(read_all(paths, network.image_size)) {
                 match image {
                     Ok(image) => {
                         pixels.extend(image);
@@ -75,9 +75,9 @@ impl Predict {
             if read.is_empty() {
                 continue;
             }
-            let logits = predictor.logits(&pixels, read.len())?;
-            for (path, logits) in read.iter().zip(logits.chunks(predictor.classes().len())) {
-                let answer = self.answer(&predictor, path, logits);
+            let logits = network.evaluate(&gpu, &pixels, read.len())?.wait()?;
+            for (path, logits) in read.iter().zip(logits.chunks(network.classes.len())) {
+                let answer = self.answer(&network, path, logits);
                 match console.is_json() {
                     true => console.answer_json(&answer)?,
                     false => console.answer(answer.line())?,
@@ -87,15 +87,10 @@ impl Predict {
         skips.into_result()
     }
 
-    fn answer<'a>(
-        &self,
-        predictor: &'a Predictor,
-        path: &'a Path,
-        logits: &'a [f32],
-    ) -> Answer<'a> {
+    fn answer<'a>(&self, network: &'a Network, path: &'a Path, logits: &'a [f32]) -> Answer<'a> {
         let probabilities = softmax(logits);
         let guess = |index: usize| Guess {
-            class: &predictor.classes()[index],
+            class: &network.classes[index],
             index,
             prob: probabilities[index],
         };

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, AdapterClass, Gpu, GpuOptions};
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
-use crate::train::{Console, Predictor};
+use crate::train::{Console, Network};
 
 /// Which adapter.
 #[derive(Args, Clone, Debug)]
@@ -134,18 +134,18 @@ pub struct ModelOptions {
 
 impl ModelOptions {
     /// Finds and loads the network, and says which it is.
-    pub fn load(&self, gpu: &Gpu, console: &Console) -> Result<Predictor> {
+    pub fn load(&self, gpu: &Gpu, console: &Console) -> Result<Network> {
         self.image_size.map_or(Ok(()), check_image_size)?;
         let path = self.path(console)?;
-        let predictor = Predictor::load(gpu, &path, self.image_size)?;
+        let network = Network::load(gpu, &path, self.image_size)?;
         console.note(format_args!(
             "network: {}, {} classes, {} px, from {}",
-            predictor.network().arch(),
-            predictor.classes().len(),
-            predictor.image_size(),
+            network.net.arch(),
+            network.classes.len(),
+            network.image_size,
             path.display()
         ));
-        Ok(predictor)
+        Ok(network)
     }
 
     fn path(&self, console: &Console) -> Result<PathBuf> {

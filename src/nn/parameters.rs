@@ -32,6 +32,18 @@ impl Stage {
     pub const ALL: [Self; 6] =
         [Self::Stem, Self::Layer1, Self::Layer2, Self::Layer3, Self::Layer4, Self::Head];
 
+    /// What torchvision's names of its tensors begin with; `conv1` for the stem.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stem => "conv1",
+            Self::Layer1 => "layer1",
+            Self::Layer2 => "layer2",
+            Self::Layer3 => "layer3",
+            Self::Layer4 => "layer4",
+            Self::Head => "fc",
+        }
+    }
+
     /// The stage that the tensor of this (torchvision's) name belongs to.
     pub fn of(name: &str) -> Self {
         match name.split('.').next() {

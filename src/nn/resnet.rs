@@ -238,6 +238,7 @@ impl ResNet {
     /// # Errors
     /// [`Error::Shape`] if the features are another network's.
     pub fn classify(&self, tape: &Tape, features: &Var, mode: Mode) -> Result<Var> {
+        tape.enter("fc");
         let weight = self.parameter(tape, self.head.weight, mode.trains(Stage::Head), mode);
         let bias = self.parameter(tape, self.head.bias, mode.trains(Stage::Head), mode);
         linear(tape, features, &weight, Some(&bias))
@@ -290,6 +291,7 @@ impl ResNet {
         relu: bool,
         mode: Mode,
     ) -> Result<Var> {
+        tape.enter(&unit.norm);
         let trains = mode.trains(unit.stage);
         let training = mode.updates_statistics(unit.stage);
         let weight = self.parameter(tape, unit.weight, trains, mode);

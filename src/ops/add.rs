@@ -31,7 +31,7 @@ pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
     tape.gpu().copy(a.value().memory(), y.memory());
     y.add_assign(tape.gpu(), b.value())?;
     let (a_slot, b_slot) = (a.slot(), b.slot());
-    Ok(tape.output(y, &[a, b], || AddBackward { a: a_slot, b: b_slot }))
+    Ok(tape.output("add", y, &[a, b], || AddBackward { a: a_slot, b: b_slot }))
 }
 
 struct AddBackward {

@@ -169,7 +169,7 @@ pub fn batch_norm(
     let y = apply(gpu, x.value(), &coefficients, residual.map(Var::value), options.relu);
     let inputs: Vec<&Var> = [x, gamma, beta].into_iter().chain(residual).collect();
     let kept = y.clone();
-    Ok(tape.output(y, &inputs, || BatchNormBackward {
+    Ok(tape.output("batch_norm", y, &inputs, || BatchNormBackward {
         x: x.clone(),
         gamma: gamma.slot(),
         beta: beta.slot(),

@@ -237,7 +237,7 @@ fn attach(
     y: Tensor,
 ) -> Var {
     let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
-    tape.output(y, &inputs, || Conv2dBackward {
+    tape.output("conv2d", y, &inputs, || Conv2dBackward {
         geometry,
         x: (x.slot(), weight.needs_grad().then(|| x.value().clone())),
         weight: (weight.slot(), weight.value().clone()),

@@ -112,7 +112,7 @@ pub fn cross_entropy(
     let loss = Tensor::empty(gpu, Shape::vector(1));
     let stats = Tensor::empty(gpu, Shape::vector(4));
     gpu.run(Kernel::new(&REDUCE), &params, &[&rows, loss.memory(), stats.memory()], [1, 1, 1]);
-    let loss = tape.output(loss, &[logits], || CrossEntropyBackward {
+    let loss = tape.output("cross_entropy", loss, &[logits], || CrossEntropyBackward {
         slot: logits.slot(),
         logits: logits.value().clone(),
         labels: labels.clone(),

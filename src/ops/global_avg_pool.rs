@@ -58,7 +58,7 @@ pub fn global_avg_pool(tape: &Tape, x: &Var) -> Result<Var> {
         &[x.value().memory(), y.memory()],
         gpu.groups(y.shape().vec4s().div_ceil(64)),
     );
-    Ok(tape.output(y, &[x], || GlobalAvgPoolBackward { x: x.slot() }))
+    Ok(tape.output("global_avg_pool", y, &[x], || GlobalAvgPoolBackward { x: x.slot() }))
 }
 
 struct GlobalAvgPoolBackward {

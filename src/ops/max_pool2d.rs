@@ -110,7 +110,9 @@ pub fn max_pool2d(tape: &Tape, x: &Var, pool: MaxPool2d) -> Result<Var> {
         gpu.groups(shape.vec4s().div_ceil(256)),
     );
     Ok(match taps {
-        Some(taps) => tape.output(y, &[x], || MaxPool2dBackward { pool, x: x.slot(), taps }),
+        Some(taps) => {
+            tape.output("max_pool2d", y, &[x], || MaxPool2dBackward { pool, x: x.slot(), taps })
+        }
         None => tape.constant(y),
     })
 }

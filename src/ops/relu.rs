@@ -39,7 +39,7 @@ pub fn relu(tape: &Tape, x: &Var) -> Result<Var> {
         gpu.groups(count.div_ceil(256)),
     );
     let (slot, kept) = (x.slot(), y.clone());
-    Ok(tape.output(y, &[x], || ReluBackward { x: slot, y: kept }))
+    Ok(tape.output("relu", y, &[x], || ReluBackward { x: slot, y: kept }))
 }
 
 struct ReluBackward {

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 /// How parameters follow their gradients, by PyTorch's definitions.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(tag = "name", rename_all = "lowercase")]
 pub enum Algorithm {
     /// `torch.optim.SGD`.
     Sgd {

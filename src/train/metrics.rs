@@ -70,12 +70,6 @@ impl Tally {
         }
     }
 
-    /// Mean loss and share of right answers up to now; NaN without images.
-    pub fn so_far(&self) -> (f64, f64) {
-        let images = self.images as f64;
-        (self.loss / images, self.top1 as f64 / images)
-    }
-
     /// What was counted; all NaN without images.
     pub fn metrics(&self) -> Metrics {
         let images = self.images as f64;

@@ -2,31 +2,20 @@
 
 pub mod config;
 pub mod console;
+mod interrupt;
 pub mod metrics;
-mod predictor;
+mod network;
+mod phase;
+mod run;
 pub mod run_dir;
+mod step;
+mod validate;
 
 pub use config::Config;
 pub use console::Console;
-pub use predictor::Predictor;
+pub use interrupt::Interrupt;
+pub use network::{Answer, Network};
+pub use run::run;
 pub use run_dir::RunDir;
-
-use crate::cli::interrupt::Interrupt;
-use crate::error::{Error, Result};
-use crate::gpu::Gpu;
-
-/// Trains as `config` says, into a folder of its own under the name `name`.
-///
-/// # Errors
-/// Whatever kept it from being done.
-pub fn run(
-    gpu: &Gpu,
-    config: Config,
-    name: &str,
-    console: &Console,
-    interrupt: &Interrupt,
-) -> Result<()> {
-    interrupt.check()?;
-    console.detail(format_args!("{name} on {}: {config:?}", gpu.report().name));
-    Err(Error::Usage("training is not part of this build".into()))
-}
+pub use step::{Done, Inputs, Pending, Pipeline, Stepper};
+pub use validate::{Judged, judge};

@@ -1,0 +1,228 @@
+//! The network a run starts from, and how it reads images.
+
+use std::path::Path;
+
+use super::Config;
+use super::console::Console;
+use crate::checkpoint::{Checkpoint, Dtype, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta};
+use crate::error::{Context, Error, Result};
+use crate::gpu::{Gpu, Slice};
+use crate::nn::{Arch, Mode, ResNet};
+use crate::ops::normalize;
+use crate::tensor::{Shape, Tensor};
+use crate::{Tape, Var};
+
+/// Side of the input where neither the options nor the weights say.
+const DEFAULT_IMAGE_SIZE: u32 = 224;
+
+/// A network on a device together with how images become its input and what its outputs mean.
+pub struct Network {
+    /// The layers.
+    pub net: ResNet,
+    /// What the outputs stand for.
+    pub classes: Vec<String>,
+    /// Side of the square input in pixels.
+    pub image_size: u32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl Network {
+    /// The network that `config` asks for, with an output for each of `classes`, and what became
+    /// of the weights; no report for random ones.
+    ///
+    /// # Errors
+    /// Those of finding, reading and fitting the weights, and [`Error::Checkpoint`] if they are not
+    /// finite.
+    pub fn start(
+        gpu: &Gpu,
+        config: &Config,
+        classes: &[String],
+        console: &Console,
+    ) -> Result<(Self, Option<LoadReport>)> {
+        let mut progress = console.download(&config.weights);
+        let path = config
+            .weights
+            .resolve(&mut progress)
+            .context(|| format!("finding the weights {}", config.weights))?;
+        let Some(path) = path else {
+            let arch = match config.arch {
+                Some(arch) => arch,
+                None => Arch::from_name("resnet18")?,
+            };
+            let network = Self {
+                net: ResNet::new(gpu, arch, classes.len(), config.seed)?,
+                classes: classes.to_vec(),
+                image_size: config.image_size.unwrap_or(DEFAULT_IMAGE_SIZE),
+                mean: IMAGENET_MEAN,
+                std: IMAGENET_STD,
+            };
+            return Ok((network, None));
+        };
+        let doing = || format!("loading the weights {}", path.display());
+        let checkpoint = read_finite(&path).context(doing)?;
+        let arch = config.arch.unwrap_or(checkpoint.arch);
+        let (tensors, report) = checkpoint.fit(&arch, classes, config.head).context(doing)?;
+        let net = ResNet::new(gpu, arch, classes.len(), config.seed)?;
+        net.load(gpu, &tensors).context(doing)?;
+        let network = Self {
+            net,
+            classes: classes.to_vec(),
+            image_size: config
+                .image_size
+                .or(checkpoint.meta.image_size)
+                .unwrap_or(DEFAULT_IMAGE_SIZE),
+            mean: checkpoint.meta.mean,
+            std: checkpoint.meta.std,
+        };
+        Ok((network, Some(report)))
+    }
+
+    /// The network in a checkpoint, to be evaluated.
+    ///
+    /// # Errors
+    /// Those of reading it; [`Error::Checkpoint`] if it has no classifier or is not finite.
+    pub fn load(gpu: &Gpu, path: &Path, image_size: Option<u32>) -> Result<Self> {
+        let doing = || format!("loading the weights {}", path.display());
+        let checkpoint = read_finite(path).context(doing)?;
+        let count = checkpoint
+            .num_classes()
+            .ok_or_else(|| Error::checkpoint(path, "it has no classifier (fc); fine-tune it first"))
+            .context(doing)?;
+        let net = ResNet::new(gpu, checkpoint.arch, count, 0)?;
+        let tensors =
+            checkpoint.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        net.load(gpu, &tensors).context(doing)?;
+        Ok(Self {
+            net,
+            classes: checkpoint
+                .meta
+                .classes
+                .unwrap_or_else(|| (0..count).map(|class| class.to_string()).collect()),
+            image_size: image_size.or(checkpoint.meta.image_size).unwrap_or(DEFAULT_IMAGE_SIZE),
+            mean: checkpoint.meta.mean,
+            std: checkpoint.meta.std,
+        })
+    }
+
+    /// Writes the network as a checkpoint. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device or the disk reported; nothing is left behind then.
+    pub fn save(&self, gpu: &Gpu, path: &Path, provenance: serde_json::Value) -> Result<()> {
+        let checkpoint = Checkpoint {
+            arch: self.net.arch(),
+            tensors: self.net.tensors(gpu)?,
+            meta: Meta {
+                classes: Some(self.classes.clone()),
+                image_size: Some(self.image_size),
+                mean: self.mean,
+                std: self.std,
+                provenance: Some(provenance),
+                extra: Default::default(),
+            },
+            dtype: Dtype::F32,
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+        };
+        checkpoint.write(path, Dtype::F32)
+    }
+
+    /// Leases memory for `pixels` ([n, size, size, 3] bytes) and uploads them.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn upload(&self, gpu: &Gpu, pixels: &[u8]) -> Result<Slice> {
+        let bytes = pixels.len().next_multiple_of(4);
+        let slice = gpu.lease(bytes as u64);
+        match bytes == pixels.len() {
+            true => gpu.upload(&slice, pixels)?,
+            false => {
+                let mut padded = pixels.to_vec();
+                padded.resize(bytes, 0);
+                gpu.upload(&slice, &padded)?;
+            }
+        }
+        Ok(slice)
+    }
+
+    /// The input of the network for `count` uploaded images.
+    ///
+    /// # Errors
+    /// Those of [`normalize`].
+    pub fn input(&self, tape: &Tape, pixels: &Slice, count: usize) -> Result<Var> {
+        let size = self.image_size as usize;
+        let shape = Shape::new(count, size, size, 3);
+        Ok(tape.constant(normalize(tape.gpu(), pixels, shape, self.mean, self.std)?))
+    }
+
+    /// Logits of `count` images given as bytes, in evaluation; they are on their way when this
+    /// returns.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn evaluate(&self, gpu: &Gpu, pixels: &[u8], count: usize) -> Result<Answer> {
+        let pixels = self.upload(gpu, pixels)?;
+        let tape = Tape::no_grad(gpu);
+        let input = self.input(&tape, &pixels, count)?;
+        let logits = self.net.forward(&tape, &input, Mode::EVAL)?;
+        Answer::new(gpu, logits.value())
+    }
+
+    /// The features of `count` images given as bytes, in evaluation; they are on their way when
+    /// this returns.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn features(&self, gpu: &Gpu, pixels: &[u8], count: usize) -> Result<Answer> {
+        let pixels = self.upload(gpu, pixels)?;
+        let tape = Tape::no_grad(gpu);
+        let input = self.input(&tape, &pixels, count)?;
+        let features = self.net.features(&tape, &input)?;
+        Answer::new(gpu, features.value())
+    }
+}
+
+/// Numbers on their way from the device.
+pub struct Answer {
+    tensor: Tensor,
+    download: crate::gpu::Download,
+}
+
+impl Answer {
+    /// Submits what is recorded, and the download of `tensor`.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
+        let download = gpu.download(tensor.memory());
+        gpu.submit()?;
+        Ok(Self { tensor: tensor.clone(), download })
+    }
+
+    /// Waits for the numbers.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn wait(self) -> Result<Vec<f32>> {
+        Ok(self.tensor.unpad(&self.download.wait_f32()?))
+    }
+}
+
+fn read_finite(path: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::read(path)?;
+    let broken = checkpoint.non_finite();
+    if broken.is_empty() {
+        return Ok(checkpoint);
+    }
+    let names: Vec<_> = broken.iter().take(5).map(ToString::to_string).collect();
+    let more = if broken.len() > 5 { ", …" } else { "" };
+    Err(Error::checkpoint(
+        path,
+        format!(
+            "NaN or infinite values in {}{more}: the training that wrote it diverged; take an \
+             earlier checkpoint",
+            names.join(", ")
+        ),
+    ))
+}

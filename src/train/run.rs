@@ -1,0 +1,538 @@
+//! A training run from the options to the files.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::config::Config;
+use super::console::Console;
+use super::interrupt::Interrupt;
+use super::metrics::{Epoch, Validation};
+use super::network::Network;
+use super::phase::{Batch, Features, Phase, Source};
+use super::run_dir::{Results, RunDir, Step, StepLog};
+use super::step::{Done, Inputs, Pending, Pipeline, Stepper};
+use super::validate::judge;
+use crate::data::{Dataset, Item, ScanOptions, Skipped};
+use crate::error::{Context, Error, Result};
+use crate::gpu::{AdapterReport, Gpu, Plan};
+use crate::nn::{BnPolicy, Mode, Stage};
+use crate::optim::schedule::Warmup;
+use crate::optim::{Optimizer, Settings};
+
+/// Start of a warm-up, as torchvision's reference training has it.
+const WARMUP_START: f64 = 0.01;
+
+/// Trains as `config` says, into a folder of its own under the name `name`.
+///
+/// # Errors
+/// Whatever kept it from being done; [`Error::Interrupted`] after the weights are saved.
+pub fn run(
+    gpu: &Gpu,
+    config: Config,
+    name: &str,
+    console: &Console,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let dataset = scan(&config, console)?;
+    let (network, report) = Network::start(gpu, &config, &dataset.classes, console)?;
+    console.line(format_args!(
+        "network: {} with {} classes, {} px",
+        network.net.arch(),
+        network.classes.len(),
+        network.image_size
+    ));
+    match &report {
+        Some(report) => console.line(format_args!("weights: {} ({report})", config.weights)),
+        None => console.line("weights: random"),
+    }
+    let bn = match config.bn {
+        BnPolicy::Train => "trained",
+        BnPolicy::Frozen => "frozen",
+    };
+    console.line(format_args!(
+        "batch norm: {bn} where layers are trained, frozen elsewhere; frozen layers: {}",
+        match config.freeze.train_from() {
+            Stage::Stem => "none".into(),
+            stage => format!("everything before {}", stage.name()),
+        }
+    ));
+    let phases = Phase::all(&config);
+    let folder = RunDir::create(config.output_dir.as_deref(), name)?;
+    folder.write_args(&Args::new(gpu, &config, &network, name))?;
+    let mut run = Run {
+        results: folder
+            .results(phases.iter().map(|phase| groups(phase, &config)).max().unwrap_or(1))?,
+        steps: folder.step_log()?,
+        gpu,
+        config: &config,
+        console,
+        interrupt,
+        network,
+        folder,
+        epochs: phases.iter().map(|phase| phase.epochs).sum(),
+        epoch: 0,
+        step: 0,
+        best: None,
+        unreadable: dataset.skipped.iter().map(|skipped| skipped.path.clone()).collect(),
+        started: Instant::now(),
+    };
+    let (train, val) = (Arc::from(dataset.train), Arc::from(dataset.val));
+    for phase in &phases {
+        if run.phase(phase, &train, &val)? == Ending::StepLimit {
+            break;
+        }
+    }
+    run.conclude(&val)
+}
+
+fn scan(config: &Config, console: &Console) -> Result<Dataset> {
+    let root = config.data.root()?;
+    let options = ScanOptions { val_fraction: config.val_fraction, seed: config.seed };
+    let dataset = Dataset::scan(&root, &options)
+        .context(|| format!("looking for images in {}", root.display()))?;
+    let counts = |items: &[Item]| {
+        let per_class = dataset.per_class(items);
+        let listed: Vec<_> = dataset
+            .classes
+            .iter()
+            .zip(per_class)
+            .take(12)
+            .map(|(class, count)| format!("{class} {count}"))
+            .collect();
+        let more = if dataset.classes.len() > 12 { ", …" } else { "" };
+        format!("{} ({}{more})", items.len(), listed.join(", "))
+    };
+    console.line(format_args!("data: {} classes in {}", dataset.classes.len(), root.display()));
+    console.line(format_args!("  train {}", counts(&dataset.train)));
+    console.line(format_args!("  val {}", counts(&dataset.val)));
+    warn_unreadable(console, &dataset.skipped);
+    if dataset.train.is_empty() {
+        return Err(Error::data(&root, "there is no image to train on"));
+    }
+    Ok(dataset)
+}
+
+fn warn_unreadable(console: &Console, skipped: &[Skipped]) {
+    for Skipped { path, reason } in skipped {
+        console.warning(format_args!("left out {}: {reason}", path.display()));
+    }
+}
+
+/// Learning rates that a phase has: one for each stage that learns at its own.
+fn groups(phase: &Phase, config: &Config) -> usize {
+    match config.lr_mult {
+        Some(_) => Stage::ALL.iter().filter(|&&stage| stage >= phase.train_from).count(),
+        None => 1,
+    }
+}
+
+/// What `args.json` holds: the options as resolved, and what ran them.
+#[derive(Serialize)]
+struct Args<'a> {
+    command: &'a str,
+    version: &'static str,
+    commit: &'static str,
+    host: Host,
+    adapter: &'a AdapterReport,
+    arch: String,
+    image_size: u32,
+    classes: &'a [String],
+    #[serde(flatten)]
+    config: &'a Config,
+}
+
+#[derive(Serialize)]
+struct Host {
+    os: &'static str,
+    cpu: &'static str,
+    threads: usize,
+}
+
+impl<'a> Args<'a> {
+    fn new(gpu: &'a Gpu, config: &'a Config, network: &'a Network, command: &'a str) -> Self {
+        Self {
+            command,
+            version: env!("CARGO_PKG_VERSION"),
+            commit: env!("WGRAD_COMMIT"),
+            host: Host {
+                os: std::env::consts::OS,
+                cpu: std::env::consts::ARCH,
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+            },
+            adapter: gpu.report(),
+            arch: network.net.arch().to_string(),
+            image_size: network.image_size,
+            classes: &network.classes,
+            config,
+        }
+    }
+}
+
+/// How a phase ended.
+#[derive(PartialEq)]
+enum Ending {
+    Epochs,
+    StepLimit,
+}
+
+/// A run on its way.
+struct Run<'a> {
+    gpu: &'a Gpu,
+    config: &'a Config,
+    console: &'a Console,
+    interrupt: &'a Interrupt,
+    network: Network,
+    folder: RunDir,
+    results: Results,
+    steps: StepLog,
+    /// Epochs in all.
+    epochs: u32,
+    /// Epochs done.
+    epoch: u32,
+    /// Steps begun.
+    step: u64,
+    /// The best validation so far, and the epoch (from 1) it came from.
+    best: Option<(Validation, u32)>,
+    /// Images found to be unreadable, each named once.
+    unreadable: BTreeSet<PathBuf>,
+    started: Instant,
+}
+
+impl Run<'_> {
+    fn phase(&mut self, phase: &Phase, train: &Arc<[Item]>, val: &Arc<[Item]>) -> Result<Ending> {
+        let (gpu, config, console) = (self.gpu, self.config, self.console);
+        let source = if phase.caches() {
+            self.cache(train, val)?
+        } else {
+            Source::Images { train: train.clone(), val: val.clone() }
+        };
+        self.network.net.parameters_mut().require_gradients(gpu);
+        let settings = Settings {
+            algorithm: config.optimizer,
+            weight_decay: config.weight_decay,
+            norm_weight_decay: config.norm_weight_decay,
+            clip_grad_norm: config.clip_grad_norm,
+            l2_sp: config.l2_sp,
+        };
+        let (first, factor) = (phase.train_from, config.lr_mult.unwrap_or(1.0));
+        let rate = |stage: Stage| rate_of(stage, first, factor);
+        let mut optimizer =
+            Optimizer::new(gpu, self.network.net.parameters(), settings, first, rate)?;
+        let mode = Mode::train_from(first, config.bn);
+        let smallest = self.smallest_batch(mode);
+        let (_, steps) = source.epoch(config, &self.network, self.epoch, smallest)?;
+        if steps == 0 {
+            return Err(Error::Usage(format!(
+                "{} images make no batch of {}; lower --batch-size, or leave --drop-last out",
+                source.train_images(),
+                config.batch_size
+            )));
+        }
+        let total = steps as u64 * u64::from(phase.epochs);
+        let warmup =
+            Warmup { steps: u64::from(phase.warmup_epochs) * steps as u64, start: WARMUP_START };
+        let schedule = config.lr_scheduler.in_steps(steps as u64);
+        console.line(format_args!(
+            "training {} for {} of {} epochs, {steps} steps each",
+            phase.name, phase.epochs, self.epochs
+        ));
+
+        // The network is borrowed by the steps, and saved between epochs; both only read it.
+        let network = &self.network;
+        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing)?;
+        if !phase.caches() {
+            let batch = config.batch_size.min(source.train_images());
+            let plan = stepper.plan(&optimizer, batch)?;
+            tell_plan(console, &plan, stepper.micro_batch(), batch, config.bn);
+            gpu.prepare(&plan)?;
+        }
+        let mut ending = Ending::Epochs;
+        let first_step = self.step;
+        for _ in 0..phase.epochs {
+            let (batches, _) = source.epoch(config, network, self.epoch, smallest)?;
+            let bar = console.epoch_bar(
+                format_args!("epoch {}/{}", self.epoch + 1, self.epochs),
+                source.train_images(),
+            );
+            let mut pipeline = Pipeline::new();
+            let mut totals = Totals::default();
+            let epoch_started = Instant::now();
+            let mut latest = None;
+            for batch in batches {
+                let batch = batch?;
+                report_unreadable(console, &mut self.unreadable, &batch.failed);
+                if batch.labels.len() < smallest {
+                    continue;
+                }
+                let factor = warmup.factor(schedule, self.step - first_step, total);
+                let learning_rate = phase.learning_rate * factor;
+                let downloads =
+                    stepper.step(&mut optimizer, learning_rate, batch.inputs(), &batch.labels)?;
+                let images = batch.labels.len();
+                let pending = Pending { step: self.step, images, learning_rate, downloads };
+                latest = Some(batch);
+                self.step += 1;
+                if let Some(done) = pipeline.push(pending)? {
+                    self.steps.append(&totals.add(&done, self.epoch, &optimizer).line())?;
+                    bar.advance(done.images, totals.loss(), totals.top1());
+                    finite(&done, &stepper, latest.as_ref())?;
+                }
+                let limit = self.config.max_steps.is_some_and(|limit| self.step >= limit);
+                if limit {
+                    ending = Ending::StepLimit;
+                }
+                if limit || self.interrupt.is_set() {
+                    break;
+                }
+            }
+            while let Some(done) = pipeline.pop()? {
+                self.steps.append(&totals.add(&done, self.epoch, &optimizer).line())?;
+                bar.advance(done.images, totals.loss(), totals.top1());
+                finite(&done, &stepper, latest.as_ref())?;
+            }
+            drop(bar);
+            let seconds = epoch_started.elapsed().as_secs_f64();
+            let provenance = provenance(config, self.epoch + 1);
+            network.save(gpu, &self.folder.last(), provenance.clone())?;
+            self.interrupt.check()?;
+            let judged = source.validate(gpu, network, config, self.interrupt)?;
+            self.epoch += 1;
+            if let Some(judged) = &judged {
+                report_unreadable(console, &mut self.unreadable, &judged.failed);
+            }
+            let val = judged.map(|judged| Validation::from(&judged.metrics));
+            let epoch = Epoch {
+                epoch: self.epoch,
+                epochs: self.epochs,
+                seconds: self.started.elapsed().as_secs_f64(),
+                train_loss: totals.loss(),
+                train_top1: totals.top1(),
+                val,
+                lr: optimizer.rates(totals.learning_rate),
+                images_per_second: totals.images as f64 / seconds,
+            };
+            self.results.append(&epoch)?;
+            console.epoch(&epoch);
+            let better = match (&self.best, val) {
+                (_, None) | (None, _) => true,
+                (Some((best, _)), Some(val)) => (val.top1, -val.loss) > (best.top1, -best.loss),
+            };
+            if better {
+                network.save(gpu, &self.folder.best(), provenance)?;
+                self.best = val.map(|val| (val, self.epoch));
+            }
+            if ending == Ending::StepLimit {
+                break;
+            }
+        }
+        Ok(ending)
+    }
+
+    /// Computes the features of all images once.
+    fn cache(&mut self, train: &Arc<[Item]>, val: &Arc<[Item]>) -> Result<Source> {
+        let started = Instant::now();
+        let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
+            let (features, failed) =
+                Features::compute(self.gpu, &self.network, items, self.config, self.interrupt)?;
+            report_unreadable(self.console, &mut self.unreadable, &failed);
+            Ok(features)
+        };
+        let source = Source::Features { train: compute(train)?, val: compute(val)? };
+        self.console.line(format_args!(
+            "features of {} images computed once, in {:.1} s",
+            train.len() + val.len(),
+            started.elapsed().as_secs_f64()
+        ));
+        Ok(source)
+    }
+
+    /// Images a batch must have for batch norm to see two values a channel.
+    fn smallest_batch(&self, mode: Mode) -> usize {
+        let last_side = self.network.image_size.div_ceil(32);
+        match mode.train_from {
+            Some(stage) if stage < Stage::Head && mode.bn == BnPolicy::Train && last_side == 1 => 2,
+            _ => 1,
+        }
+    }
+
+    /// Judges the best weights again, from their file, and says where everything is.
+    fn conclude(self, val: &Arc<[Item]>) -> Result<()> {
+        let Self { gpu, config, console, folder, best, interrupt, .. } = self;
+        if let Some((_, epoch)) = best {
+            let network = Network::load(gpu, &folder.best(), None)
+                .context(|| "reading the best weights back")?;
+            let batch = config.batch_size;
+            let metrics = judge(gpu, &network, val, batch, config.workers, interrupt)?.metrics;
+            console.line(format_args!(
+                "best: epoch {epoch}, val Acc@1 {:.1}  Acc@5 {:.1}  loss {:.3} from the written file",
+                100.0 * metrics.top1,
+                100.0 * metrics.top5,
+                metrics.loss
+            ));
+            let name = |class: usize| &network.classes[class];
+            let confused: Vec<_> = metrics
+                .most_confused(3)
+                .iter()
+                .map(|c| {
+                    format!("{} taken for {} ({})", name(c.actual), name(c.predicted), c.images)
+                })
+                .collect();
+            if !confused.is_empty() {
+                console.line(format_args!("most confused: {}", confused.join(", ")));
+            }
+            console.event(&json!({
+                "event": "end",
+                "best_epoch": epoch,
+                "top1": metrics.top1,
+                "top5": metrics.top5,
+                "loss": metrics.loss,
+                "output_dir": folder.path(),
+            }));
+        }
+        console.line(format_args!(
+            "device memory {:.0} MB; everything is in {}",
+            gpu.allocated_bytes() as f64 / 1e6,
+            folder.path().display()
+        ));
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn inputs(&self) -> Inputs<'_> {
+        match self.pixels.is_empty() {
+            true => Inputs::Features(&self.features),
+            false => Inputs::Pixels(&self.pixels),
+        }
+    }
+}
+
+/// What a stage's learning rate is multiplied by: 1/`factor` at the first stage trained, 1 at the
+/// head, geometrically between.
+fn rate_of(stage: Stage, first: Stage, factor: f64) -> f64 {
+    let (depth, stages) = (Stage::Head as i32 - stage as i32, Stage::Head as i32 - first as i32);
+    match stages {
+        0 => 1.0,
+        _ => factor.powf(-f64::from(depth) / f64::from(stages)),
+    }
+}
+
+fn provenance(config: &Config, epoch: u32) -> serde_json::Value {
+    json!({
+        "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
+        "weights": config.weights.to_string(),
+        "data": config.data.to_string(),
+        "epoch": epoch,
+        "seed": config.seed,
+    })
+}
+
+fn tell_plan(console: &Console, plan: &Plan, micro_batch: usize, batch: usize, bn: BnPolicy) {
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    console.line(format_args!(
+        "memory: {:.0} MB on the device; the largest tensor takes {:.1} of the {:.0} MB that can be \
+         bound; {} kernels a step",
+        mb(plan.peak_bytes),
+        mb(plan.largest_bytes),
+        mb(plan.binding_limit),
+        plan.dispatches
+    ));
+    if micro_batch < batch {
+        let statistics = match bn {
+            BnPolicy::Train => ", and batch norm sees each part by itself",
+            BnPolicy::Frozen => "",
+        };
+        console.warning(format_args!(
+            "a batch of {batch} does not fit and is done {micro_batch} at a time; gradients add up\
+             {statistics}"
+        ));
+    }
+}
+
+fn report_unreadable(console: &Console, known: &mut BTreeSet<PathBuf>, failed: &[Skipped]) {
+    let new: Vec<_> =
+        failed.iter().filter(|skipped| known.insert(skipped.path.clone())).cloned().collect();
+    warn_unreadable(console, &new);
+}
+
+/// An error if the loss of a step is not finite, saying what went wrong first.
+fn finite(done: &Done, stepper: &Stepper<'_>, batch: Option<&Batch>) -> Result<()> {
+    if done.loss.is_finite() {
+        return Ok(());
+    }
+    let first = match batch {
+        Some(batch) => stepper.first_non_finite(batch.inputs(), batch.labels.len())?,
+        None => None,
+    };
+    Err(Error::Diverged(format!(
+        "the loss is {} at step {} (learning rate {}); the first value that is not finite is in {}; \
+         try a lower --lr or --clip-grad-norm 1",
+        done.loss,
+        done.step,
+        done.learning_rate,
+        first.as_deref().unwrap_or("the loss itself")
+    )))
+}
+
+/// What an epoch has seen so far.
+#[derive(Default)]
+struct Totals {
+    images: usize,
+    loss: f64,
+    right: f64,
+    learning_rate: f64,
+}
+
+/// A line of `steps.jsonl` with the rates it borrows.
+struct Line {
+    rates: Vec<f64>,
+    step: u64,
+    epoch: u32,
+    loss: f64,
+    images: usize,
+    seconds: f64,
+}
+
+impl Line {
+    fn line(&self) -> Step<'_> {
+        let Self { rates, step, epoch, loss, images, seconds } = self;
+        Step {
+            step: *step,
+            epoch: *epoch,
+            loss: *loss,
+            lr: rates,
+            images: *images,
+            seconds: *seconds,
+        }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, done: &Done, epoch: u32, optimizer: &Optimizer) -> Line {
+        self.images += done.images;
+        self.loss += done.loss * done.images as f64;
+        self.right += done.right;
+        self.learning_rate = done.learning_rate;
+        Line {
+            rates: optimizer.rates(done.learning_rate),
+            step: done.step,
+            epoch,
+            loss: done.loss,
+            images: done.images,
+            seconds: done.seconds,
+        }
+    }
+
+    fn loss(&self) -> f64 {
+        self.loss / self.images as f64
+    }
+
+    fn top1(&self) -> f64 {
+        self.right / self.images as f64
+    }
+}

@@ -1,0 +1,261 @@
+//! One training step: forward, loss, backward, update, recorded as one submission.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::network::Network;
+use crate::Tape;
+use crate::error::{Error, Result};
+use crate::gpu::{Download, Gpu, Plan};
+use crate::nn::Mode;
+use crate::ops::{CrossEntropy, cross_entropy, labels};
+use crate::optim::Optimizer;
+use crate::tensor::{Shape, Tensor};
+
+/// Steps the host may be ahead of the device.
+const IN_FLIGHT: usize = 2;
+
+/// What a step learns from.
+#[derive(Clone, Copy)]
+pub enum Inputs<'a> {
+    /// Images, `[n, size, size, 3]` bytes.
+    Pixels(&'a [u8]),
+    /// What the frozen backbone made of the images, n × features.
+    Features(&'a [f32]),
+}
+
+/// How the steps of a phase are done.
+pub struct Stepper<'a> {
+    gpu: &'a Gpu,
+    network: &'a Network,
+    /// What is trained, and how batch norm behaves.
+    mode: Mode,
+    label_smoothing: f32,
+    /// Images that go through the network at a time; a larger batch is done in several parts whose
+    /// gradients add up.
+    micro_batch: usize,
+    /// The gradient of the loss by itself.
+    one: Tensor,
+}
+
+impl<'a> Stepper<'a> {
+    /// Steps of whole batches.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn new(
+        gpu: &'a Gpu,
+        network: &'a Network,
+        mode: Mode,
+        label_smoothing: f64,
+    ) -> Result<Self> {
+        let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
+        let label_smoothing = label_smoothing as f32;
+        Ok(Self { gpu, network, mode, label_smoothing, micro_batch: usize::MAX, one })
+    }
+
+    /// Images that go through the network at a time, at most.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch
+    }
+
+    /// Records a step and submits it. Returns what the loss will be read from.
+    ///
+    /// # Errors
+    /// Those of the operations, and what the device reported.
+    pub fn step(
+        &self,
+        optimizer: &mut Optimizer,
+        learning_rate: f64,
+        inputs: Inputs<'_>,
+        classes: &[u32],
+    ) -> Result<Vec<Download>> {
+        optimizer.begin_step(self.gpu, learning_rate)?;
+        let losses = self.record(optimizer, inputs, classes)?;
+        for _ in &losses {
+            self.network.net.count_batch(self.mode);
+        }
+        self.gpu.submit()?;
+        Ok(losses)
+    }
+
+    /// Splits batches of `batch` images into the largest parts whose tensors the adapter can bind.
+    /// Returns what a step takes.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if not even one image fits.
+    pub fn plan(&mut self, optimizer: &Optimizer, batch: usize) -> Result<Plan> {
+        let size = self.network.image_size as usize;
+        let pixels = vec![0; batch * size * size * 3];
+        let classes = vec![0; batch];
+        self.micro_batch = batch;
+        loop {
+            let inputs = Inputs::Pixels(&pixels);
+            let plan = self.gpu.plan(|| self.record(optimizer, inputs, &classes).map(|_| ()))?;
+            if plan.fits() {
+                return Ok(plan);
+            }
+            if self.micro_batch == 1 {
+                return Err(Error::Gpu(format!(
+                    "one image of {size} pixels needs a tensor of {} MB, the adapter binds {} MB; \
+                     lower --image-size",
+                    plan.largest_bytes >> 20,
+                    plan.binding_limit >> 20
+                )));
+            }
+            self.micro_batch = self.micro_batch.div_ceil(2);
+        }
+    }
+
+    fn record(
+        &self,
+        optimizer: &Optimizer,
+        inputs: Inputs<'_>,
+        classes: &[u32],
+    ) -> Result<Vec<Download>> {
+        let mut losses = Vec::new();
+        let divisor = classes.len() as f32;
+        let mut start = 0;
+        for classes in classes.chunks(self.micro_batch.min(classes.len())) {
+            let mode = Mode { accumulate: start > 0, ..self.mode };
+            losses.push(self.gradients(inputs, start, classes, mode, divisor)?);
+            start += classes.len();
+        }
+        optimizer.step(self.gpu)?;
+        Ok(losses)
+    }
+
+    /// Records the gradients of the part of a batch that begins with image `start`.
+    fn gradients(
+        &self,
+        inputs: Inputs<'_>,
+        start: usize,
+        classes: &[u32],
+        mode: Mode,
+        divisor: f32,
+    ) -> Result<Download> {
+        let (gpu, network) = (self.gpu, self.network);
+        let targets = labels(gpu, classes)?;
+        let tape = Tape::new(gpu);
+        let end = start + classes.len();
+        let logits = match inputs {
+            Inputs::Pixels(pixels) => {
+                let size = (network.image_size as usize).pow(2) * 3;
+                let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
+                let images = network.input(&tape, &pixels, classes.len())?;
+                network.net.forward(&tape, &images, mode)?
+            }
+            Inputs::Features(features) => {
+                let size = network.net.arch().features();
+                let shape = Shape::matrix(classes.len(), size);
+                let features = Tensor::from_host(gpu, shape, &features[start * size..end * size])?;
+                network.net.classify(&tape, &tape.constant(features), mode)?
+            }
+        };
+        let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
+        let output = cross_entropy(&tape, &logits, &targets, options)?;
+        let download = gpu.download(output.stats.memory());
+        tape.backward(&output.loss, self.one.clone())?;
+        Ok(download)
+    }
+
+    /// Which parameter, or which operation on `inputs`, first holds a value that is not finite, in
+    /// the network as it is now.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn first_non_finite(&self, inputs: Inputs<'_>, count: usize) -> Result<Option<String>> {
+        let (gpu, network) = (self.gpu, self.network);
+        let parameters = network.net.parameters();
+        let values = parameters.download(gpu, parameters.values())?;
+        for (parameter, values) in parameters.list().iter().zip(values) {
+            if values.iter().any(|value| !value.is_finite()) {
+                return Ok(Some(format!("the parameter {}", parameter.name)));
+            }
+        }
+        let tape = Tape::watching(gpu);
+        match inputs {
+            Inputs::Pixels(pixels) => {
+                let pixels = network.upload(gpu, pixels)?;
+                let images = network.input(&tape, &pixels, count)?;
+                network.net.forward(&tape, &images, self.mode)?;
+            }
+            Inputs::Features(features) => {
+                let shape = Shape::matrix(count, network.net.arch().features());
+                let features = tape.constant(Tensor::from_host(gpu, shape, features)?);
+                network.net.classify(&tape, &features, self.mode)?;
+            }
+        }
+        Ok(tape.first_non_finite())
+    }
+}
+
+/// A step whose loss has been asked for.
+pub struct Pending {
+    /// Number of the step in the run, from 0.
+    pub step: u64,
+    /// Images in the batch.
+    pub images: usize,
+    /// The schedule's learning rate.
+    pub learning_rate: f64,
+    /// The loss's parts.
+    pub downloads: Vec<Download>,
+}
+
+/// A step that the device has done.
+pub struct Done {
+    /// Number of the step in the run, from 0.
+    pub step: u64,
+    /// Images in the batch.
+    pub images: usize,
+    /// The schedule's learning rate.
+    pub learning_rate: f64,
+    /// Mean loss of the batch, before the update.
+    pub loss: f64,
+    /// Images whose label had the largest logit.
+    pub right: f64,
+    /// Since the step before was done.
+    pub seconds: f64,
+}
+
+/// Steps on their way, so that the host prepares the next while the device works.
+pub struct Pipeline {
+    pending: VecDeque<Pending>,
+    last: Instant,
+}
+
+impl Pipeline {
+    /// Nothing on its way.
+    pub fn new() -> Self {
+        Self { pending: VecDeque::new(), last: Instant::now() }
+    }
+
+    /// Adds a step; waits for an earlier one if too many are on their way.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn push(&mut self, pending: Pending) -> Result<Option<Done>> {
+        self.pending.push_back(pending);
+        if self.pending.len() > IN_FLIGHT { self.pop() } else { Ok(None) }
+    }
+
+    /// Waits for the earliest step; none if all are done.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn pop(&mut self) -> Result<Option<Done>> {
+        let Some(Pending { step, images, learning_rate, downloads }) = self.pending.pop_front()
+        else {
+            return Ok(None);
+        };
+        let (mut loss, mut right) = (0.0, 0.0);
+        for download in downloads {
+            let stats = download.wait_f32()?;
+            loss += f64::from(stats[0]);
+            right += f64::from(stats[1]);
+        }
+        let seconds = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        Ok(Some(Done { step, images, learning_rate, loss, right, seconds }))
+    }
+}
