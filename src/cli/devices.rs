@@ -38,7 +38,7 @@ impl Devices {
         });
         for listed in listed {
             match console.is_json() {
-                true => console.answer(serde_json::json!(listed))?,
+                true => console.answer_json(&listed)?,
                 false => print(&console, &listed)?,
             }
         }

@@ -24,7 +24,7 @@ impl Inspect {
         let found = describe(&self.file).context(|| "reading the checkpoint")?;
         let console = Console::new(false, false, self.json);
         match self.json {
-            true => console.answer(serde_json::json!(found)),
+            true => console.answer_json(&found),
             false => console.answer(found),
         }
     }

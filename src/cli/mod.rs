@@ -1,8 +1,10 @@
 //! The command line: one file a command, each options → configuration → call.
 
 mod devices;
+mod evaluate;
 mod inspect;
 pub mod interrupt;
+mod predict;
 mod shared;
 mod train;
 mod values;
@@ -25,6 +27,8 @@ pub struct Cli {
 enum Command {
     Finetune(train::Finetune),
     Pretrain(train::Pretrain),
+    Evaluate(evaluate::Evaluate),
+    Predict(predict::Predict),
     Devices(devices::Devices),
     Inspect(inspect::Inspect),
 }
@@ -38,6 +42,8 @@ impl Cli {
         match self.command {
             Command::Finetune(command) => command.run(),
             Command::Pretrain(command) => command.run(),
+            Command::Evaluate(command) => command.run(),
+            Command::Predict(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
         }

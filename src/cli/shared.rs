@@ -1,10 +1,16 @@
 //! Options that several commands have.
 
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
 use clap::{Args, ValueEnum};
 
-use crate::error::Result;
+use crate::checkpoint::Source;
+use crate::error::{Error, Result};
 use crate::gpu::{AdapterChoice, AdapterClass, Gpu, GpuOptions};
-use crate::train::Console;
+use crate::train::config::check_image_size;
+use crate::train::run_dir::newest_best;
+use crate::train::{Console, Network};
 
 /// Which adapter.
 #[derive(Args, Clone, Debug)]
@@ -106,5 +112,82 @@ impl OutputOptions {
     /// The console that was asked for.
     pub fn console(&self) -> Console {
         Console::new(self.quiet, self.verbose, self.json)
+    }
+}
+
+/// Which trained network.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Network")]
+pub struct ModelOptions {
+    /// The checkpoint [default: the newest runs/*/weights/best.safetensors]
+    #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
+    weights: Option<Source>,
+
+    /// Side of the square input in pixels [default: the checkpoint's own, else 224]
+    #[arg(long, value_name = "N")]
+    image_size: Option<u32>,
+
+    /// Images at a time
+    #[arg(short, long, value_name = "N", default_value = "32")]
+    batch_size: NonZero<usize>,
+}
+
+impl ModelOptions {
+    /// Finds and loads the network, and says which it is.
+    pub fn load(&self, gpu: &Gpu, console: &Console) -> Result<Network> {
+        self.image_size.map_or(Ok(()), check_image_size)?;
+        let path = self.path(console)?;
+        let network = Network::load(gpu, &path, self.image_size)?;
+        console.note(format_args!(
+            "network: {}, {} classes, {} px, from {}",
+            network.net.arch(),
+            network.classes.len(),
+            network.image_size,
+            path.display()
+        ));
+        Ok(network)
+    }
+
+    fn path(&self, console: &Console) -> Result<PathBuf> {
+        let Some(source) = &self.weights else { return newest_best() };
+        source.resolve(&mut console.download(source))?.ok_or_else(|| {
+            Error::Usage("--weights none: there is nothing to ask; name a checkpoint".into())
+        })
+    }
+
+    /// Images at a time.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size.get()
+    }
+}
+
+/// Images that were told about and left out.
+pub struct Skips<'a> {
+    console: &'a Console,
+    first: Option<PathBuf>,
+    count: usize,
+}
+
+impl<'a> Skips<'a> {
+    /// None yet.
+    pub fn new(console: &'a Console) -> Self {
+        Self { console, first: None, count: 0 }
+    }
+
+    /// Tells of an image that is left out because of `error`.
+    pub fn add(&mut self, path: &Path, error: &Error) {
+        self.console.warning(format_args!("{error}; skipped"));
+        self.first.get_or_insert_with(|| path.to_owned());
+        self.count += 1;
+    }
+
+    /// Fails if there were any, now that all others are answered.
+    pub fn into_result(self) -> Result<()> {
+        let Some(path) = self.first else { return Ok(()) };
+        let what = match self.count {
+            1 => "could not be read and was skipped".to_owned(),
+            count => format!("could not be read and was skipped, and so were {} more", count - 1),
+        };
+        Err(Error::data(path, what))
     }
 }

@@ -279,7 +279,8 @@ impl RateOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Regularisation")]
 struct RegularisationOptions {
-    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights
+    /// Weight X of the penalty ½X·‖θ−θ₀‖² to the starting weights; batch norm and classifier are free
+    /// of it
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     l2_sp: f64,
 

@@ -62,7 +62,7 @@ pub struct Config {
     pub weight_decay: f64,
     /// Weight decay of batch norm's weights and biases.
     pub norm_weight_decay: f64,
-    /// Weight of the penalty ½·‖θ−θ₀‖² to the starting weights; 0 for none.
+    /// Weight λ of the penalty ½λ‖θ−θ₀‖² to the backbone's starting weights; 0 for none.
     pub l2_sp: f64,
     /// Share of the target spread over all classes.
     pub label_smoothing: f64,
@@ -84,6 +84,7 @@ pub struct Config {
     /// Threads that load images; 0 for one a core.
     pub workers: usize,
     /// Where to write; none for the next free name under `runs/`.
+    #[serde(serialize_with = "lossy")]
     pub output_dir: Option<PathBuf>,
 }
 
@@ -105,12 +106,7 @@ impl Config {
             return wrong("--max-steps 0 leaves nothing to train; leave it out to run every epoch");
         }
         if let Some(size) = self.image_size {
-            if !(MIN_IMAGE_SIZE..=MAX_IMAGE_SIZE).contains(&size) {
-                return wrong(format!(
-                    "--image-size {size}: a ResNet needs {MIN_IMAGE_SIZE} pixels at least, and \
-                     {MAX_IMAGE_SIZE} is the most"
-                ));
-            }
+            check_image_size(size)?;
         }
         share("--val-fraction", self.val_fraction)?;
         share("--label-smoothing", self.label_smoothing)?;
@@ -134,6 +130,20 @@ impl Config {
         self.optimizer.check()?;
         self.lr_scheduler.check(self.lr_warmup_epochs)
     }
+}
+
+/// Checks the side of a network's input in pixels.
+///
+/// # Errors
+/// [`Error::Usage`] with the sizes that are possible.
+pub fn check_image_size(size: u32) -> Result<()> {
+    if (MIN_IMAGE_SIZE..=MAX_IMAGE_SIZE).contains(&size) {
+        return Ok(());
+    }
+    wrong(format!(
+        "--image-size {size}: it must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, because a \
+         ResNet halves it five times"
+    ))
 }
 
 /// Where the images come from.
@@ -319,7 +329,41 @@ fn display_some<S: Serializer>(
     value.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
+/// Serialises a path whose name may be no Unicode.
+fn lossy<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
+}
+
 /// Serialises as what the option takes.
 fn option_value<S: Serializer>(value: &impl ValueEnum, serializer: S) -> Result<S::Ok, S::Error> {
     value.to_possible_value().map(|value| value.get_name().to_owned()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freezing_leaves_what_comes_after() {
+        let first = |freeze: Freeze| freeze.train_from();
+        assert_eq!(first(Freeze::None), Stage::Stem);
+        assert_eq!(first(Freeze::Layer2), Stage::Layer3);
+        assert_eq!(first(Freeze::Backbone), Stage::Head);
+        let frozen = Freeze::value_variants();
+        assert!(frozen.is_sorted_by_key(|&freeze| first(freeze)), "each freezes more");
+    }
+
+    #[test]
+    fn schedules_count_epochs_outside_and_steps_inside() {
+        let step = LrScheduler::Step { size: 2, gamma: 0.1 };
+        assert_eq!(step.in_steps(30), Schedule::Step { size: 60, gamma: 0.1 });
+        assert_eq!(LrScheduler::Cosine.in_steps(30), Schedule::Cosine);
+    }
+
+    #[test]
+    fn a_folder_can_be_called_demo() {
+        let parse = |text: &str| text.parse::<DataSource>().unwrap();
+        assert_eq!(parse("demo"), DataSource::Demo);
+        assert_eq!(parse("./demo"), DataSource::Folder("./demo".into()));
+    }
 }

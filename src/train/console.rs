@@ -69,8 +69,10 @@ impl Console {
 
     /// An object for programs; nothing unless they asked.
     pub fn event(&self, event: &impl Serialize) {
-        if self.json {
-            writeln!(io::stdout(), "{}", serde_json::json!(event)).unwrap_or_default();
+        if self.json
+            && let Ok(event) = serde_json::to_string(event)
+        {
+            writeln!(io::stdout(), "{event}").unwrap_or_default();
         }
     }
 
@@ -82,6 +84,15 @@ impl Console {
         self.bars
             .suspend(|| writeln!(io::stdout(), "{answer}"))
             .map_err(Error::io("standard output"))
+    }
+
+    /// [`Console::answer`] with an object.
+    ///
+    /// # Errors
+    /// Those of [`Console::answer`], and [`Error::Io`] for a path in it that is no Unicode.
+    pub fn answer_json(&self, answer: &impl Serialize) -> Result<()> {
+        let text = serde_json::to_string(answer).map_err(io::Error::from);
+        self.answer(text.map_err(Error::io("standard output"))?)
     }
 
     /// A bar for an epoch of `images` images; it goes when dropped.

@@ -162,7 +162,8 @@ impl StepLog {
     /// # Errors
     /// [`Error::Io`] with the path.
     pub fn append(&mut self, step: &Step) -> Result<()> {
-        self.0.line(&serde_json::json!(step).to_string())
+        let line = serde_json::to_string(step).map_err(std::io::Error::from);
+        self.0.line(&line.map_err(Error::io(&self.0.path))?)
     }
 }
 
