@@ -13,6 +13,10 @@ override COLS: u32 = 2u;
 override BIAS: u32 = 0u;
 // Whether to write mean and Σ(y − mean)² of every ROWS rows for batch norm.
 override STATS: u32 = 0u;
+// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
+override AFFINE: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+override RELU: u32 = 0u;
 
 struct Params {
   n: u32, h: u32, w: u32, ci4: u32,
@@ -29,6 +33,12 @@ struct Params {
 //#end
 //#if STATS
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
+//#end
+//#if AFFINE
+@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
+//#end
+//#if RESIDUAL
+@group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
 //#end
 
 @compute @workgroup_size(64)
@@ -99,11 +109,27 @@ fn main(
     //#if BIAS
     let bias_${c} = bias[column_${c}];
     //#end
+    //#if AFFINE
+    let scale_${c} = coefficients[column_${c}];
+    let shift_${c} = coefficients[p.co4 + column_${c}];
+    //#end
     //#for i in 0..ROWS
     //#if BIAS
     acc_${i}_${c} += bias_${c};
     //#end
-    if m0 + ${i}u < rows { y[(m0 + ${i}u) * p.co4 + column_${c}] = acc_${i}_${c}; }
+    if m0 + ${i}u < rows {
+      let at = (m0 + ${i}u) * p.co4 + column_${c};
+      //#if AFFINE
+      acc_${i}_${c} = scale_${c} * acc_${i}_${c} + shift_${c};
+      //#end
+      //#if RESIDUAL
+      acc_${i}_${c} += residual[at];
+      //#end
+      //#if RELU
+      acc_${i}_${c} = select(acc_${i}_${c}, vec4<f32>(), acc_${i}_${c} < vec4<f32>());
+      //#end
+      y[at] = acc_${i}_${c};
+    }
     //#end
     //#if STATS
     var sum = vec4<f32>();

@@ -11,6 +11,10 @@ override BN: u32 = 64u;  // 64 or 128
 override BIAS: u32 = 0u;
 // Whether to write mean and Σ(y − mean)² of every BM rows for batch norm.
 override STATS: u32 = 0u;
+// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
+override AFFINE: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+override RELU: u32 = 0u;
 
 struct Params {
   n: u32, h: u32, w: u32, ci4: u32,
@@ -27,6 +31,12 @@ struct Params {
 //#end
 //#if STATS
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
+//#end
+//#if AFFINE
+@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
+//#end
+//#if RESIDUAL
+@group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
 //#end
 
 var<workgroup> a_tile: array<vec4<f32>, ${BM * 4}>;  // [row][group of 4 channels]
@@ -115,11 +125,27 @@ fn main(
     //#if BIAS
     let b = bias[min(column, p.co4 - 1u)];
     //#end
+    //#if AFFINE
+    let scale = coefficients[min(column, p.co4 - 1u)];
+    let shift = coefficients[p.co4 + min(column, p.co4 - 1u)];
+    //#end
     //#for i in 0..BM / 16
     //#if BIAS
     acc_${i}_${j} += b;
     //#end
-    if live && m0 + ${i * 16}u < rows { y[(m0 + ${i * 16}u) * p.co4 + column] = acc_${i}_${j}; }
+    if live && m0 + ${i * 16}u < rows {
+      let at = (m0 + ${i * 16}u) * p.co4 + column;
+      //#if AFFINE
+      acc_${i}_${j} = scale * acc_${i}_${j} + shift;
+      //#end
+      //#if RESIDUAL
+      acc_${i}_${j} += residual[at];
+      //#end
+      //#if RELU
+      acc_${i}_${j} = select(acc_${i}_${j}, vec4<f32>(), acc_${i}_${j} < vec4<f32>());
+      //#end
+      y[at] = acc_${i}_${j};
+    }
     //#end
     //#if STATS
     // Rows past the end hold zeros, and must not count.

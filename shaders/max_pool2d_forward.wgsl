@@ -3,6 +3,8 @@
 // wins, and a NaN beats every number. Reference: `reference` in src/ops/max_pool2d.rs.
 
 override KEEP_TAPS: u32 = 1u;  // 0 where nothing will be differentiated
+// Whether the window is taken of max(scale·x + shift, 0), a batch norm and a ReLU.
+override NORM: u32 = 0u;
 
 struct Params {
   n: u32, h: u32, w: u32, c4: u32,
@@ -15,6 +17,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 //#if KEEP_TAPS == 1
 @group(0) @binding(3) var<storage, read_write> taps: array<u32>;
+//#end
+//#if NORM
+@group(0) @binding(${3 + KEEP_TAPS}) var<storage, read> coefficients: array<vec4<f32>>;
 //#end
 
 @compute @workgroup_size(256)
@@ -35,13 +40,21 @@ fn main(
   let bottom = min(top + p.kernel_h, p.padding_h + p.h);
   let right = min(left + p.kernel_w, p.padding_w + p.w);
 
+  //#if NORM
+  let scale = coefficients[c];
+  let shift = coefficients[p.c4 + c];
+  //#end
   var best = vec4<f32>(p.lowest);
   var best_tap = vec4<u32>((top_inside - top) * p.kernel_w + left_inside - left);
   for (var row = top_inside; row < bottom; row++) {
     for (var column = left_inside; column < right; column++) {
       let h = row - p.padding_h;
       let w = column - p.padding_w;
-      let value = x[((image * p.h + h) * p.w + w) * p.c4 + c];
+      var value = x[((image * p.h + h) * p.w + w) * p.c4 + c];
+      //#if NORM
+      value = scale * value + shift;
+      value = select(value, vec4<f32>(), value < vec4<f32>());
+      //#end
       let wins = (value > best) | is_nan(value);
       best = select(best, value, wins);
       best_tap = select(best_tap, vec4<u32>((row - top) * p.kernel_w + column - left), wins);

@@ -165,14 +165,19 @@ impl Tape {
         inputs: &[&Var],
         backward: impl FnOnce() -> B,
     ) -> Var {
-        if let Some(watch) = &self.watch {
-            watch.borrow_mut().look(&self.gpu, op, &value);
-        }
         if inputs.iter().any(|input| input.needs_grad()) {
             self.attach(value, || Node::Op(Box::new(backward())))
         } else {
-            self.constant(value)
+            self.untracked(op, value)
         }
+    }
+
+    /// The output of operation `op`, through which nothing is differentiated.
+    pub fn untracked(&self, op: &'static str, value: Tensor) -> Var {
+        if let Some(watch) = &self.watch {
+            watch.borrow_mut().look(&self.gpu, op, &value);
+        }
+        self.constant(value)
     }
 
     fn attach(&self, value: Tensor, node: impl FnOnce() -> Node) -> Var {

@@ -10,8 +10,8 @@ use crate::autograd::{Tape, Var};
 use crate::checkpoint::HostTensor;
 use crate::gpu::Gpu;
 use crate::ops::{
-    BatchNorm, BatchNormState, Conv2d, MaxPool2d, batch_norm, conv2d, conv2d_with_stats,
-    global_avg_pool, linear, max_pool2d,
+    BatchNorm, BatchNormState, Conv2d, MaxPool2d, batch_norm_max_pool, conv2d, conv2d_batch_norm,
+    conv2d_with_stats, global_avg_pool, linear,
 };
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
@@ -254,9 +254,18 @@ impl ResNet {
     fn stage(&self, tape: &Tape, stage: Stage, x: Var, mode: Mode) -> Result<Var> {
         match stage {
             Stage::Stem => {
-                let x = self.unit(tape, &self.stem, &x, None, true, mode)?;
+                let [weight, gamma, beta] = self.operands(tape, &self.stem, mode);
+                let state =
+                    BatchNormState { gamma: &gamma, beta: &beta, running: &self.stem.running };
+                let options = batch_norm_options(mode.updates_statistics(stage), true);
                 let pool = MaxPool2d { kernel: [3; 2], stride: [2; 2], padding: [1; 2] };
-                max_pool2d(tape, &x, pool)
+                let (y, stats) = if options.training {
+                    let (y, stats) = conv2d_with_stats(tape, &x, &weight, self.stem.conv)?;
+                    (y, Some(stats))
+                } else {
+                    (conv2d(tape, &x, &weight, None, self.stem.conv)?, None)
+                };
+                batch_norm_max_pool(tape, &y, state, stats, options, pool)
             }
             Stage::Head => {
                 let features = global_avg_pool(tape, &x)?;
@@ -291,21 +300,17 @@ impl ResNet {
         relu: bool,
         mode: Mode,
     ) -> Result<Var> {
+        let [weight, gamma, beta] = self.operands(tape, unit, mode);
+        let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
+        let options = batch_norm_options(mode.updates_statistics(unit.stage), relu);
+        conv2d_batch_norm(tape, x, &weight, unit.conv, state, residual, options)
+    }
+
+    /// The weight of a unit's convolution, and γ and β of its batch norm.
+    fn operands(&self, tape: &Tape, unit: &Unit, mode: Mode) -> [Var; 3] {
         tape.enter(&unit.norm);
         let trains = mode.trains(unit.stage);
-        let training = mode.updates_statistics(unit.stage);
-        let weight = self.parameter(tape, unit.weight, trains, mode);
-        let gamma = self.parameter(tape, unit.gamma, trains, mode);
-        let beta = self.parameter(tape, unit.beta, trains, mode);
-        let (y, stats) = if training {
-            let (y, stats) = conv2d_with_stats(tape, x, &weight, unit.conv)?;
-            (y, Some(stats))
-        } else {
-            (conv2d(tape, x, &weight, None, unit.conv)?, None)
-        };
-        let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
-        let options = BatchNorm { training, momentum: BN_MOMENTUM, epsilon: BN_EPSILON, relu };
-        batch_norm(tape, &y, state, residual, stats, options)
+        [unit.weight, unit.gamma, unit.beta].map(|index| self.parameter(tape, index, trains, mode))
     }
 
     fn parameter(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
@@ -338,6 +343,10 @@ impl Unit {
             norm: spec.norm,
         })
     }
+}
+
+fn batch_norm_options(training: bool, relu: bool) -> BatchNorm {
+    BatchNorm { training, momentum: BN_MOMENTUM, epsilon: BN_EPSILON, relu }
 }
 
 fn wrong_tensor(name: &str) -> Error {

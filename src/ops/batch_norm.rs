@@ -133,7 +133,38 @@ pub fn batch_norm(
     stats: Option<BatchStats>,
     options: BatchNorm,
 ) -> Result<Var> {
-    let (gpu, shape) = (tape.gpu(), x.shape());
+    if let Some(residual) = residual
+        && residual.shape() != x.shape()
+    {
+        let what = format!("a residual {} joins {}", residual.shape(), x.shape());
+        return Err(Error::shape("batch_norm", what));
+    }
+    let gpu = tape.gpu();
+    let coefficients = coefficients(gpu, x.value(), state, stats, options)?;
+    let y = apply(gpu, x.value(), &coefficients, residual.map(Var::value), options.relu);
+    let BatchNormState { gamma, beta, .. } = state;
+    let inputs: Vec<&Var> = [x, gamma, beta].into_iter().chain(residual).collect();
+    let kept = y.clone();
+    Ok(tape.output("batch_norm", y, &inputs, || BatchNormBackward {
+        residual: residual.map(Var::slot),
+        y: (options.relu && residual.is_some()).then_some(kept),
+        ..BatchNormBackward::new(x, state, coefficients, options)
+    }))
+}
+
+/// What the kernels need to normalise `x`: scale, shift, mean and 1/σ of each channel. In training,
+/// moves the running statistics.
+///
+/// # Errors
+/// Those of [`batch_norm`].
+pub(super) fn coefficients(
+    gpu: &Gpu,
+    x: &Tensor,
+    state: BatchNormState<'_>,
+    stats: Option<BatchStats>,
+    options: BatchNorm,
+) -> Result<Slice> {
+    let shape = x.shape();
     let BatchNormState { gamma, beta, running } = state;
     let vector = Shape::vector(shape.c);
     if gamma.shape() != vector
@@ -143,41 +174,23 @@ pub fn batch_norm(
         let what = format!("an input {shape} with a weight {}", gamma.shape());
         return Err(Error::shape("batch_norm", what));
     }
-    if let Some(residual) = residual
-        && residual.shape() != shape
-    {
-        let what = format!("a residual {} joins {shape}", residual.shape());
+    if !options.training {
+        return Ok(running_coefficients(gpu, state, options.epsilon));
+    }
+    if shape.pixels() < 2 {
+        let what = format!(
+            "training on a single value a channel ({shape}), whose variance is unknown; use a \
+             larger --batch-size or --image-size, or --bn frozen"
+        );
         return Err(Error::shape("batch_norm", what));
     }
+    let stats = match stats {
+        Some(stats) if stats.shape == shape => stats,
+        _ => BatchStats::gather(gpu, x),
+    };
     let coefficients = gpu.lease(Shape::matrix(4, shape.c).bytes());
-    if options.training {
-        if shape.pixels() < 2 {
-            let what = format!(
-                "training on a single value a channel ({shape}), whose variance is unknown; use a \
-                 larger --batch-size or --image-size, or --bn frozen"
-            );
-            return Err(Error::shape("batch_norm", what));
-        }
-        let stats = match stats {
-            Some(stats) if stats.shape == shape => stats,
-            _ => BatchStats::gather(gpu, x.value()),
-        };
-        finish(gpu, &stats, state, options, &coefficients);
-    } else {
-        use_running(gpu, state, options.epsilon, &coefficients);
-    }
-    let y = apply(gpu, x.value(), &coefficients, residual.map(Var::value), options.relu);
-    let inputs: Vec<&Var> = [x, gamma, beta].into_iter().chain(residual).collect();
-    let kept = y.clone();
-    Ok(tape.output("batch_norm", y, &inputs, || BatchNormBackward {
-        x: x.clone(),
-        gamma: gamma.slot(),
-        beta: beta.slot(),
-        residual: residual.map(Var::slot),
-        y: (options.relu && residual.is_some()).then_some(kept),
-        coefficients,
-        options,
-    }))
+    finish(gpu, &stats, state, options, &coefficients);
+    Ok(coefficients)
 }
 
 fn finish(
@@ -209,22 +222,25 @@ fn finish(
     gpu.run(Kernel::new(&FINISH), &params, &slices, gpu.groups(stats.shape.c4()));
 }
 
-fn use_running(gpu: &Gpu, state: BatchNormState<'_>, epsilon: f32, coefficients: &Slice) {
+/// Scale, shift, mean and 1/σ of each channel by the running statistics.
+pub(super) fn running_coefficients(gpu: &Gpu, state: BatchNormState<'_>, epsilon: f32) -> Slice {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct RunningParams {
         c4: u32,
         epsilon: f32,
     }
-    let c4 = state.running.shape().c4();
+    let shape = state.running.shape();
+    let coefficients = gpu.lease(Shape::matrix(4, shape.c).bytes());
     let slices = [
         state.gamma.value().memory(),
         state.beta.value().memory(),
         state.running.memory(),
-        coefficients,
+        &coefficients,
     ];
-    let params = RunningParams { c4: c4 as u32, epsilon };
-    gpu.run(Kernel::new(&RUNNING), &params, &slices, gpu.groups(c4.div_ceil(64)));
+    let params = RunningParams { c4: shape.c4() as u32, epsilon };
+    gpu.run(Kernel::new(&RUNNING), &params, &slices, gpu.groups(shape.c4().div_ceil(64)));
+    coefficients
 }
 
 fn apply(
@@ -258,7 +274,7 @@ fn row_groups(gpu: &Gpu, shape: Shape) -> [u32; 3] {
     gpu.groups((shape.pixels().div_ceil(ROWS) * shape.c4()).div_ceil(64))
 }
 
-struct BatchNormBackward {
+pub(super) struct BatchNormBackward {
     x: Var,
     gamma: Slot,
     beta: Slot,
@@ -326,6 +342,17 @@ impl Backward for BatchNormBackward {
 }
 
 impl BatchNormBackward {
+    /// The backward of a batch norm without residual.
+    pub fn new(
+        x: &Var,
+        state: BatchNormState<'_>,
+        coefficients: Slice,
+        options: BatchNorm,
+    ) -> Self {
+        let (gamma, beta) = (state.gamma.slot(), state.beta.slot());
+        Self { x: x.clone(), gamma, beta, residual: None, y: None, coefficients, options }
+    }
+
     /// How the kernels tell what the ReLU let through; their `MASK`.
     fn mask(&self) -> u32 {
         match (self.options.relu, &self.y) {
@@ -412,7 +439,7 @@ fn terms(x: &Array, options: BatchNorm) -> usize {
 }
 
 /// The output and the updated running statistics. Inputs: x, γ, β, running, and a residual.
-fn reference(inputs: &[Array], options: BatchNorm) -> Vec<Expected> {
+pub(super) fn reference(inputs: &[Array], options: BatchNorm) -> Vec<Expected> {
     let [x, gamma, beta, running] = &inputs[..4] else { unreachable!("four inputs at least") };
     let (channels, m) = (x.shape.c, x.shape.pixels() as f64);
     let (mut y, mut magnitudes) = (Array::zeros(x.shape), vec![0.0; x.data.len()]);
@@ -449,7 +476,11 @@ fn reference(inputs: &[Array], options: BatchNorm) -> Vec<Expected> {
 }
 
 /// The gradients by x, γ, β and the residual.
-fn reference_gradient(inputs: &[Array], d_y: &Array, options: BatchNorm) -> Vec<Option<Expected>> {
+pub(super) fn reference_gradient(
+    inputs: &[Array],
+    d_y: &Array,
+    options: BatchNorm,
+) -> Vec<Option<Expected>> {
     let [x, gamma, beta, running] = &inputs[..4] else { unreachable!("four inputs at least") };
     let (channels, m) = (x.shape.c, x.shape.pixels() as f64);
     let vector = Shape::vector(channels);

@@ -207,7 +207,8 @@ pub fn conv2d(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>, conv: Conv
         let what = format!("a bias {} for an output {}", bias.shape(), geometry.y);
         return Err(Error::shape("conv2d", what));
     }
-    let (y, _) = forward(tape.gpu(), &geometry, x, weight, bias, false);
+    let epilogue = bias.map_or(Epilogue::None, |bias| Epilogue::Bias(bias.value()));
+    let y = forward(tape.gpu(), &geometry, x, weight, epilogue);
     Ok(attach(tape, geometry, x, weight, bias, y))
 }
 
@@ -223,8 +224,10 @@ pub fn conv2d_with_stats(
     conv: Conv2d,
 ) -> Result<(Var, BatchStats)> {
     let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
-    let (y, stats) = forward(tape.gpu(), &geometry, x, weight, None, true);
-    let stats = stats.expect("statistics were asked for");
+    let gpu = tape.gpu();
+    let (_, tile) = forward_kernel(gpu, &geometry);
+    let stats = BatchStats::empty(gpu, geometry.y, tile);
+    let y = forward(gpu, &geometry, x, weight, Epilogue::Stats(&stats));
     Ok((attach(tape, geometry, x, weight, None, y), stats))
 }
 
@@ -245,39 +248,98 @@ fn attach(
     })
 }
 
+/// x ∗ weight, then scale·y + shift by a batch norm's coefficients, the residual added, rectified.
+///
+/// # Errors
+/// Those of [`conv2d`].
+pub(super) fn conv2d_affine(
+    gpu: &Gpu,
+    x: &Var,
+    weight: &Var,
+    conv: Conv2d,
+    affine: Affine<'_>,
+) -> Result<Tensor> {
+    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    if let Some(residual) = affine.residual
+        && residual.shape() != geometry.y
+    {
+        let what = format!("a residual {} joins {}", residual.shape(), geometry.y);
+        return Err(Error::shape("conv2d", what));
+    }
+    Ok(forward(gpu, &geometry, x, weight, Epilogue::Affine(affine)))
+}
+
+/// What follows a convolution in evaluation.
+#[derive(Clone, Copy)]
+pub(super) struct Affine<'a> {
+    /// Scale and shift of each channel.
+    pub coefficients: &'a Slice,
+    /// Added after them.
+    pub residual: Option<&'a Tensor>,
+    /// Whether max(·, 0) comes last.
+    pub relu: bool,
+}
+
+/// What a forward kernel does with the sums before it writes them.
+#[derive(Clone, Copy)]
+enum Epilogue<'a> {
+    None,
+    Bias(&'a Tensor),
+    Stats(&'a BatchStats),
+    Affine(Affine<'a>),
+}
+
+/// The kernel of a forward pass without its epilogue, and the output pixels of its tile.
+fn forward_kernel(gpu: &Gpu, geometry: &Geometry) -> ((Kernel, usize), usize) {
+    let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
+    let candidates = tilings(gpu, rows, columns, FORWARD_TILINGS, FORWARD_REGISTERS);
+    match gpu.choose_kernel(PASSES[0], &candidates) {
+        Tiling::Lanes { lanes, rows: tile, columns: width } => {
+            let kernel = Kernel::new(&FORWARD_LANES)
+                .with("LANES", lanes)
+                .with("ROWS", tile)
+                .with("COLS", width);
+            ((kernel, lane_groups(rows, tile, geometry.y.c4(), width)), tile as usize)
+        }
+        Tiling::Tiled { rows: tile, columns: width } => {
+            let kernel = Kernel::new(&FORWARD_TILED).with("BM", tile).with("BN", width);
+            let groups = rows.div_ceil(tile as usize) * columns.div_ceil(width as usize);
+            ((kernel, groups), tile as usize)
+        }
+    }
+}
+
 fn forward(
     gpu: &Gpu,
     geometry: &Geometry,
     x: &Var,
     weight: &Var,
-    bias: Option<&Var>,
-    stats: bool,
-) -> (Tensor, Option<BatchStats>) {
-    let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
-    let candidates = tilings(gpu, rows, columns, FORWARD_TILINGS, FORWARD_REGISTERS);
-    let (kernel, tile_rows, groups) = match gpu.choose_kernel(PASSES[0], &candidates) {
-        Tiling::Lanes { lanes, rows: tile, columns: width } => (
-            Kernel::new(&FORWARD_LANES).with("LANES", lanes).with("ROWS", tile).with("COLS", width),
-            tile as usize,
-            lane_groups(rows, tile, geometry.y.c4(), width),
-        ),
-        Tiling::Tiled { rows: tile, columns: width } => (
-            Kernel::new(&FORWARD_TILED).with("BM", tile).with("BN", width),
-            tile as usize,
-            rows.div_ceil(tile as usize) * columns.div_ceil(width as usize),
-        ),
-    };
-    let kernel = kernel.with("BIAS", bias.is_some().into()).with("STATS", stats.into());
+    epilogue: Epilogue<'_>,
+) -> Tensor {
+    let ((kernel, groups), _) = forward_kernel(gpu, geometry);
     let y = Tensor::empty(gpu, geometry.y);
-    let stats = stats.then(|| BatchStats::empty(gpu, geometry.y, tile_rows));
-    let extra = bias.map(|bias| bias.value().memory());
-    let extra = extra.or(stats.as_ref().map(BatchStats::memory));
-    let slices: Vec<&Slice> = [x.value().memory(), weight.value().memory(), y.memory()]
-        .into_iter()
-        .chain(extra)
-        .collect();
+    let mut slices = vec![x.value().memory(), weight.value().memory(), y.memory()];
+    let kernel = match epilogue {
+        Epilogue::None => kernel,
+        Epilogue::Bias(bias) => {
+            slices.push(bias.memory());
+            kernel.with("BIAS", 1)
+        }
+        Epilogue::Stats(stats) => {
+            slices.push(stats.memory());
+            kernel.with("STATS", 1)
+        }
+        Epilogue::Affine(Affine { coefficients, residual, relu }) => {
+            slices.push(coefficients);
+            slices.extend(residual.map(Tensor::memory));
+            kernel
+                .with("AFFINE", 1)
+                .with("RESIDUAL", residual.is_some().into())
+                .with("RELU", relu.into())
+        }
+    };
     gpu.run(kernel, &geometry.params(), &slices, gpu.groups(groups));
-    (y, stats)
+    y
 }
 
 /// Workgroups of 64 threads for tiles that eight lanes compute.

@@ -8,7 +8,7 @@
 use super::Op;
 use super::case::{Array, Case, Expected, Fill, Input};
 use crate::autograd::{Backward, Grads, Slot, Tape, Var};
-use crate::gpu::{Kernel, Shader, Slice};
+use crate::gpu::{Gpu, Kernel, Shader, Slice};
 use crate::shader;
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
@@ -98,23 +98,56 @@ impl MaxPool2d {
 /// # Errors
 /// [`Error::Shape`] as [`MaxPool2d::output_shape`].
 pub fn max_pool2d(tape: &Tape, x: &Var, pool: MaxPool2d) -> Result<Var> {
-    let (gpu, shape) = (tape.gpu(), pool.output_shape(x.shape())?);
-    let y = Tensor::empty(gpu, shape);
-    // The winning tap of four channels, a byte each.
-    let taps = x.needs_grad().then(|| gpu.lease(shape.vec4s() as u64 * 4));
-    let outputs = [x.value().memory(), y.memory()];
-    gpu.run(
-        Kernel::new(&FORWARD).with("KEEP_TAPS", x.needs_grad().into()),
-        &pool.params(x.shape(), shape, false),
-        &outputs.into_iter().chain(&taps).collect::<Vec<_>>(),
-        gpu.groups(shape.vec4s().div_ceil(256)),
-    );
+    let (y, taps) = forward(tape.gpu(), x.value(), pool, None, x.needs_grad())?;
     Ok(match taps {
         Some(taps) => {
             tape.output("max_pool2d", y, &[x], || MaxPool2dBackward { pool, x: x.slot(), taps })
         }
-        None => tape.constant(y),
+        None => tape.untracked("max_pool2d", y),
     })
+}
+
+/// The maxima and, if `keep` asks for them, the winning taps of four channels, a byte each. With the
+/// coefficients of a batch norm, those of max(scale·x + shift, 0).
+pub(super) fn forward(
+    gpu: &Gpu,
+    x: &Tensor,
+    pool: MaxPool2d,
+    coefficients: Option<&Slice>,
+    keep: bool,
+) -> Result<(Tensor, Option<Slice>)> {
+    let shape = pool.output_shape(x.shape())?;
+    let y = Tensor::empty(gpu, shape);
+    let taps = keep.then(|| gpu.lease(shape.vec4s() as u64 * 4));
+    let kernel = Kernel::new(&FORWARD)
+        .with("KEEP_TAPS", keep.into())
+        .with("NORM", coefficients.is_some().into());
+    let slices = [x.memory(), y.memory()].into_iter().chain(&taps).chain(coefficients);
+    gpu.run(
+        kernel,
+        &pool.params(x.shape(), shape, false),
+        &slices.collect::<Vec<_>>(),
+        gpu.groups(shape.vec4s().div_ceil(256)),
+    );
+    Ok((y, taps))
+}
+
+/// The gradient by the input, from the winning taps.
+pub(super) fn backward(
+    gpu: &Gpu,
+    pool: MaxPool2d,
+    taps: &Slice,
+    d_y: &Tensor,
+    d_x: &Tensor,
+    accumulate: bool,
+) {
+    let shape = d_x.shape();
+    gpu.run(
+        Kernel::new(&BACKWARD),
+        &pool.params(shape, d_y.shape(), accumulate),
+        &[taps, d_y.memory(), d_x.memory()],
+        gpu.groups(shape.vec4s().div_ceil(256)),
+    );
 }
 
 struct MaxPool2dBackward {
@@ -125,14 +158,10 @@ struct MaxPool2dBackward {
 
 impl Backward for MaxPool2dBackward {
     fn backward(self: Box<Self>, d_y: Tensor, grads: &mut Grads) -> Result<()> {
-        let Some(d_x) = grads.target(self.x) else { return Ok(()) };
-        let (gpu, shape) = (grads.gpu(), d_x.tensor.shape());
-        gpu.run(
-            Kernel::new(&BACKWARD),
-            &self.pool.params(shape, d_y.shape(), d_x.accumulate),
-            &[&self.taps, d_y.memory(), d_x.tensor.memory()],
-            gpu.groups(shape.vec4s().div_ceil(256)),
-        );
+        if let Some(d_x) = grads.target(self.x) {
+            let gpu = grads.gpu();
+            backward(gpu, self.pool, &self.taps, &d_y, &d_x.tensor, d_x.accumulate);
+        }
         Ok(())
     }
 }
@@ -164,7 +193,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// The maxima, and the index into `x` of each.
-fn reference(x: &Array, pool: MaxPool2d) -> (Array, Vec<usize>) {
+pub(super) fn reference(x: &Array, pool: MaxPool2d) -> (Array, Vec<usize>) {
     let MaxPool2d { kernel, stride, padding } = pool;
     let shape = pool.output_shape(x.shape).expect("cases have valid windows");
     let (mut y, mut winners) = (Array::zeros(shape), Vec::new());
@@ -190,7 +219,7 @@ fn reference(x: &Array, pool: MaxPool2d) -> (Array, Vec<usize>) {
     (y, winners)
 }
 
-fn reference_gradient(x: &Array, d_y: &Array, pool: MaxPool2d) -> Expected {
+pub(super) fn reference_gradient(x: &Array, d_y: &Array, pool: MaxPool2d) -> Expected {
     let (mut d_x, mut magnitudes) = (Array::zeros(x.shape), vec![0.0; x.data.len()]);
     for (&winner, d) in reference(x, pool).1.iter().zip(&d_y.data) {
         d_x.data[winner] += d;

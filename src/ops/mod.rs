@@ -7,7 +7,9 @@ mod adam;
 mod add;
 mod arena;
 mod batch_norm;
+mod batch_norm_max_pool;
 mod conv2d;
+mod conv2d_batch_norm;
 mod cross_entropy;
 mod global_avg_pool;
 mod grad_norm;
@@ -21,7 +23,9 @@ mod sgd;
 pub use adam::{Adam, AdamHyper, adam};
 pub use add::add;
 pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
+pub use batch_norm_max_pool::batch_norm_max_pool;
 pub use conv2d::{Conv2d, conv2d, conv2d_with_stats};
+pub use conv2d_batch_norm::conv2d_batch_norm;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
 pub use global_avg_pool::global_avg_pool;
 pub use grad_norm::grad_norm;
@@ -50,7 +54,9 @@ pub const OPS: &[Op] = &[
     adam::OP,
     add::OP,
     batch_norm::OP,
+    batch_norm_max_pool::OP,
     conv2d::OP,
+    conv2d_batch_norm::OP,
     cross_entropy::OP,
     global_avg_pool::OP,
     grad_norm::OP,

@@ -1,0 +1,117 @@
+//! A convolution and the batch norm after it, with the residual add and ReLU that may follow:
+//! y = max(batch_norm(x ∗ w) + residual, 0).
+//!
+//! In training the convolution gathers the statistics on the way. Where the running statistics are
+//! used and nothing is differentiated, all of it happens in the convolution, before the sums are
+//! written: y = max(scale·(x ∗ w) + shift + residual, 0).
+
+use super::Op;
+use super::batch_norm::{
+    BatchNorm, BatchNormState, batch_norm, reference as norm, running_coefficients,
+};
+use super::case::{Case, Fill, Input};
+use super::conv2d::{
+    Affine, Conv2d, PASSES, conv2d, conv2d_affine, conv2d_with_stats, reference as convolution,
+};
+use crate::Result;
+use crate::autograd::{Tape, Var};
+use crate::tensor::Shape;
+
+pub(super) const OP: Op = Op { name: "conv2d_batch_norm", shaders: &[], cases };
+
+/// Convolution, batch norm, residual and ReLU, by as few passes as can be.
+///
+/// # Errors
+/// Those of [`super::conv2d`] and [`super::batch_norm`].
+pub fn conv2d_batch_norm(
+    tape: &Tape,
+    x: &Var,
+    weight: &Var,
+    conv: Conv2d,
+    state: BatchNormState<'_>,
+    residual: Option<&Var>,
+    options: BatchNorm,
+) -> Result<Var> {
+    if options.training {
+        let (y, stats) = conv2d_with_stats(tape, x, weight, conv)?;
+        return batch_norm(tape, &y, state, residual, Some(stats), options);
+    }
+    let inputs = [x, weight, state.gamma, state.beta];
+    if inputs.into_iter().chain(residual).any(Var::needs_grad) {
+        let y = conv2d(tape, x, weight, None, conv)?;
+        return batch_norm(tape, &y, state, residual, None, options);
+    }
+    let coefficients = running_coefficients(tape.gpu(), state, options.epsilon);
+    let affine = Affine {
+        coefficients: &coefficients,
+        residual: residual.map(Var::value),
+        relu: options.relu,
+    };
+    let y = conv2d_affine(tape.gpu(), x, weight, conv, affine)?;
+    Ok(tape.untracked("conv2d_batch_norm", y))
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (relu, residual) in [(true, true), (true, false), (false, false)] {
+        for (x, window, c_out, stride) in [
+            (Shape::new(2, 7, 9, 16), 3, 24, 1),
+            (Shape::new(3, 8, 8, 6), 3, 66, 2),
+            (Shape::new(1, 5, 5, 130), 1, 9, 1),
+        ] {
+            let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
+            cases.push(case(x, window, c_out, conv, residual, relu));
+        }
+    }
+    cases
+}
+
+fn case(x: Shape, window: usize, c_out: usize, conv: Conv2d, residual: bool, relu: bool) -> Case {
+    let options = BatchNorm { training: false, momentum: 0.1, epsilon: 1e-5, relu };
+    let unit = Fill::Uniform(-1.0, 1.0);
+    let weight = Shape::new(window, window, x.c.next_multiple_of(4), c_out);
+    let vector = Shape::vector(c_out);
+    let y = Shape::new(
+        x.n,
+        (x.h + 2 * conv.padding[0] - window) / conv.stride[0] + 1,
+        (x.w + 2 * conv.padding[1] - window) / conv.stride[1] + 1,
+        c_out,
+    );
+    let mut inputs = vec![
+        Input::constant(x, unit),
+        Input::constant(weight, Fill::Channels(x.c)),
+        Input::constant(vector, Fill::Uniform(0.5, 1.5)),
+        Input::constant(vector, unit),
+        Input::constant(Shape::matrix(2, c_out), Fill::Uniform(0.25, 1.0)),
+    ];
+    if residual {
+        inputs.push(Input::constant(y, unit));
+    }
+    let name = format!(
+        "{x} {window}x{window} s{} -> {c_out} eval{}{}",
+        conv.stride[0],
+        if residual { " +residual" } else { "" },
+        if relu { " +relu" } else { "" }
+    );
+    let run = move |tape: &Tape, inputs: &[Var]| {
+        let running = inputs[4].value();
+        let state = BatchNormState { gamma: &inputs[2], beta: &inputs[3], running };
+        let residual = inputs.get(5);
+        Ok(vec![conv2d_batch_norm(tape, &inputs[0], &inputs[1], conv, state, residual, options)?])
+    };
+    let mut case = Case::new(name, inputs, run, move |inputs| {
+        let sums = convolution(&inputs[0], &inputs[1], None, conv);
+        let mut parts = vec![sums.values];
+        parts.extend(inputs[2..].iter().cloned());
+        let mut y = norm(&parts, options).swap_remove(0);
+        // What the convolution may be off by, scaled by the batch norm.
+        for (at, allowance) in y.allowance.iter_mut().enumerate() {
+            let c = at % c_out;
+            let scale = inputs[2].data[c] / (inputs[4].data[c_out + c] + 1e-5).sqrt();
+            *allowance += scale.abs() * sums.allowance[at];
+        }
+        vec![y]
+    });
+    case.passes = PASSES;
+    case
+}
