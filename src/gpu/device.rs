@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, choose};
 use super::buffer::{Pool, Slice};
 use super::choice::Choices;
+use super::disk_cache::PipelineStore;
 use super::download::{Download, StagingRing};
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
@@ -100,15 +101,14 @@ impl Gpu {
     /// [`Error::Gpu`] if the adapter refuses.
     pub fn open_adapter(found: FoundAdapter, options: GpuOptions) -> Result<Self> {
         let FoundAdapter { report, raw } = found;
-        let mut features = wgpu::Features::empty();
-        let mut wanted = wgpu::Features::empty();
+        let mut wanted = wgpu::Features::PIPELINE_CACHE;
         if !options.no_subgroups {
             wanted |= wgpu::Features::SUBGROUP;
         }
         if options.profile {
             wanted |= wgpu::Features::TIMESTAMP_QUERY;
         }
-        features |= wanted & raw.features();
+        let features = wanted & raw.features();
         let limits = match options.floor_limits {
             true => wgpu::Limits::default().or_worse_values_from(&raw.limits()),
             false => raw.limits(),
@@ -132,7 +132,10 @@ impl Gpu {
             .then(|| Profiler::new(&device, &queue));
         Ok(Self(Rc::new(Inner {
             uniforms: RefCell::new(Uniforms::new(limits.min_uniform_buffer_offset_alignment)),
-            pipelines: RefCell::new(Pipelines::new(options.checked, None)),
+            pipelines: RefCell::new(Pipelines::new(
+                options.checked,
+                PipelineStore::open(&device, &info),
+            )),
             device,
             queue,
             report,

@@ -5,6 +5,7 @@ mod adapter;
 mod buffer;
 mod choice;
 mod device;
+mod disk_cache;
 mod download;
 mod pipeline;
 mod profile;

@@ -2,25 +2,26 @@
 
 use std::collections::HashMap;
 
+use super::disk_cache::PipelineStore;
 use super::shader::Kernel;
 
 pub(super) struct Pipelines {
     compiled: HashMap<Kernel, wgpu::ComputePipeline>,
     /// Keep the shader compiler's bounds checks (`--checked`).
     checked: bool,
-    cache: Option<wgpu::PipelineCache>,
+    store: Option<PipelineStore>,
 }
 
 impl Pipelines {
-    pub fn new(checked: bool, cache: Option<wgpu::PipelineCache>) -> Self {
-        Self { compiled: HashMap::new(), checked, cache }
+    pub fn new(checked: bool, store: Option<PipelineStore>) -> Self {
+        Self { compiled: HashMap::new(), checked, store }
     }
 
     pub fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
-        let (checked, cache) = (self.checked, &self.cache);
+        let (checked, store) = (self.checked, &self.store);
         self.compiled
             .entry(kernel)
-            .or_insert_with(|| compile(device, kernel, checked, cache.as_ref()))
+            .or_insert_with(|| compile(device, kernel, checked, store.as_ref()))
     }
 
     /// Compiles those of `kernels` that are not yet compiled, on every core.
@@ -29,14 +30,14 @@ impl Pipelines {
             kernels.into_iter().filter(|kernel| !self.compiled.contains_key(kernel)).collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let (checked, cache) = (self.checked, self.cache.as_ref());
+        let (checked, store) = (self.checked, self.store.as_ref());
         let compiled = std::thread::scope(|scope| {
             let work = || {
                 let mut done = Vec::new();
                 while let Some(&kernel) =
                     missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
                 {
-                    done.push((kernel, compile(device, kernel, checked, cache)));
+                    done.push((kernel, compile(device, kernel, checked, store)));
                 }
                 done
             };
@@ -48,6 +49,9 @@ impl Pipelines {
                 .collect::<Vec<_>>()
         });
         self.compiled.extend(compiled);
+        if let Some(store) = &mut self.store {
+            store.save();
+        }
     }
 }
 
@@ -55,7 +59,7 @@ fn compile(
     device: &wgpu::Device,
     kernel: Kernel,
     checked: bool,
-    cache: Option<&wgpu::PipelineCache>,
+    store: Option<&PipelineStore>,
 ) -> wgpu::ComputePipeline {
     // A malformed shader file is caught by the shader tests; here it becomes a validation error.
     let source = kernel.wgsl().unwrap_or_else(|mistake| format!("// {mistake}\n!"));
@@ -79,6 +83,6 @@ fn compile(
             constants: &[],
             zero_initialize_workgroup_memory: false,
         },
-        cache,
+        cache: store.map(|store| &store.raw),
     })
 }

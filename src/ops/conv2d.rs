@@ -154,8 +154,6 @@ const TILED_128_64: (&str, Tiling) = ("tiled 128x64", Tiling::Tiled { rows: 128,
 const BUSY: usize = 256;
 
 /// Tilings for a product of `rows` × `columns`, the best for this adapter first.
-///
-/// In the `lanes` kernels of backward by weight, `rows` counts groups of four rows a lane.
 fn tilings(
     gpu: &Gpu,
     rows: usize,
@@ -180,15 +178,16 @@ fn tilings(
     }
 }
 
-const FORWARD_TILINGS: &[(&str, Tiling)] = &[
-    ("lanes 16x2", Tiling::Lanes { lanes: 8, rows: 16, columns: 2 }),
-    ("lanes 32x1", Tiling::Lanes { lanes: 8, rows: 32, columns: 1 }),
-];
-const FORWARD_REGISTERS: (&str, Tiling) =
+const LANES_16X2: (&str, Tiling) = ("lanes 16x2", Tiling::Lanes { lanes: 8, rows: 16, columns: 2 });
+const LANES_32X1: (&str, Tiling) = ("lanes 32x1", Tiling::Lanes { lanes: 8, rows: 32, columns: 1 });
+const FORWARD_TILINGS: &[(&str, Tiling)] = &[LANES_16X2, LANES_32X1];
+const DATA_TILINGS: &[(&str, Tiling)] = &[LANES_32X1, LANES_16X2];
+const REGISTERS: (&str, Tiling) =
     ("registers 8x2", Tiling::Lanes { lanes: 1, rows: 8, columns: 2 });
+// Here rows are groups of four rows a lane.
 const WEIGHT_TILINGS: &[(&str, Tiling)] = &[
-    ("lanes 1x1", Tiling::Lanes { lanes: 8, rows: 1, columns: 1 }),
     ("lanes 1x2", Tiling::Lanes { lanes: 8, rows: 1, columns: 2 }),
+    ("lanes 1x1", Tiling::Lanes { lanes: 8, rows: 1, columns: 1 }),
 ];
 const WEIGHT_REGISTERS: (&str, Tiling) =
     ("registers 2x2", Tiling::Lanes { lanes: 1, rows: 2, columns: 2 });
@@ -292,7 +291,7 @@ enum Epilogue<'a> {
 /// The kernel of a forward pass without its epilogue, and the output pixels of its tile.
 fn forward_kernel(gpu: &Gpu, geometry: &Geometry) -> ((Kernel, usize), usize) {
     let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
-    let candidates = tilings(gpu, rows, columns, FORWARD_TILINGS, FORWARD_REGISTERS);
+    let candidates = tilings(gpu, rows, columns, FORWARD_TILINGS, REGISTERS);
     match gpu.choose_kernel(PASSES[0], &candidates) {
         Tiling::Lanes { lanes, rows: tile, columns: width } => {
             let kernel = Kernel::new(&FORWARD_LANES)
@@ -408,7 +407,7 @@ fn backward_data(
     let [stride_h, stride_w] = conv.stride;
     // The largest class of input pixels that share their taps.
     let rows = x.n * x.h.div_ceil(stride_h) * x.w.div_ceil(stride_w);
-    let candidates = tilings(gpu, rows, x.c, FORWARD_TILINGS, FORWARD_REGISTERS);
+    let candidates = tilings(gpu, rows, x.c, DATA_TILINGS, REGISTERS);
     let (kernel, groups) = match gpu.choose_kernel(PASSES[1], &candidates) {
         Tiling::Lanes { lanes, rows: tile, columns: width } => (
             Kernel::new(&BACKWARD_DATA_LANES)
