@@ -1,7 +1,7 @@
 //! The opened device: leases memory, records kernels, submits.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -75,13 +75,19 @@ pub struct Plan {
     pub binding_limit: u64,
     /// Dispatches recorded.
     pub dispatches: usize,
-    kernels: HashSet<Kernel>,
+    /// With the bytes of its parameters.
+    kernels: HashMap<Kernel, u64>,
 }
 
 impl Plan {
     /// Whether every tensor can be bound.
     pub fn fits(&self) -> bool {
         self.largest_bytes <= self.binding_limit
+    }
+
+    /// Every kernel recorded, with the bytes of its parameters in whole blocks of 16.
+    pub fn kernels(&self) -> impl Iterator<Item = (Kernel, u64)> {
+        self.kernels.iter().map(|(&kernel, &bytes)| (kernel, bytes))
     }
 }
 
@@ -393,7 +399,9 @@ impl Gpu {
         let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);
         result?;
         let kernels = commands.iter().filter_map(|command| match command {
-            Command::Dispatch { kernel, .. } => Some(*kernel),
+            Command::Dispatch { kernel, params, .. } => {
+                Some((*kernel, params.map_or(0, |slot| slot.bytes)))
+            }
             _ => None,
         });
         Ok(Plan {
@@ -410,7 +418,7 @@ impl Gpu {
     /// # Errors
     /// What the device reported.
     pub fn prepare(&self, plan: &Plan) -> Result<()> {
-        self.0.pipelines.borrow_mut().prepare(&self.0.device, plan.kernels.iter().copied());
+        self.0.pipelines.borrow_mut().prepare(&self.0.device, plan.kernels.keys().copied());
         self.0.faults.check()
     }
 
