@@ -1,7 +1,7 @@
 //! The opened device: leases memory, records kernels, submits.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -18,6 +18,9 @@ use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
 const GUARD: u64 = 256;
+
+/// Runs after which a plan takes the pool for as flat as it gets.
+const MOST_RUNS: usize = 8;
 
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -76,13 +79,19 @@ pub struct Plan {
     pub binding_limit: u64,
     /// Dispatches recorded.
     pub dispatches: usize,
-    kernels: HashSet<Kernel>,
+    /// With the bytes of its parameters.
+    kernels: HashMap<Kernel, u64>,
 }
 
 impl Plan {
     /// Whether every tensor can be bound.
     pub fn fits(&self) -> bool {
         self.largest_bytes <= self.binding_limit
+    }
+
+    /// Every kernel recorded, with the bytes of its parameters in whole blocks of 16.
+    pub fn kernels(&self) -> impl Iterator<Item = (Kernel, u64)> {
+        self.kernels.iter().map(|(&kernel, &bytes)| (kernel, bytes))
     }
 }
 
@@ -380,23 +389,26 @@ impl Gpu {
     }
 
     /// Records what `work` records, without running it or allocating anything, and tells what it
-    /// takes. The storages it leased stay in the pool, so that the same work run next allocates
-    /// exactly these.
+    /// takes when it is done again and again. The storages it leased stay in the pool, so that the
+    /// same work run next allocates exactly these.
+    ///
+    /// `work` is called several times: each run but the first finds in the pool what the one before
+    /// it left, and may take other storages than from an empty one.
     ///
     /// # Errors
     /// Those of `work`, and of what was recorded before.
-    pub fn plan(&self, work: impl FnOnce() -> Result<()>) -> Result<Plan> {
+    pub fn plan(&self, work: impl FnMut() -> Result<()>) -> Result<Plan> {
         self.submit()?;
         self.0.pool.trim();
         self.0.recorder.borrow_mut().forget_groups();
         self.0.planning.set(true);
-        let result = work();
+        let commands = self.record_until_flat(work);
         self.0.planning.set(false);
-        self.0.maps.borrow_mut().clear();
-        let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);
-        result?;
+        let commands = commands?;
         let kernels = commands.iter().filter_map(|command| match command {
-            Command::Dispatch { kernel, .. } => Some(*kernel),
+            Command::Dispatch { kernel, params, .. } => {
+                Some((*kernel, params.map_or(0, |slot| slot.bytes)))
+            }
             _ => None,
         });
         Ok(Plan {
@@ -408,12 +420,29 @@ impl Gpu {
         })
     }
 
+    /// What `work` records once the pool has stopped growing, which it does at the second run or
+    /// soon after, unless `work` keeps what it leases.
+    fn record_until_flat(&self, mut work: impl FnMut() -> Result<()>) -> Result<Vec<Command>> {
+        let mut runs = 0;
+        loop {
+            let before = self.0.pool.total_bytes();
+            let result = work();
+            self.0.maps.borrow_mut().clear();
+            let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);
+            result?;
+            runs += 1;
+            if self.0.pool.total_bytes() == before || runs == MOST_RUNS {
+                return Ok(commands);
+            }
+        }
+    }
+
     /// Compiles the kernels of a plan, in parallel.
     ///
     /// # Errors
     /// What the device reported.
     pub fn prepare(&self, plan: &Plan) -> Result<()> {
-        self.0.pipelines.borrow_mut().prepare(&self.0.device, plan.kernels.iter().copied());
+        self.0.pipelines.borrow_mut().prepare(&self.0.device, plan.kernels.keys().copied());
         self.0.faults.check()
     }
 

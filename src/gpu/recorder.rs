@@ -24,7 +24,7 @@ pub(super) struct Binding {
 pub(super) struct UniformSlot {
     block: usize,
     offset: u64,
-    bytes: u64,
+    pub bytes: u64,
 }
 
 #[expect(clippy::large_enum_variant, reason = "nearly every command is a dispatch")]

@@ -6,6 +6,8 @@ mod common;
 
 mod allowance;
 mod formulas;
+mod invariants;
+mod logits;
 mod run;
 mod training;
 

@@ -1,0 +1,216 @@
+//! What must hold of training steps whatever their numbers: parts of a batch add up, frozen stages
+//! rest, reruns repeat, memory stays flat and is what was planned. On narrow networks.
+
+use std::collections::BTreeMap;
+
+use wgrad::checkpoint::{HostData, HostTensor};
+use wgrad::gpu::{Download, Gpu, GpuOptions};
+use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
+use wgrad::optim::{Algorithm, Optimizer, Settings};
+
+use super::formulas::{CLASSES, made_up};
+use super::run::{Batch, gradients};
+use super::{common, name};
+
+const ARCHS: [&str; 2] = ["resnet18-w8", "resnet50-w8"];
+const SIZE: usize = 64;
+const SMOOTHING: f32 = 0.1;
+
+const SGD: Settings = Settings {
+    algorithm: Algorithm::Sgd { momentum: 0.9, nesterov: true },
+    weight_decay: 1e-2,
+    norm_weight_decay: 1e-3,
+    clip_grad_norm: Some(1.0),
+    l2_sp: 0.01,
+};
+const ADAMW: Settings = Settings { algorithm: Algorithm::AdamW, ..SGD };
+
+/// A narrow network with made-up weights and memory for gradients.
+fn network(gpu: &Gpu, arch: &str) -> ResNet {
+    let arch = Arch::from_name(arch).unwrap();
+    let mut net = ResNet::new(gpu, arch, CLASSES, 0).unwrap();
+    let tensors: BTreeMap<_, _> = arch
+        .entries(CLASSES)
+        .iter()
+        .filter(|entry| !entry.shape.is_empty())
+        .map(|entry| (entry.name.clone(), HostTensor::f32(entry.shape.clone(), made_up(entry))))
+        .collect();
+    net.load(gpu, &tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()).unwrap();
+    net.parameters_mut().require_gradients(gpu);
+    net
+}
+
+struct Training<'a> {
+    gpu: &'a Gpu,
+    net: ResNet,
+    optimizer: Optimizer,
+    mode: Mode,
+}
+
+impl<'a> Training<'a> {
+    fn new(gpu: &'a Gpu, arch: &str, mode: Mode, settings: Settings) -> Self {
+        let net = network(gpu, arch);
+        let from = mode.train_from.expect("something is trained");
+        let optimizer = Optimizer::new(gpu, net.parameters(), settings, from, |stage| {
+            if stage == Stage::Head { 1.0 } else { 0.5 }
+        });
+        Self { gpu, net, optimizer: optimizer.unwrap(), mode }
+    }
+
+    /// Records and submits a step.
+    fn begin(&mut self, number: u32, images: usize) -> Download {
+        let Self { gpu, net, optimizer, mode } = self;
+        optimizer.begin_step(gpu, 1e-2).unwrap();
+        let batch = Batch::new(gpu, number, images, SIZE);
+        let passed = gradients(gpu, net, &batch, *mode, SMOOTHING, images);
+        net.count_batch(*mode);
+        optimizer.step(gpu).unwrap();
+        gpu.submit().unwrap();
+        passed.loss
+    }
+
+    /// The loss of a step, which is then done.
+    fn step(&mut self, number: u32, images: usize) -> f32 {
+        self.begin(number, images).wait_f32().unwrap()[0]
+    }
+
+    fn bits(&self) -> BTreeMap<String, Vec<u32>> {
+        let bits = |tensor: HostTensor| match tensor.data {
+            HostData::F32(values) => values.into_iter().map(f32::to_bits).collect(),
+            HostData::I64(counts) => counts.into_iter().map(|count| count as u32).collect(),
+        };
+        let tensors = self.net.tensors(self.gpu).unwrap();
+        tensors.into_iter().map(|(name, tensor)| (name, bits(tensor))).collect()
+    }
+}
+
+fn on_every_network(check: impl Fn(&Gpu, &str)) {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        for arch in ARCHS {
+            println!("{arch} on {}", name(&gpu));
+            check(&gpu, arch);
+        }
+    }
+}
+
+fn all_gradients(gpu: &Gpu, net: &ResNet) -> Vec<Vec<f32>> {
+    let arena = net.parameters().gradients().expect("there is memory for gradients");
+    net.parameters().download(gpu, arena).unwrap()
+}
+
+/// The largest difference between two sets of gradients, each tensor's as a part of its largest.
+fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let of_tensor = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+        let largest = a.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+        assert!(largest > 0.0, "a gradient is zero throughout");
+        let errors = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        errors.fold(0.0, |m: f32, e| if e.is_nan() { f32::INFINITY } else { m.max(e) }) / largest
+    };
+    a.iter().zip(b).map(of_tensor).fold(0.0, f32::max)
+}
+
+#[test]
+fn gradients_of_parts_add_up_to_the_batchs() {
+    on_every_network(|gpu, arch| {
+        let net = network(gpu, arch);
+        let mode = Mode::train_from(Stage::Stem, BnPolicy::Frozen);
+        let pass = |from, images, mode, divisor| {
+            let batch = Batch::part(gpu, 3, from, images, SIZE);
+            let passed = gradients(gpu, &net, &batch, mode, SMOOTHING, divisor);
+            passed.loss.wait_f32().unwrap()[0]
+        };
+        let loss = pass(0, 5, mode, 5);
+        let whole = all_gradients(gpu, &net);
+
+        let first = pass(0, 3, mode, 5);
+        let part = all_gradients(gpu, &net);
+        let second = pass(3, 2, Mode { accumulate: true, ..mode }, 5);
+        let sum = all_gradients(gpu, &net);
+
+        assert!((first + second - loss).abs() <= 4.0 * f32::EPSILON * loss);
+        // As far as two orders of summation in f32 may differ: what the fixtures allow PyTorch's.
+        let off = difference(&whole, &sum);
+        assert!(off <= 2e-5, "{arch}: gradients of two parts are {off:.1e} off the batch's");
+        assert!(difference(&whole, &part) > 1e-2, "{arch}: one part is no batch");
+    });
+}
+
+#[test]
+fn frozen_stages_rest_to_the_bit() {
+    on_every_network(|gpu, arch| {
+        let first = Stage::Layer3;
+        let mut training = Training::new(gpu, arch, Mode::train_from(first, BnPolicy::Train), SGD);
+        let before = training.bits();
+        for number in 0..3 {
+            training.step(number, 4);
+        }
+        for (name, after) in training.bits() {
+            let moved = after != before[&name];
+            assert_eq!(moved, Stage::of(&name) >= first, "{arch}: whether {name} moved");
+        }
+        let all = all_gradients(gpu, &training.net);
+        for (parameter, gradient) in training.net.parameters().list().iter().zip(all) {
+            let zero = gradient.iter().all(|g| g.to_bits() == 0);
+            assert_eq!(zero, parameter.stage < first, "{arch}: gradient of {}", parameter.name);
+        }
+    });
+}
+
+#[test]
+fn ten_steps_again_give_the_same_bits() {
+    on_every_network(|gpu, arch| {
+        let run = || {
+            let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
+            let mut training = Training::new(gpu, arch, mode, ADAMW);
+            let losses: Vec<u32> =
+                (0..10).map(|number| training.step(number, 4).to_bits()).collect();
+            (losses, training.bits())
+        };
+        let (losses, tensors) = run();
+        assert!(losses.windows(2).all(|pair| pair[0] != pair[1]), "{arch}: nothing is trained");
+        let (losses_again, tensors_again) = run();
+        assert_eq!(losses, losses_again, "{arch}: losses");
+        for (name, bits) in tensors {
+            assert!(bits == tensors_again[&name], "{arch}: {name} has other bits");
+        }
+    });
+}
+
+#[test]
+fn memory_is_flat_from_the_second_step_on() {
+    on_every_network(|gpu, arch| {
+        let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
+        let mut training = Training::new(gpu, arch, mode, ADAMW);
+        let mut bytes = |images| {
+            training.step(0, images);
+            gpu.allocated_bytes()
+        };
+        bytes(4);
+        let second = bytes(4);
+        assert_eq!([bytes(4), bytes(4), bytes(4)], [second; 3], "{arch}");
+        // An odd last batch may take memory of its own, once.
+        let with_odd = bytes(3);
+        assert_eq!([bytes(4), bytes(3), bytes(4), bytes(3)], [with_odd; 4], "{arch}");
+    });
+}
+
+#[test]
+fn steps_take_exactly_the_memory_that_was_planned() {
+    on_every_network(|gpu, arch| {
+        for bn in [BnPolicy::Train, BnPolicy::Frozen] {
+            let mode = Mode::train_from(Stage::Layer1, bn);
+            let mut training = Training::new(gpu, arch, mode, SGD);
+            let plan = gpu
+                .plan(|| {
+                    drop(training.begin(0, 4));
+                    Ok(())
+                })
+                .unwrap();
+            assert!(plan.fits() && plan.dispatches > 100);
+            for number in 0..3 {
+                training.step(number, 4);
+                assert_eq!(gpu.allocated_bytes(), plan.peak_bytes, "{arch}, {bn:?}");
+            }
+        }
+    });
+}

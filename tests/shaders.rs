@@ -1,0 +1,286 @@
+//! Every shader file: it belongs to an operation, and whatever kernel an operation makes of it is
+//! valid and translates to the languages of all backends, with parameters as large as those sent.
+
+mod common;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use naga::back::{glsl, hlsl, msl, spv};
+use naga::proc::BoundsCheckPolicies;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage};
+use wgrad::gpu::{Gpu, GpuOptions, Kernel};
+use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
+use wgrad::ops::case::Case;
+use wgrad::ops::{CrossEntropy, OPS, cross_entropy};
+use wgrad::optim::{Algorithm, Optimizer, Settings};
+use wgrad::{Result, Shape, Tape, Tensor};
+
+const ENTRY: &str = "main";
+
+/// Kernels with the bytes of the parameters sent to them.
+type Kernels = HashMap<Kernel, u64>;
+
+/// Every kernel that some case uses with some choice of kernels. Nothing is run.
+fn kernels_of_cases(gpu: &Gpu) -> Kernels {
+    let mut kernels = Kernels::new();
+    for op in OPS {
+        for case in (op.cases)() {
+            kernels.extend(plan(gpu, &case));
+            for &pass in case.passes {
+                for name in gpu.offered_kernels(pass) {
+                    gpu.force_kernel(pass, Some(name));
+                    kernels.extend(plan(gpu, &case));
+                    gpu.force_kernel(pass, None);
+                }
+            }
+        }
+    }
+    kernels
+}
+
+fn plan(gpu: &Gpu, case: &Case) -> Vec<(Kernel, u64)> {
+    let record = || -> Result<()> {
+        let tape = Tape::new(gpu);
+        let inputs: Vec<_> = case
+            .inputs
+            .iter()
+            .map(|input| {
+                let value = Tensor::empty(gpu, input.shape);
+                if input.differentiate { tape.leaf(value) } else { tape.constant(value) }
+            })
+            .collect();
+        let outputs = (case.run)(&tape, &inputs)?;
+        if case.gradient.is_some() {
+            let seed = Tensor::empty(gpu, outputs[0].shape());
+            tape.backward(&outputs[0], seed)?;
+        }
+        Ok(())
+    };
+    let plan = gpu.plan(record).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    plan.kernels().collect()
+}
+
+/// A module as naga understands it.
+struct Parsed {
+    module: Module,
+    info: ModuleInfo,
+    subgroups: bool,
+}
+
+impl Parsed {
+    fn new(wgsl: &str) -> std::result::Result<Self, String> {
+        let module =
+            naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
+        let validate =
+            |capabilities| Validator::new(ValidationFlags::all(), capabilities).validate(&module);
+        let (info, subgroups) = match validate(Capabilities::empty()) {
+            Ok(info) => (info, false),
+            Err(_) => {
+                let info = validate(Capabilities::SUBGROUP);
+                (info.map_err(|error| error.emit_to_string(wgsl))?, true)
+            }
+        };
+        Ok(Self { module, info, subgroups })
+    }
+
+    /// Bytes of the uniform at binding 0, in whole blocks of 16.
+    fn parameter_bytes(&self) -> u64 {
+        let uniforms = self.module.global_variables.iter();
+        let mut uniforms = uniforms.filter(|(_, global)| global.space == AddressSpace::Uniform);
+        let Some((_, uniform)) = uniforms.next() else { return 0 };
+        assert!(uniforms.next().is_none(), "a kernel has one uniform");
+        assert_eq!(uniform.binding.map(|at| (at.group, at.binding)), Some((0, 0)));
+        let size = self.module.types[uniform.ty].inner.size(self.module.to_ctx());
+        u64::from(size).next_multiple_of(16)
+    }
+
+    fn to_spirv(&self) -> std::result::Result<usize, String> {
+        let options = spv::Options::default();
+        let pipeline =
+            spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: ENTRY.into() };
+        let words = spv::write_vec(&self.module, &self.info, &options, Some(&pipeline));
+        words.map(|words| words.len()).map_err(|error| error.to_string())
+    }
+
+    /// For macOS 10.15 and later.
+    fn to_msl(&self) -> std::result::Result<usize, String> {
+        let options = msl::Options { lang_version: (2, 2), ..Default::default() };
+        let text = msl::write_string(&self.module, &self.info, &options, &Default::default());
+        text.map(|(text, _)| text.len()).map_err(|error| error.to_string())
+    }
+
+    /// For the older compiler where it will do; wave operations need the newer.
+    fn to_hlsl(&self) -> std::result::Result<usize, String> {
+        let shader_model = match self.subgroups {
+            true => hlsl::ShaderModel::V6_0,
+            false => hlsl::ShaderModel::V5_1,
+        };
+        let options = hlsl::Options { shader_model, ..Default::default() };
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &Default::default())
+            .write(&self.module, &self.info, None)
+            .map_err(|error| error.to_string())?;
+        Ok(text.len())
+    }
+
+    fn to_glsl_es(&self) -> std::result::Result<usize, String> {
+        let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
+        let pipeline = glsl::PipelineOptions {
+            shader_stage: ShaderStage::Compute,
+            entry_point: ENTRY.into(),
+            multiview: None,
+        };
+        let mut text = String::new();
+        glsl::Writer::new(
+            &mut text,
+            &self.module,
+            &self.info,
+            &options,
+            &pipeline,
+            BoundsCheckPolicies::default(),
+        )
+        .and_then(|mut writer| writer.write())
+        .map_err(|error| error.to_string())?;
+        Ok(text.len())
+    }
+}
+
+#[test]
+fn every_shader_file_belongs_to_an_operation() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let files: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let mut claimed = BTreeSet::from(["common.wgsl".to_owned()]);
+    for op in OPS {
+        for shader in op.shaders {
+            let rest = shader.name.strip_prefix(op.name);
+            assert!(
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_')),
+                "{} does not carry the name of its operation, {}",
+                shader.name,
+                op.name
+            );
+            let new = claimed.insert(format!("{}.wgsl", shader.name));
+            assert!(new, "{} belongs to two operations", shader.name);
+        }
+    }
+    assert_eq!(files, claimed, "the files, and those the operations name");
+}
+
+#[test]
+fn every_kernel_translates_for_every_backend() {
+    let mut kernels: Kernels = HashMap::new();
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        kernels.extend(kernels_of_cases(&gpu));
+    }
+    for shader in OPS.iter().flat_map(|op| op.shaders) {
+        let used = kernels.keys().any(|kernel| kernel.name() == shader.name);
+        assert!(used, "no case uses {}", shader.name);
+    }
+    let mut with_subgroups = BTreeSet::new();
+    for (kernel, sent) in &kernels {
+        let label = kernel.label();
+        let wgsl = kernel.wgsl().unwrap();
+        let parsed = Parsed::new(&wgsl).unwrap_or_else(|error| panic!("{label}: {error}"));
+        assert_eq!(parsed.parameter_bytes(), *sent, "{label}: bytes of its parameters");
+        let mut languages = vec![
+            ("SPIR-V", parsed.to_spirv()),
+            ("MSL", parsed.to_msl()),
+            ("HLSL", parsed.to_hlsl()),
+        ];
+        if parsed.subgroups {
+            // OpenGL ES 3.1 has no subgroups; wgpu never offers them there, so nothing asks.
+            with_subgroups.insert(kernel.name());
+        } else {
+            languages.push(("GLSL ES", parsed.to_glsl_es()));
+        }
+        for (language, written) in languages {
+            let length = written.unwrap_or_else(|error| panic!("{label} to {language}: {error}"));
+            assert!(length > 100, "{label} to {language}: {length}");
+        }
+    }
+    println!("{} kernels of {} operations", kernels.len(), OPS.len());
+    let lanes: BTreeSet<_> = OPS
+        .iter()
+        .flat_map(|op| op.shaders)
+        .map(|shader| shader.name)
+        .filter(|name| name.ends_with("_lanes"))
+        .collect();
+    assert!(with_subgroups.is_subset(&lanes), "only these may use subgroups: {with_subgroups:?}");
+    for name in lanes {
+        let without = |kernel: &Kernel| {
+            kernel.name() == name && !Parsed::new(&kernel.wgsl().unwrap()).unwrap().subgroups
+        };
+        assert!(kernels.keys().any(without), "{name} leaves adapters without subgroups nothing");
+    }
+}
+
+/// What a network uses is what the cases check: same files, same constants.
+#[test]
+fn training_uses_only_kernels_that_cases_cover() {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        let covered = kernels_of_cases(&gpu);
+        for arch in ["resnet18-w8", "resnet50-w8"] {
+            for (from, bn, algorithm) in [
+                (Stage::Stem, BnPolicy::Train, Algorithm::Sgd { momentum: 0.9, nesterov: false }),
+                (Stage::Stem, BnPolicy::Frozen, Algorithm::AdamW),
+                (Stage::Layer3, BnPolicy::Train, Algorithm::Adam),
+                (Stage::Head, BnPolicy::Frozen, Algorithm::Adam),
+            ] {
+                let mode = Mode::train_from(from, bn);
+                for kernel in kernels_of_step(&gpu, arch, mode, algorithm) {
+                    let covered = covered.contains_key(&kernel);
+                    assert!(covered, "no case uses {}, but {arch} does", kernel.label());
+                }
+            }
+        }
+    }
+}
+
+fn kernels_of_step(gpu: &Gpu, arch: &str, mode: Mode, algorithm: Algorithm) -> Vec<Kernel> {
+    let settings = Settings {
+        algorithm,
+        weight_decay: 1e-4,
+        norm_weight_decay: 0.0,
+        clip_grad_norm: Some(1.0),
+        l2_sp: 0.01,
+    };
+    let mut net = ResNet::new(gpu, Arch::from_name(arch).unwrap(), 10, 0).unwrap();
+    net.parameters_mut().require_gradients(gpu);
+    let from = mode.train_from.expect("something is trained");
+    let optimizer = Optimizer::new(gpu, net.parameters(), settings, from, |_| 1.0).unwrap();
+    let images = Tensor::from_host(gpu, Shape::new(2, 64, 64, 3), &[0.0; 2 * 64 * 64 * 3]).unwrap();
+    let labels = wgrad::ops::labels(gpu, &[0, 1]).unwrap();
+    let seed = Tensor::from_host(gpu, Shape::vector(1), &[1.0]).unwrap();
+    let record = || -> Result<()> {
+        let tape = Tape::new(gpu);
+        let logits = net.forward(&tape, &tape.constant(images.clone()), mode)?;
+        let options = CrossEntropy { label_smoothing: 0.1, divisor: 2.0 };
+        let output = cross_entropy(&tape, &logits, &labels, options)?;
+        tape.backward(&output.loss, seed.clone())?;
+        optimizer.step(gpu)
+    };
+    gpu.plan(record).unwrap().kernels().map(|(kernel, _)| kernel).collect()
+}
+
+#[test]
+fn mistakes_are_seen() {
+    let kernel = "struct P { a: u32, b: vec3<f32>, c: u32 }
+        @group(0) @binding(0) var<uniform> p: P;
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+        @compute @workgroup_size(8) fn main(@builtin(local_invocation_index) i: u32) {
+            y[i] = p.b.x;
+        }";
+    let parsed = Parsed::new(kernel).unwrap();
+    assert_eq!(parsed.parameter_bytes(), 32);
+    assert!(!parsed.subgroups && parsed.to_glsl_es().is_ok());
+    let shared = Parsed::new(&kernel.replace("p.b.x", "subgroupBroadcast(p.b.x, 0u)")).unwrap();
+    assert!(shared.subgroups);
+    for (from, to) in [("p.b.x", "p.b"), ("y[i]", "z[i]"), ("p.b.x", "f32(f16(p.b.x))")] {
+        assert!(Parsed::new(&kernel.replace(from, to)).is_err(), "{from} → {to}");
+    }
+}
