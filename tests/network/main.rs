@@ -9,6 +9,7 @@ mod formulas;
 mod invariants;
 mod logits;
 mod run;
+mod statistics;
 mod training;
 
 use std::path::PathBuf;

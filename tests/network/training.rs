@@ -203,7 +203,7 @@ fn count(tensor: &HostTensor) -> i64 {
 
 /// What every adapter runs. The first runs all configurations; they differ in the optimizer, which
 /// is the same kernels on any adapter and checked by itself, more than in the network.
-const EVERYWHERE: [&str; 3] = ["sgd", "adamw", "frozen_bn"];
+const EVERYWHERE: [&str; 2] = ["sgd", "adamw"];
 
 fn trains_as_pytorch(configuration: &str) {
     let fixture: Fixture = fixture(&format!("resnet18_{configuration}.json"));
