@@ -176,9 +176,9 @@ impl Gpu {
         self.0.limits.max_compute_workgroup_storage_size
     }
 
-    /// Device memory in use or kept for reuse, in bytes.
+    /// Device memory that has been allocated, in use or kept for reuse, in bytes.
     pub fn allocated_bytes(&self) -> u64 {
-        self.0.pool.total_bytes()
+        self.0.pool.allocated_bytes()
     }
 
     /// Leases `bytes` bytes of device memory. Their content is undefined.
@@ -378,7 +378,7 @@ impl Gpu {
 
     /// Records what `work` records, without running it or allocating anything, and tells what it
     /// takes. The storages it leased stay in the pool, so that the same work run next allocates
-    /// exactly these.
+    /// exactly these, and smaller work nothing else.
     ///
     /// # Errors
     /// Those of `work`, and of what was recorded before.
@@ -389,6 +389,7 @@ impl Gpu {
         self.0.planning.set(true);
         let result = work();
         self.0.planning.set(false);
+        self.0.pool.settle();
         self.0.maps.borrow_mut().clear();
         let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);
         result?;
