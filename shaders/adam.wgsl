@@ -1,6 +1,6 @@
 // adam, in place: g = scale·gradient + coupled_decay·θ; m += (1 − β1)·(g − m);
-// v = β2·v + (1 − β2)·g²; θ = shrink·θ − step_size·m / (√v / bias2_sqrt + ε). One thread updates four
-// parameters. Reference: `reference` in src/ops/adam.rs.
+// v = β2·v + (1 − β2)·g²; θ = shrink·θ − step_size·m / (√v / bias2_sqrt + ε). Nothing changes where the
+// loss is not finite. One thread updates four parameters. Reference: `reference` in src/ops/adam.rs.
 
 struct Params { count: u32 }
 struct Hyper {
@@ -14,6 +14,7 @@ struct Hyper {
 @group(0) @binding(4) var<storage, read_write> second_moment: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> hyper: Hyper;
 @group(0) @binding(6) var<storage, read> scale: array<f32>;
+@group(0) @binding(7) var<storage, read> loss: array<f32>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -21,7 +22,7 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let i = flat_group(group, groups) * 256u + thread;
-  if i >= p.count { return; }
+  if i >= p.count || !is_finite(loss[0]) { return; }
   let parameter = parameters[i];
   let g = scale[0] * gradients[i] + hyper.coupled_decay * parameter;
   let m = first_moment[i] + hyper.one_minus_beta1 * (g - first_moment[i]);

@@ -6,6 +6,11 @@ fn flat_group(group: vec3<u32>, groups: vec3<u32>) -> u32 {
   return group.y * groups.x + group.x;
 }
 
+// Whether a number is neither NaN nor infinite, by its bits: compilers may assume that it is.
+fn is_finite(x: f32) -> bool {
+  return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+}
+
 // Which of four numbers are NaN, by their bits: compilers may assume that x == x.
 fn is_nan(x: vec4<f32>) -> vec4<bool> {
   return (bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);

@@ -1,5 +1,6 @@
 // sgd, in place: g = scale·gradient + weight_decay·θ; v = momentum·v + g (v = g at first);
-// θ −= learning_rate·v (or of g + momentum·v with Nesterov). One thread updates four parameters.
+// θ −= learning_rate·v (or of g + momentum·v with Nesterov). Nothing changes
+// where the loss is not finite. One thread updates four parameters.
 // Reference: `reference` in src/ops/sgd.rs.
 
 struct Params { count: u32 }
@@ -13,6 +14,7 @@ struct Hyper {
 @group(0) @binding(3) var<storage, read_write> velocity: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> hyper: Hyper;
 @group(0) @binding(5) var<storage, read> scale: array<f32>;
+@group(0) @binding(6) var<storage, read> loss: array<f32>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -20,7 +22,7 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let i = flat_group(group, groups) * 256u + thread;
-  if i >= p.count { return; }
+  if i >= p.count || !is_finite(loss[0]) { return; }
   let parameter = parameters[i];
   let g = scale[0] * gradients[i] + hyper.weight_decay * parameter;
   // At first the velocity's memory is undefined: it must not reach the sum, not even times zero.

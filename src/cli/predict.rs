@@ -59,7 +59,8 @@ impl Predict {
         let images = expand(&self.images, &mut skips)?;
         let gpu = self.compute.open(&console)?;
         let network = self.model.load(&gpu, &console)?;
-        for paths in images.chunks(self.model.batch_size()) {
+        let batch_size = network.images_at_a_time(&gpu, self.model.batch_size());
+        for paths in images.chunks(batch_size) {
             interrupt.check()?;
             let mut pixels = Vec::new();
             let mut read = Vec::new();

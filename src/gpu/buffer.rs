@@ -14,13 +14,16 @@ use std::rc::{Rc, Weak};
 pub(super) struct Storage {
     pub id: u64,
     pub bytes: u64,
-    pub raw: OnceCell<wgpu::Buffer>,
+    raw: OnceCell<wgpu::Buffer>,
+    /// Bytes of all storages that have been allocated.
+    allocated: Rc<Cell<u64>>,
 }
 
 impl Storage {
     /// The device's buffer, allocated now if this is the first use.
     pub fn materialize(&self, device: &wgpu::Device) -> &wgpu::Buffer {
         self.raw.get_or_init(|| {
+            self.allocated.set(self.allocated.get() + self.bytes);
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
                 size: self.bytes,
@@ -30,6 +33,14 @@ impl Storage {
                 mapped_at_creation: false,
             })
         })
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if self.raw.get().is_some() {
+            self.allocated.set(self.allocated.get() - self.bytes);
+        }
     }
 }
 
@@ -95,25 +106,30 @@ pub(super) struct Pool {
     next_id: Cell<u64>,
     total: Cell<u64>,
     largest: Cell<u64>,
+    allocated: Rc<Cell<u64>>,
+    /// Whether a lease rather wastes memory than has new memory allocated.
+    settled: Cell<bool>,
 }
 
 impl Pool {
     /// Leases memory for `bytes` bytes: the smallest free storage that fits without wasting more
-    /// than a quarter, else a new one.
+    /// than a quarter, else a new one. A settled pool takes any that fits before a new one.
     pub fn lease(self: &Rc<Self>, bytes: u64) -> Buffer {
         let bytes = bytes.max(4).next_multiple_of(256);
         self.largest.set(self.largest.get().max(bytes));
         let storage = self.take_free(bytes).unwrap_or_else(|| {
             self.next_id.set(self.next_id.get() + 1);
             self.total.set(self.total.get() + bytes);
-            Rc::new(Storage { id: self.next_id.get(), bytes, raw: OnceCell::new() })
+            let (id, allocated) = (self.next_id.get(), self.allocated.clone());
+            Rc::new(Storage { id, bytes, raw: OnceCell::new(), allocated })
         });
         Buffer(Rc::new(Lease { storage, pool: Rc::downgrade(self) }))
     }
 
     fn take_free(&self, bytes: u64) -> Option<Rc<Storage>> {
+        let most = if self.settled.get() { u64::MAX } else { bytes + bytes / 4 };
         let mut free = self.free.borrow_mut();
-        let (&size, list) = free.range_mut(bytes..=bytes + bytes / 4).next()?;
+        let (&size, list) = free.range_mut(bytes..=most).next()?;
         let storage = list.pop();
         if list.is_empty() {
             free.remove(&size);
@@ -125,17 +141,29 @@ impl Pool {
         self.free.borrow_mut().entry(storage.bytes).or_default().push(storage);
     }
 
+    /// Holds what planned work takes: smaller work, such as the last batch of an epoch, is to make
+    /// do with it. Lasts until [`Pool::trim`].
+    pub fn settle(&self) {
+        self.settled.set(true);
+    }
+
     /// Drops every free storage.
     pub fn trim(&self) {
         for (bytes, list) in std::mem::take(&mut *self.free.borrow_mut()) {
             self.total.set(self.total.get() - bytes * list.len() as u64);
         }
         self.largest.set(0);
+        self.settled.set(false);
     }
 
     /// Bytes of all storages, leased and free.
     pub fn total_bytes(&self) -> u64 {
         self.total.get()
+    }
+
+    /// Bytes of the storages that have been used, and so allocated.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated.get()
     }
 
     /// Bytes of the largest lease since the last trim.
@@ -174,5 +202,16 @@ mod tests {
         drop(pool.lease(1 << 20));
         drop(pool.lease(256));
         assert_eq!(pool.total_bytes(), (1 << 20) + 256);
+    }
+
+    #[test]
+    fn a_settled_pool_does_not_grow_for_smaller_work() {
+        let pool = Rc::new(Pool::default());
+        drop((pool.lease(1 << 20), pool.lease(1 << 10)));
+        pool.settle();
+        let (large, small) = (pool.lease(1 << 12), pool.lease(256));
+        assert_eq!((large.bytes(), small.bytes()), (1 << 20, 1 << 10), "the smallest that fits");
+        assert_eq!(pool.total_bytes(), (1 << 20) + (1 << 10));
+        assert_eq!(pool.allocated_bytes(), 0, "nothing was used");
     }
 }

@@ -188,9 +188,9 @@ impl Gpu {
         self.0.limits.max_compute_workgroup_storage_size
     }
 
-    /// Device memory in use or kept for reuse, in bytes.
+    /// Device memory that has been allocated, in use or kept for reuse, in bytes.
     pub fn allocated_bytes(&self) -> u64 {
-        self.0.pool.total_bytes()
+        self.0.pool.allocated_bytes()
     }
 
     /// Leases `bytes` bytes of device memory. Their content is undefined.
@@ -390,7 +390,7 @@ impl Gpu {
 
     /// Records what `work` records, without running it or allocating anything, and tells what it
     /// takes when it is done again and again. The storages it leased stay in the pool, so that the
-    /// same work run next allocates exactly these.
+    /// same work run next allocates exactly these, and smaller work nothing else.
     ///
     /// `work` is called several times: each run but the first finds in the pool what the one before
     /// it left, and may take other storages than from an empty one.
@@ -404,6 +404,7 @@ impl Gpu {
         self.0.planning.set(true);
         let commands = self.record_until_flat(work);
         self.0.planning.set(false);
+        self.0.pool.settle();
         let commands = commands?;
         let kernels = commands.iter().filter_map(|command| match command {
             Command::Dispatch { kernel, params, .. } => {

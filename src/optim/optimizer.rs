@@ -130,14 +130,6 @@ impl Optimizer {
         self.steps
     }
 
-    /// The learning rates in use when the schedule's is `learning_rate`: one for each different
-    /// treatment of parameters, in the arena's order.
-    pub fn rates(&self, learning_rate: f64) -> Vec<f64> {
-        let mut rates: Vec<f64> = self.segments.iter().map(|s| s.rate * learning_rate).collect();
-        rates.dedup();
-        rates
-    }
-
     /// Uploads the numbers of the next step. To be called before the step is recorded, because an
     /// upload takes effect after what has been recorded.
     ///
@@ -176,6 +168,15 @@ impl Optimizer {
     /// # Errors
     /// Those of the update's operations.
     pub fn step(&self, gpu: &Gpu) -> Result<()> {
+        self.step_if_finite(gpu, self.one.memory())
+    }
+
+    /// [`Optimizer::step`], which changes nothing if the device finds `loss` (one f32) to be NaN or
+    /// infinite.
+    ///
+    /// # Errors
+    /// Those of the update's operations.
+    pub fn step_if_finite(&self, gpu: &Gpu, loss: &Slice) -> Result<()> {
         for segment in &self.segments {
             if let Some(start) = &segment.start {
                 let strength = self.settings.l2_sp as f32;
@@ -192,10 +193,19 @@ impl Optimizer {
         for Segment { parameters, gradients, state, hyper, .. } in &self.segments {
             let scale = scale.memory();
             match &state[..] {
-                [velocity] => sgd(gpu, Sgd { parameters, gradients, velocity, hyper, scale })?,
+                [velocity] => {
+                    sgd(gpu, Sgd { parameters, gradients, velocity, hyper, scale, loss })?;
+                }
                 [first_moment, second_moment] => {
-                    let step =
-                        Adam { parameters, gradients, first_moment, second_moment, hyper, scale };
+                    let step = Adam {
+                        parameters,
+                        gradients,
+                        first_moment,
+                        second_moment,
+                        hyper,
+                        scale,
+                        loss,
+                    };
                     adam(gpu, step)?;
                 }
                 _ => unreachable!("an optimizer keeps one arena or two"),

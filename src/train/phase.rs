@@ -5,12 +5,15 @@ use std::sync::Arc;
 use super::config::Config;
 use super::interrupt::Interrupt;
 use super::metrics::{Metrics, Tally};
-use super::network::Network;
+use super::network::{Answer, Network};
+use super::step::Inputs;
 use super::validate::{Judged, in_order, judge};
+use crate::Tape;
 use crate::data::{Item, Loader, Order, Skipped, Transform};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::{Mode, Stage};
+use crate::tensor::{Shape, Tensor};
 
 /// A part of a run with its own optimizer and schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,7 +88,8 @@ impl Features {
         let size = network.net.arch().features();
         let mut features = Self { values: Vec::new(), labels: Vec::new(), size };
         let mut failed = Vec::new();
-        for batch in in_order(items, network.image_size, config.batch_size, config.workers)? {
+        let batch_size = network.images_at_a_time(gpu, config.batch_size);
+        for batch in in_order(items, network.image_size, batch_size, config.workers)? {
             interrupt.check()?;
             let batch = batch?;
             failed.extend(batch.failed);
@@ -110,8 +114,6 @@ impl Features {
     /// # Errors
     /// What the device reported.
     pub fn judge(&self, gpu: &Gpu, network: &Network, batch_size: usize) -> Result<Metrics> {
-        use crate::train::Answer;
-        use crate::{Shape, Tape, Tensor};
         let mut tally = Tally::new(network.classes.len());
         let images: Vec<usize> = (0..self.labels.len()).collect();
         for images in images.chunks(batch_size) {
@@ -156,7 +158,32 @@ pub struct Batch {
     pub failed: Vec<Skipped>,
 }
 
+impl Batch {
+    /// What the network takes.
+    pub fn inputs(&self) -> Inputs<'_> {
+        match self.pixels.is_empty() {
+            true => Inputs::Features(&self.features),
+            false => Inputs::Pixels(&self.pixels),
+        }
+    }
+}
+
 impl Source {
+    /// A batch of `images` as large as any, to plan with.
+    pub fn blank(&self, network: &Network, images: usize) -> Batch {
+        let side = network.image_size as usize;
+        let (pixels, features) = match self {
+            Self::Features { train, .. } => (0, train.size),
+            Self::Images { .. } => (side * side * 3, 0),
+        };
+        Batch {
+            pixels: vec![0; images * pixels],
+            features: vec![0.0; images * features],
+            labels: vec![0; images],
+            failed: Vec::new(),
+        }
+    }
+
     /// Training images there are.
     pub fn train_images(&self) -> usize {
         match self {

@@ -13,9 +13,9 @@ use super::console::Console;
 use super::interrupt::Interrupt;
 use super::metrics::{Epoch, Validation};
 use super::network::Network;
-use super::phase::{Batch, Features, Phase, Source};
+use super::phase::{Features, Phase, Source};
 use super::run_dir::{Results, RunDir, Step, StepLog};
-use super::step::{Done, Inputs, Pending, Pipeline, Stepper};
+use super::step::{Done, Pending, Pipeline, Stepper};
 use super::validate::judge;
 use crate::data::{Dataset, Item, ScanOptions, Skipped};
 use crate::error::{Context, Error, Result};
@@ -33,7 +33,7 @@ const WARMUP_START: f64 = 0.01;
 /// Whatever kept it from being done; [`Error::Interrupted`] after the weights are saved.
 pub fn run(
     gpu: &Gpu,
-    config: Config,
+    mut config: Config,
     name: &str,
     console: &Console,
     interrupt: &Interrupt,
@@ -63,11 +63,15 @@ pub fn run(
     ));
     let phases = Phase::all(&config);
     let folder = RunDir::create(config.output_dir.as_deref(), name)?;
-    folder.write_args(&Args::new(gpu, &config, &network, name))?;
+    config.arch = Some(network.net.arch());
+    config.image_size = Some(network.image_size);
+    config.output_dir = Some(folder.path().to_owned());
+    folder.write_args(&Args::new(gpu, &config, &network.classes, name))?;
+    let groups = groups(&phases, config.lr_mult);
     let mut run = Run {
-        results: folder
-            .results(phases.iter().map(|phase| groups(phase, &config)).max().unwrap_or(1))?,
+        results: folder.results(groups.len())?,
         steps: folder.step_log()?,
+        groups,
         gpu,
         config: &config,
         console,
@@ -79,6 +83,7 @@ pub fn run(
         step: 0,
         best: None,
         unreadable: dataset.skipped.iter().map(|skipped| skipped.path.clone()).collect(),
+        memory_bytes: 0,
         started: Instant::now(),
     };
     let (train, val) = (Arc::from(dataset.train), Arc::from(dataset.val));
@@ -123,12 +128,12 @@ fn warn_unreadable(console: &Console, skipped: &[Skipped]) {
     }
 }
 
-/// Learning rates that a phase has: one for each stage that learns at its own.
-fn groups(phase: &Phase, config: &Config) -> usize {
-    match config.lr_mult {
-        Some(_) => Stage::ALL.iter().filter(|&&stage| stage >= phase.train_from).count(),
-        None => 1,
-    }
+/// The stages that have a learning rate of their own in the files: with `lr_mult` all that a phase
+/// trains, else the classifier's stands for all.
+fn groups(phases: &[Phase], lr_mult: Option<f64>) -> Vec<Stage> {
+    let first = phases.iter().map(|phase| phase.train_from).min();
+    let first = first.filter(|_| lr_mult.is_some()).unwrap_or(Stage::Head);
+    Stage::ALL.into_iter().filter(|&stage| stage >= first).collect()
 }
 
 /// What `args.json` holds: the options as resolved, and what ran them.
@@ -139,8 +144,6 @@ struct Args<'a> {
     commit: &'static str,
     host: Host,
     adapter: &'a AdapterReport,
-    arch: String,
-    image_size: u32,
     classes: &'a [String],
     #[serde(flatten)]
     config: &'a Config,
@@ -154,7 +157,7 @@ struct Host {
 }
 
 impl<'a> Args<'a> {
-    fn new(gpu: &'a Gpu, config: &'a Config, network: &'a Network, command: &'a str) -> Self {
+    fn new(gpu: &'a Gpu, config: &'a Config, classes: &'a [String], command: &'a str) -> Self {
         Self {
             command,
             version: env!("CARGO_PKG_VERSION"),
@@ -165,9 +168,7 @@ impl<'a> Args<'a> {
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
             },
             adapter: gpu.report(),
-            arch: network.net.arch().to_string(),
-            image_size: network.image_size,
-            classes: &network.classes,
+            classes,
             config,
         }
     }
@@ -187,6 +188,8 @@ struct Run<'a> {
     console: &'a Console,
     interrupt: &'a Interrupt,
     network: Network,
+    /// The stages whose learning rates are told.
+    groups: Vec<Stage>,
     folder: RunDir,
     results: Results,
     steps: StepLog,
@@ -200,6 +203,8 @@ struct Run<'a> {
     best: Option<(Validation, u32)>,
     /// Images found to be unreadable, each named once.
     unreadable: BTreeSet<PathBuf>,
+    /// Device memory at the end of the latest epoch.
+    memory_bytes: u64,
     started: Instant,
 }
 
@@ -223,6 +228,10 @@ impl Run<'_> {
         let rate = |stage: Stage| rate_of(stage, first, factor);
         let mut optimizer =
             Optimizer::new(gpu, self.network.net.parameters(), settings, first, rate)?;
+        let rates = |learning_rate: f64| -> Vec<f64> {
+            let told = self.groups.iter();
+            told.map(|&s| if s < first { 0.0 } else { learning_rate * rate(s) }).collect()
+        };
         let mode = Mode::train_from(first, config.bn);
         let smallest = self.smallest_batch(mode);
         let (_, steps) = source.epoch(config, &self.network, self.epoch, smallest)?;
@@ -245,12 +254,10 @@ impl Run<'_> {
         // The network is borrowed by the steps, and saved between epochs; both only read it.
         let network = &self.network;
         let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing)?;
-        if !phase.caches() {
-            let batch = config.batch_size.min(source.train_images());
-            let plan = stepper.plan(&optimizer, batch)?;
-            tell_plan(console, &plan, stepper.micro_batch(), batch, config.bn);
-            gpu.prepare(&plan)?;
-        }
+        let largest = config.batch_size.min(source.train_images());
+        let plan = stepper.plan(&optimizer, &source.blank(network, largest))?;
+        tell_plan(console, &plan, stepper.micro_batch(), largest, config.bn);
+        gpu.prepare(&plan)?;
         let mut ending = Ending::Epochs;
         let first_step = self.step;
         for _ in 0..phase.epochs {
@@ -262,7 +269,19 @@ impl Run<'_> {
             let mut pipeline = Pipeline::new();
             let mut totals = Totals::default();
             let epoch_started = Instant::now();
-            let mut latest = None;
+            let mut settle = |done: Done| -> Result<()> {
+                self.steps.append(&Step {
+                    step: done.step,
+                    epoch: self.epoch,
+                    loss: done.loss,
+                    lr: rates(done.learning_rate),
+                    images: done.batch.labels.len(),
+                    seconds: done.seconds,
+                })?;
+                totals.add(&done);
+                bar.advance(done.batch.labels.len(), totals.loss(), totals.top1());
+                finite(&done, &stepper)
+            };
             for batch in batches {
                 let batch = batch?;
                 report_unreadable(console, &mut self.unreadable, &batch.failed);
@@ -271,16 +290,11 @@ impl Run<'_> {
                 }
                 let factor = warmup.factor(schedule, self.step - first_step, total);
                 let learning_rate = phase.learning_rate * factor;
-                let downloads =
-                    stepper.step(&mut optimizer, learning_rate, batch.inputs(), &batch.labels)?;
-                let images = batch.labels.len();
-                let pending = Pending { step: self.step, images, learning_rate, downloads };
-                latest = Some(batch);
+                let downloads = stepper.step(&mut optimizer, learning_rate, &batch)?;
+                let pending = Pending { step: self.step, batch, learning_rate, downloads };
                 self.step += 1;
                 if let Some(done) = pipeline.push(pending)? {
-                    self.steps.append(&totals.add(&done, self.epoch, &optimizer).line())?;
-                    bar.advance(done.images, totals.loss(), totals.top1());
-                    finite(&done, &stepper, latest.as_ref())?;
+                    settle(done)?;
                 }
                 let limit = self.config.max_steps.is_some_and(|limit| self.step >= limit);
                 if limit {
@@ -291,14 +305,16 @@ impl Run<'_> {
                 }
             }
             while let Some(done) = pipeline.pop()? {
-                self.steps.append(&totals.add(&done, self.epoch, &optimizer).line())?;
-                bar.advance(done.images, totals.loss(), totals.top1());
-                finite(&done, &stepper, latest.as_ref())?;
+                settle(done)?;
             }
             drop(bar);
             let seconds = epoch_started.elapsed().as_secs_f64();
             let provenance = provenance(config, self.epoch + 1);
             network.save(gpu, &self.folder.last(), provenance.clone())?;
+            if self.interrupt.is_set() {
+                let last = self.folder.last();
+                console.line(format_args!("the weights so far are in {}", last.display()));
+            }
             self.interrupt.check()?;
             let judged = source.validate(gpu, network, config, self.interrupt)?;
             self.epoch += 1;
@@ -313,11 +329,17 @@ impl Run<'_> {
                 train_loss: totals.loss(),
                 train_top1: totals.top1(),
                 val,
-                lr: optimizer.rates(totals.learning_rate),
+                lr: rates(totals.learning_rate),
                 images_per_second: totals.images as f64 / seconds,
             };
             self.results.append(&epoch)?;
             console.epoch(&epoch);
+            self.memory_bytes = gpu.allocated_bytes();
+            console.event(&json!({
+                "event": "memory",
+                "planned": plan.peak_bytes,
+                "allocated": self.memory_bytes,
+            }));
             let better = match (&self.best, val) {
                 (_, None) | (None, _) => true,
                 (Some((best, _)), Some(val)) => (val.top1, -val.loss) > (best.top1, -best.loss),
@@ -362,7 +384,11 @@ impl Run<'_> {
 
     /// Judges the best weights again, from their file, and says where everything is.
     fn conclude(self, val: &Arc<[Item]>) -> Result<()> {
-        let Self { gpu, config, console, folder, best, interrupt, .. } = self;
+        let Self { gpu, config, console, folder, best, memory_bytes, interrupt, network, .. } =
+            self;
+        drop(network);
+        gpu.trim();
+        let mut judged = None;
         if let Some((_, epoch)) = best {
             let network = Network::load(gpu, &folder.best(), None)
                 .context(|| "reading the best weights back")?;
@@ -385,30 +411,23 @@ impl Run<'_> {
             if !confused.is_empty() {
                 console.line(format_args!("most confused: {}", confused.join(", ")));
             }
-            console.event(&json!({
-                "event": "end",
-                "best_epoch": epoch,
-                "top1": metrics.top1,
-                "top5": metrics.top5,
-                "loss": metrics.loss,
-                "output_dir": folder.path(),
-            }));
+            judged = Some((epoch, metrics));
         }
+        let metrics = judged.as_ref().map(|(_, metrics)| metrics);
+        console.event(&json!({
+            "event": "end",
+            "best_epoch": judged.as_ref().map(|(epoch, _)| epoch),
+            "top1": metrics.map(|metrics| metrics.top1),
+            "top5": metrics.map(|metrics| metrics.top5),
+            "loss": metrics.map(|metrics| metrics.loss),
+            "output_dir": folder.path().to_string_lossy(),
+        }));
         console.line(format_args!(
             "device memory {:.0} MB; everything is in {}",
-            gpu.allocated_bytes() as f64 / 1e6,
+            memory_bytes as f64 / 1e6,
             folder.path().display()
         ));
         Ok(())
-    }
-}
-
-impl Batch {
-    fn inputs(&self) -> Inputs<'_> {
-        match self.pixels.is_empty() {
-            true => Inputs::Features(&self.features),
-            false => Inputs::Pixels(&self.pixels),
-        }
     }
 }
 
@@ -461,14 +480,11 @@ fn report_unreadable(console: &Console, known: &mut BTreeSet<PathBuf>, failed: &
 }
 
 /// An error if the loss of a step is not finite, saying what went wrong first.
-fn finite(done: &Done, stepper: &Stepper<'_>, batch: Option<&Batch>) -> Result<()> {
+fn finite(done: &Done, stepper: &Stepper<'_>) -> Result<()> {
     if done.loss.is_finite() {
         return Ok(());
     }
-    let first = match batch {
-        Some(batch) => stepper.first_non_finite(batch.inputs(), batch.labels.len())?,
-        None => None,
-    };
+    let first = stepper.first_non_finite(&done.batch)?;
     Err(Error::Diverged(format!(
         "the loss is {} at step {} (learning rate {}); the first value that is not finite is in {}; \
          try a lower --lr or --clip-grad-norm 1",
@@ -488,44 +504,13 @@ struct Totals {
     learning_rate: f64,
 }
 
-/// A line of `steps.jsonl` with the rates it borrows.
-struct Line {
-    rates: Vec<f64>,
-    step: u64,
-    epoch: u32,
-    loss: f64,
-    images: usize,
-    seconds: f64,
-}
-
-impl Line {
-    fn line(&self) -> Step<'_> {
-        let Self { rates, step, epoch, loss, images, seconds } = self;
-        Step {
-            step: *step,
-            epoch: *epoch,
-            loss: *loss,
-            lr: rates,
-            images: *images,
-            seconds: *seconds,
-        }
-    }
-}
-
 impl Totals {
-    fn add(&mut self, done: &Done, epoch: u32, optimizer: &Optimizer) -> Line {
-        self.images += done.images;
-        self.loss += done.loss * done.images as f64;
+    fn add(&mut self, done: &Done) {
+        let images = done.batch.labels.len();
+        self.images += images;
+        self.loss += done.loss * images as f64;
         self.right += done.right;
         self.learning_rate = done.learning_rate;
-        Line {
-            rates: optimizer.rates(done.learning_rate),
-            step: done.step,
-            epoch,
-            loss: done.loss,
-            images: done.images,
-            seconds: done.seconds,
-        }
     }
 
     fn loss(&self) -> f64 {

@@ -141,7 +141,7 @@ pub struct StepLog(Log);
 
 /// A line of `steps.jsonl`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Step<'a> {
+pub struct Step {
     /// Counts from 0, over both phases.
     pub step: u64,
     /// Counts from 0, over both phases.
@@ -149,7 +149,7 @@ pub struct Step<'a> {
     /// Before the step's update.
     pub loss: f64,
     /// The learning rate of each group.
-    pub lr: &'a [f64],
+    pub lr: Vec<f64>,
     /// Images in the batch.
     pub images: usize,
     /// What the step took.
@@ -293,7 +293,7 @@ mod tests {
         );
 
         let mut steps = run.step_log().unwrap();
-        let step = Step { step: 0, epoch: 0, loss: 2.5, lr: &[0.05], images: 16, seconds: 0.5 };
+        let step = Step { step: 0, epoch: 0, loss: 2.5, lr: vec![0.05], images: 16, seconds: 0.5 };
         steps.append(&step).unwrap();
         assert_eq!(
             fs::read_to_string(run.path().join("steps.jsonl")).unwrap(),

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::network::Network;
+use super::phase::Batch;
 use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
 use crate::nn::Mode;
-use crate::ops::{CrossEntropy, cross_entropy, labels};
+use crate::ops::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
 use crate::optim::Optimizer;
 use crate::tensor::{Shape, Tensor};
 
@@ -67,11 +68,10 @@ impl<'a> Stepper<'a> {
         &self,
         optimizer: &mut Optimizer,
         learning_rate: f64,
-        inputs: Inputs<'_>,
-        classes: &[u32],
+        batch: &Batch,
     ) -> Result<Vec<Download>> {
         optimizer.begin_step(self.gpu, learning_rate)?;
-        let losses = self.record(optimizer, inputs, classes)?;
+        let losses = self.record(optimizer, batch)?;
         for _ in &losses {
             self.network.net.count_batch(self.mode);
         }
@@ -79,26 +79,23 @@ impl<'a> Stepper<'a> {
         Ok(losses)
     }
 
-    /// Splits batches of `batch` images into the largest parts whose tensors the adapter can bind.
+    /// Splits batches as large as `batch` into the largest parts whose tensors the adapter can bind.
     /// Returns what a step takes.
     ///
     /// # Errors
     /// [`Error::Gpu`] if not even one image fits.
-    pub fn plan(&mut self, optimizer: &Optimizer, batch: usize) -> Result<Plan> {
-        let size = self.network.image_size as usize;
-        let pixels = vec![0; batch * size * size * 3];
-        let classes = vec![0; batch];
-        self.micro_batch = batch;
+    pub fn plan(&mut self, optimizer: &Optimizer, batch: &Batch) -> Result<Plan> {
+        self.micro_batch = batch.labels.len();
         loop {
-            let inputs = Inputs::Pixels(&pixels);
-            let plan = self.gpu.plan(|| self.record(optimizer, inputs, &classes).map(|_| ()))?;
+            let plan = self.gpu.plan(|| self.record(optimizer, batch).map(|_| ()))?;
             if plan.fits() {
                 return Ok(plan);
             }
             if self.micro_batch == 1 {
                 return Err(Error::Gpu(format!(
-                    "one image of {size} pixels needs a tensor of {} MB, the adapter binds {} MB; \
-                     lower --image-size",
+                    "one image of {} pixels needs a tensor of {} MB, the adapter binds {} MB; lower \
+                     --image-size",
+                    self.network.image_size,
                     plan.largest_bytes >> 20,
                     plan.binding_limit >> 20
                 )));
@@ -107,25 +104,25 @@ impl<'a> Stepper<'a> {
         }
     }
 
-    fn record(
-        &self,
-        optimizer: &Optimizer,
-        inputs: Inputs<'_>,
-        classes: &[u32],
-    ) -> Result<Vec<Download>> {
+    fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
+        let (inputs, divisor) = (batch.inputs(), batch.labels.len() as f32);
         let mut losses = Vec::new();
-        let divisor = classes.len() as f32;
         let mut start = 0;
-        for classes in classes.chunks(self.micro_batch.min(classes.len())) {
+        let mut parts = batch.labels.chunks(self.micro_batch.min(batch.labels.len())).peekable();
+        while let Some(classes) = parts.next() {
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            losses.push(self.gradients(inputs, start, classes, mode, divisor)?);
+            let stats = self.gradients(inputs, start, classes, mode, divisor)?;
+            losses.push(self.gpu.download(stats.memory()));
             start += classes.len();
+            if parts.peek().is_none() {
+                optimizer.step_if_finite(self.gpu, stats.memory())?;
+            }
         }
-        optimizer.step(self.gpu)?;
         Ok(losses)
     }
 
-    /// Records the gradients of the part of a batch that begins with image `start`.
+    /// Records the gradients of the part of a batch that begins with image `start`. Returns
+    /// [`CrossEntropyOutput::stats`].
     fn gradients(
         &self,
         inputs: Inputs<'_>,
@@ -133,7 +130,7 @@ impl<'a> Stepper<'a> {
         classes: &[u32],
         mode: Mode,
         divisor: f32,
-    ) -> Result<Download> {
+    ) -> Result<Tensor> {
         let (gpu, network) = (self.gpu, self.network);
         let targets = labels(gpu, classes)?;
         let tape = Tape::new(gpu);
@@ -153,18 +150,18 @@ impl<'a> Stepper<'a> {
             }
         };
         let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
-        let output = cross_entropy(&tape, &logits, &targets, options)?;
-        let download = gpu.download(output.stats.memory());
-        tape.backward(&output.loss, self.one.clone())?;
-        Ok(download)
+        let CrossEntropyOutput { loss, stats } = cross_entropy(&tape, &logits, &targets, options)?;
+        tape.backward(&loss, self.one.clone())?;
+        Ok(stats)
     }
 
-    /// Which parameter, or which operation on `inputs`, first holds a value that is not finite, in
-    /// the network as it is now.
+    /// Which parameter, or which operation on the images of `batch`, first holds a value that is not
+    /// finite, in the network as it is now.
     ///
     /// # Errors
     /// What the device reported.
-    pub fn first_non_finite(&self, inputs: Inputs<'_>, count: usize) -> Result<Option<String>> {
+    pub fn first_non_finite(&self, batch: &Batch) -> Result<Option<String>> {
+        let count = batch.labels.len();
         let (gpu, network) = (self.gpu, self.network);
         let parameters = network.net.parameters();
         let values = parameters.download(gpu, parameters.values())?;
@@ -174,7 +171,7 @@ impl<'a> Stepper<'a> {
             }
         }
         let tape = Tape::watching(gpu);
-        match inputs {
+        match batch.inputs() {
             Inputs::Pixels(pixels) => {
                 let pixels = network.upload(gpu, pixels)?;
                 let images = network.input(&tape, &pixels, count)?;
@@ -194,8 +191,8 @@ impl<'a> Stepper<'a> {
 pub struct Pending {
     /// Number of the step in the run, from 0.
     pub step: u64,
-    /// Images in the batch.
-    pub images: usize,
+    /// What it learned from.
+    pub batch: Batch,
     /// The schedule's learning rate.
     pub learning_rate: f64,
     /// The loss's parts.
@@ -206,8 +203,8 @@ pub struct Pending {
 pub struct Done {
     /// Number of the step in the run, from 0.
     pub step: u64,
-    /// Images in the batch.
-    pub images: usize,
+    /// What it learned from.
+    pub batch: Batch,
     /// The schedule's learning rate.
     pub learning_rate: f64,
     /// Mean loss of the batch, before the update.
@@ -244,7 +241,7 @@ impl Pipeline {
     /// # Errors
     /// What the device reported.
     pub fn pop(&mut self) -> Result<Option<Done>> {
-        let Some(Pending { step, images, learning_rate, downloads }) = self.pending.pop_front()
+        let Some(Pending { step, batch, learning_rate, downloads }) = self.pending.pop_front()
         else {
             return Ok(None);
         };
@@ -256,6 +253,6 @@ impl Pipeline {
         }
         let seconds = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
-        Ok(Some(Done { step, images, learning_rate, loss, right, seconds }))
+        Ok(Some(Done { step, batch, learning_rate, loss, right, seconds }))
     }
 }

@@ -36,6 +36,7 @@ pub fn judge(
     let mut tally = Tally::new(network.classes.len());
     let mut failed = Vec::new();
     let mut pending: VecDeque<(Answer, Vec<u32>)> = VecDeque::new();
+    let batch_size = network.images_at_a_time(gpu, batch_size);
     for batch in in_order(items, network.image_size, batch_size, workers)? {
         interrupt.check()?;
         let batch = batch?;
