@@ -1,80 +1,18 @@
 //! The program from the outside: exit codes, messages, what is on which stream.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
-use serde_json::Value;
+use program::{Ran, Wgrad};
 
 const BUNDLED: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/weights/resnet18-tiny-imagenet.safetensors");
 const CLIPART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/clipart");
-
-/// The program, run in an empty folder of its own and untouched by the caller's environment.
-struct Wgrad {
-    folder: tempfile::TempDir,
-}
-
-impl Wgrad {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wgrad"));
-        command.args(arguments).current_dir(self.folder.path());
-        for variable in ["WGPU_BACKEND", "WGPU_ADAPTER_NAME", "WGPU_POWER_PREF"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::from(self.command(arguments).output().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-}
-
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("the program writes UTF-8");
-        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-        assert!(!stderr.contains("panicked"), "{stderr}");
-        Self { code: output.status.code(), stdout, stderr }
-    }
-}
-
-impl Ran {
-    /// Standard output of a success.
-    fn answer(&self) -> &str {
-        assert_eq!(self.code, Some(0), "{}", self.stderr);
-        &self.stdout
-    }
-
-    /// The only line that starts with `error:`, of a failure with exit code `code`.
-    fn error(&self, code: i32) -> &str {
-        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
-        // Mesa's own lines, where there is no display.
-        let own = |line: &&str| line.starts_with("error: ") && !line.contains("XDG_RUNTIME_DIR");
-        let errors: Vec<&str> = self.stderr.lines().filter(own).collect();
-        assert_eq!(errors.len(), 1, "{}", self.stderr);
-        errors[0]
-    }
-
-    fn objects(&self) -> Vec<Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
-    }
-}
 
 #[test]
 fn help_and_version_succeed() {

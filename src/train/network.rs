@@ -125,7 +125,7 @@ impl Network {
             missing: Vec::new(),
             unexpected: Vec::new(),
         };
-        checkpoint.write(path, Dtype::F32)
+        checkpoint.write(path, Dtype::F32).context(|| "saving the weights")
     }
 
     /// Leases memory for `pixels` ([n, size, size, 3] bytes) and uploads them.

@@ -283,7 +283,7 @@ impl Run<'_> {
                 finite(&done, &stepper)
             };
             for batch in batches {
-                let batch = batch?;
+                let batch = batch.context(|| "loading the training images")?;
                 report_unreadable(console, &mut self.unreadable, &batch.failed);
                 if batch.labels.len() < smallest {
                     continue;
@@ -486,7 +486,7 @@ fn finite(done: &Done, stepper: &Stepper<'_>) -> Result<()> {
     }
     let first = stepper.first_non_finite(&done.batch)?;
     Err(Error::Diverged(format!(
-        "the loss is {} at step {} (learning rate {}); the first value that is not finite is in {}; \
+        "the loss is {} at step {} (learning rate {:e}); the first value that is not finite is in {}; \
          try a lower --lr or --clip-grad-norm 1",
         done.loss,
         done.step,

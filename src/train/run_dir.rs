@@ -199,6 +199,10 @@ impl Results {
     }
 }
 
+fn doing() -> &'static str {
+    "noting what was measured"
+}
+
 /// A text file that grows by whole lines, each on its way to the disk when `line` returns.
 #[derive(Debug)]
 struct Log {
@@ -208,12 +212,13 @@ struct Log {
 
 impl Log {
     fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create_new(&path).map_err(Error::io(&path))?;
+        let file = File::create_new(&path).map_err(Error::io(&path)).context(doing)?;
         Ok(Self { path, file })
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(format!("{line}\n").as_bytes()).map_err(Error::io(&self.path))
+        let written = self.file.write_all(format!("{line}\n").as_bytes());
+        written.map_err(Error::io(&self.path)).context(doing)
     }
 }
 

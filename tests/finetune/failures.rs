@@ -1,0 +1,229 @@
+//! What goes wrong outside the program ends it with one line that says what to do, never with a panic.
+
+use std::fs;
+use std::path::Path;
+
+use image::{DynamicImage, RgbImage};
+use wgrad::checkpoint::{Checkpoint, Dtype, HostData};
+
+use crate::program::Wgrad;
+use crate::run::{numbers, write_images};
+
+#[test]
+fn data_that_cannot_be_trained_on_is_told() {
+    let wgrad = Wgrad::with_images();
+    fs::create_dir(wgrad.path("empty")).unwrap();
+    write_images(&wgrad.path("one-class"), &[3], 32);
+    write_images(&wgrad.path("empty-class"), &[3], 32);
+    fs::create_dir(wgrad.path("empty-class/b")).unwrap();
+    write_images(&wgrad.path("unknown/train"), &[3, 3], 32);
+    write_images(&wgrad.path("unknown/val"), &[1, 1, 1], 32);
+    for (data, texts) in [
+        ("missing", &["missing: no such folder", "--data"][..]),
+        ("data/train/a/0.png", &["0.png: is a file"]),
+        ("empty", &["empty: no images and no class folders"]),
+        ("one-class", &["only one class, \"a\"", "two class folders"]),
+        ("empty-class", &["empty-class/b: the class folder holds no image"]),
+        ("unknown", &["unknown/val/c: class \"c\" is unknown", "Rename or remove"]),
+    ] {
+        let ran = wgrad.finetune("run", &format!("--data {data}"));
+        let error = ran.error(1);
+        assert!(error.starts_with("error: looking for images in "), "{error}");
+        for text in texts {
+            assert!(error.contains(text), "{data}: no {text:?} in {error}");
+        }
+        assert!(!wgrad.path("run").exists(), "{data}: nothing was begun");
+    }
+}
+
+#[test]
+fn images_that_cannot_be_read_are_listed() {
+    let mut jpeg = Vec::new();
+    let noise =
+        RgbImage::from_fn(90, 90, |x, y| image::Rgb([(x * y) as u8, (x + y) as u8, y as u8]));
+    let image = DynamicImage::ImageRgb8(noise);
+    image.write_to(&mut std::io::Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).unwrap();
+    for (name, bytes, text) in [
+        ("text.jpg", &b"hello"[..], "not an image"),
+        ("cut.jpg", &jpeg[..jpeg.len() / 2], "truncated"),
+        ("nothing.png", b"", "empty (0 bytes)"),
+    ] {
+        let wgrad = Wgrad::with_images();
+        fs::write(wgrad.path("data/train/a").join(name), bytes).unwrap();
+        let ran = wgrad.finetune("run", "--epochs 1");
+        ran.error(1);
+        for text in [name, text, "more than 5 %", "repair or remove"] {
+            assert!(ran.stderr.contains(text), "no {text:?} in {}", ran.stderr);
+        }
+
+        // Among many good ones it is left out.
+        write_images(&wgrad.path("data/train"), &[16, 15], 32);
+        let ran = wgrad.finetune("many", "--epochs 1 --freeze-epochs 1");
+        ran.answer();
+        let warnings: Vec<_> = ran.stderr.lines().filter(|line| line.contains(name)).collect();
+        assert_eq!(warnings.len(), 1, "told once: {}", ran.stderr);
+        assert!(warnings[0].starts_with("warning: ") && warnings[0].contains(text));
+        let images: f64 = numbers(&wgrad.lines("many/steps.jsonl"), "images").iter().sum();
+        assert_eq!(images, 62.0, "31 in each epoch");
+    }
+}
+
+#[test]
+fn images_of_odd_shapes_are_images() {
+    let wgrad = Wgrad::with_images();
+    RgbImage::new(1, 1).save(wgrad.path("data/train/a/dot.png")).unwrap();
+    RgbImage::new(10_000, 3).save(wgrad.path("data/train/b/line.png")).unwrap();
+    let images = |name: &str, options: &str| -> f64 {
+        numbers(&wgrad.steps(name, options), "images").iter().sum()
+    };
+    assert_eq!(images("plain", "--epochs 1"), 12.0);
+    assert_eq!(images("strong", "--epochs 1 --augment strong"), 12.0);
+}
+
+#[test]
+fn one_image_a_class_is_enough() {
+    let wgrad = Wgrad::new();
+    write_images(&wgrad.path("data"), &[1, 1], 32);
+    let ran = wgrad.finetune("run", "--json --freeze-epochs 1 --epochs 1 --batch-size 1");
+    // At 32 px the last batch norm sees one value a channel of one image.
+    assert!(ran.error(2).contains("--batch-size"), "{}", ran.stderr);
+    let ran = wgrad.finetune("two", "--json --freeze-epochs 1 --epochs 1");
+    ran.answer();
+    let events = ran.objects();
+    assert_eq!(events.last().unwrap()["event"], "end");
+    assert!(events.last().unwrap()["best_epoch"].is_null(), "there is nothing to validate with");
+    assert!(wgrad.path("two/weights/best.safetensors").is_file());
+}
+
+#[test]
+fn weights_that_cannot_be_started_from_are_told() {
+    let wgrad = Wgrad::with_images();
+    wgrad.finetune("start", "--max-steps 1").answer();
+    let good = wgrad.path("start/weights/last.safetensors");
+    let bytes = fs::read(&good).unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(wgrad.path(name), bytes).unwrap();
+    let raw = |header: &str| [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    let edit = |name: &str, change: &dyn Fn(&mut Checkpoint)| {
+        let mut checkpoint = Checkpoint::read(&good).unwrap();
+        change(&mut checkpoint);
+        checkpoint.write(wgrad.path(name), Dtype::F32).unwrap();
+    };
+    let stem = |number: f32| {
+        move |checkpoint: &mut Checkpoint| {
+            let stem = checkpoint.tensors.get_mut("conv1.weight").unwrap();
+            let HostData::F32(data) = &mut stem.data else { unreachable!() };
+            data[7] = number;
+        }
+    };
+    write("cut", &bytes[..bytes.len() / 2]);
+    write("huge", &[&(1u64 << 60).to_le_bytes()[..], b"{}"].concat());
+    let overlap = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    write("overlap", &[raw(overlap), vec![0; 4]].concat());
+    let end = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (header, data) = (str::from_utf8(&bytes[8..end]).unwrap(), &bytes[end..]);
+    let integers = header.replace("\"F32\"", "\"I32\"");
+    write("integers", &[raw(&integers), data.to_vec()].concat());
+    let reshaped = header.replacen("[8,3,7,7]", "[8,7,3,7]", 1);
+    write("reshaped", &[raw(&reshaped), data.to_vec()].concat());
+    edit("nan", &stem(f32::NAN));
+    edit("inf", &stem(f32::INFINITY));
+    for (name, texts) in [
+        ("none-here", &["none-here: there is no such file", "--weights takes"][..]),
+        ("cut", &["cut: ", "truncated"]),
+        ("huge", &["huge: "]),
+        ("overlap", &["overlap: "]),
+        ("integers", &["integers: ", "I32"]),
+        ("reshaped", &["reshaped: ", "conv1.weight", "[8, 7, 3, 7]"]),
+        ("nan", &["nan: ", "NaN", "conv1.weight", "earlier checkpoint"]),
+        ("inf", &["inf: ", "infinite", "conv1.weight"]),
+        ("data", &["data: "]),
+    ] {
+        let ran = wgrad.finetune("run", &format!("--weights ./{name}"));
+        let error = ran.error(1);
+        for text in [&["error: ", "weights"], texts].concat() {
+            assert!(error.contains(text), "{name}: no {text:?} in {error}");
+        }
+        assert!(!wgrad.path("run").exists(), "{name}: nothing was begun");
+    }
+    let ran =
+        wgrad.finetune("run", "--weights ./start/weights/last.safetensors --arch resnet34-w8");
+    assert!(ran.error(2).contains("resnet34"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_run_that_diverges_says_when_and_where() {
+    let wgrad = Wgrad::with_images();
+    for (name, options, place) in [
+        ("sgd", "--lr 1e30 --lr-scheduler constant", " of bn1"),
+        ("adam", "--opt adam --lr 1e30 --lr-scheduler constant", "bn1"),
+        ("head", "--freeze-epochs 1 --head-lr 1e38 --lr-scheduler constant", "fc"),
+    ] {
+        let ran = wgrad.finetune(name, options);
+        let error = ran.error(1);
+        for text in ["the loss is ", "at step ", "learning rate 1e3", place, "try a lower --lr"] {
+            assert!(error.contains(text), "{name}: no {text:?} in {error}");
+        }
+        let steps = wgrad.lines(&format!("{name}/steps.jsonl"));
+        let (last, before) = steps.split_last().unwrap();
+        assert!(last["loss"].is_null(), "{last}");
+        assert!(error.contains(&format!("at step {} ", last["step"])), "{error}");
+        assert!(before.iter().all(|step| step["loss"].is_f64()));
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told() {
+    let wgrad = Wgrad::with_images();
+    fs::write(wgrad.path("file"), "").unwrap();
+    for folder in ["file", "file/run"] {
+        let ran = wgrad.finetune(folder, "--epochs 1");
+        let error = ran.error(1);
+        assert!(error.starts_with("error: making the output folder: file"), "{error}");
+    }
+}
+
+/// A limit on the size of files stands in for a full disk.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_is_full_is_told_and_nothing_half_written_is_left() {
+    let wgrad = Wgrad::with_images();
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 100; exec '{}' finetune --data data --weights none --arch \
+         resnet18-w8 --image-size 32 --max-steps 1 --output-dir run",
+        env!("CARGO_BIN_EXE_wgrad")
+    );
+    let mut shell = std::process::Command::new("sh");
+    let output = shell.args(["-c", &script]).current_dir(wgrad.path("")).output().unwrap();
+    let ran = crate::program::Ran::from(output);
+    let error = ran.error(1);
+    assert!(
+        error.starts_with("error: saving the weights: run/weights/last.safetensors: "),
+        "{error}"
+    );
+    assert_eq!(fs::read_dir(wgrad.path("run/weights")).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_without_permission_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let set =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+
+    let wgrad = Wgrad::with_images();
+    let locked = wgrad.path("data/train/b");
+    set(&locked, 0o000);
+    if fs::read_dir(&locked).is_ok() {
+        println!("skipped: this user may read everything");
+        return;
+    }
+    let ran = wgrad.finetune("run", "--epochs 1");
+    set(&locked, 0o755);
+    let error = ran.error(1);
+    assert!(error.contains("data/train/b: Permission denied"), "{error}");
+
+    fs::create_dir(wgrad.path("locked")).unwrap();
+    set(&wgrad.path("locked"), 0o555);
+    let ran = wgrad.finetune("locked/run", "--epochs 1");
+    assert!(ran.error(1).contains("making the output folder: locked/run: Permission denied"));
+}

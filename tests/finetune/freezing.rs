@@ -1,0 +1,90 @@
+//! What stays as it was, to the bit, and what does not.
+
+use wgrad::nn::Stage;
+
+use crate::program::Wgrad;
+use crate::run::numbers;
+
+/// A folder with images and, in `start`, a network as random as at the start of a run.
+fn with_start() -> Wgrad {
+    let wgrad = Wgrad::with_images();
+    wgrad.finetune("start", "--lr 0 --bn frozen --max-steps 1").answer();
+    wgrad
+}
+
+const START: &str = "--weights start/weights/last.safetensors --freeze-epochs 0";
+
+/// Checks each tensor against its start: whether it changed must be what `changes` says of its name.
+fn check(wgrad: &Wgrad, name: &str, options: &str, changes: impl Fn(&str) -> bool) {
+    wgrad.finetune(name, &format!("{START} --epochs 1 {options}")).answer();
+    let (start, end) = (wgrad.last("start"), wgrad.last(name));
+    for (tensor, values) in &end {
+        assert_eq!(values != &start[tensor], changes(tensor), "{options}: {tensor}");
+    }
+}
+
+fn is_statistic(tensor: &str) -> bool {
+    tensor.contains("running_") || tensor.ends_with("num_batches_tracked")
+}
+
+#[test]
+fn frozen_layers_stay_as_they_are_with_their_statistics() {
+    let wgrad = with_start();
+    check(&wgrad, "none", "", |_| true);
+    for (freeze, first) in [
+        ("stem", Stage::Layer1),
+        ("layer2", Stage::Layer3),
+        ("layer4", Stage::Head),
+        ("backbone", Stage::Head),
+    ] {
+        let options = format!("--freeze {freeze}");
+        check(&wgrad, freeze, &options, |tensor| Stage::of(tensor) >= first);
+    }
+}
+
+#[test]
+fn frozen_batch_norm_keeps_its_statistics_and_learns_its_weights() {
+    let wgrad = with_start();
+    check(&wgrad, "bn", "--bn frozen", |tensor| !is_statistic(tensor));
+}
+
+#[test]
+fn the_classifier_learns_alone_in_the_first_phase() {
+    let wgrad = with_start();
+    let ran = wgrad
+        .finetune("head", "--weights start/weights/last.safetensors --epochs 0 --freeze-epochs 2");
+    ran.answer();
+    let (start, end) = (wgrad.last("start"), wgrad.last("head"));
+    for (tensor, values) in &end {
+        assert_eq!(values != &start[tensor], tensor.starts_with("fc."), "{tensor}");
+    }
+    let steps = wgrad.lines("head/steps.jsonl");
+    assert_eq!(steps.len(), 6);
+}
+
+#[test]
+fn the_classifier_is_kept_or_reset_as_asked() {
+    let wgrad = with_start();
+    let losses = |name: &str, options: &str| {
+        numbers(&wgrad.steps(name, &format!("{START} --max-steps 1 --seed 9 {options}")), "loss")
+    };
+    let kept = losses("kept", "--head keep");
+    assert_eq!(losses("auto", ""), kept, "the classes are the same");
+    assert_ne!(losses("reset", "--head reset"), kept);
+}
+
+#[test]
+fn l2_sp_pulls_back_to_the_start() {
+    let wgrad = with_start();
+    let distance = |name: &str, options: &str| {
+        wgrad.finetune(name, &format!("{START} --epochs 3 --lr 0.02 {options}")).answer();
+        let (start, end) = (wgrad.last("start"), wgrad.last(name));
+        let apart = |tensor: &str| {
+            let [a, b] = [&start, &end].map(|tensors| tensors[tensor].as_f32().unwrap());
+            a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        };
+        [apart("layer1.0.conv1.weight"), apart("layer3.1.conv2.weight")]
+    };
+    let (free, pulled) = (distance("free", ""), distance("pulled", "--l2-sp 10"));
+    assert!(pulled[0] < 0.5 * free[0] && pulled[1] < 0.5 * free[1], "{pulled:?}, free {free:?}");
+}

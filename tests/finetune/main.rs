@@ -1,0 +1,13 @@
+//! The trainer from the outside: what a run writes, what each option does to it, what stops it, and
+//! that its losses are PyTorch's.
+
+#[path = "../common/program.rs"]
+mod program;
+
+mod failures;
+mod freezing;
+mod memory;
+mod options;
+mod outputs;
+mod parity;
+mod run;

@@ -1,0 +1,186 @@
+//! Every option does what it says, as far as `steps.jsonl` shows.
+
+use std::f64::consts::PI;
+
+use crate::program::Wgrad;
+use crate::run::{numbers, rates, write_images};
+
+/// An option that does nothing would leave the losses as they are; one that did it too early or too
+/// late would change another step's first.
+#[test]
+fn options_change_the_loss_from_the_step_on_that_they_should() {
+    let wgrad = Wgrad::with_images();
+    let plain = numbers(&wgrad.steps("plain", "--epochs 1"), "loss");
+    for (index, (options, first)) in [
+        // What the network sees or is.
+        ("--seed 1", 0),
+        ("--no-shuffle", 0),
+        ("--image-size 40", 0),
+        ("--augment light", 0),
+        ("--augment strong", 0),
+        ("--batch-size 3", 0),
+        ("--arch resnet18-w4", 0),
+        ("--arch resnet34-w8", 0),
+        ("--bn frozen", 0),
+        ("--freeze stem", 0),
+        ("--label-smoothing 0.1", 0),
+        // The first update.
+        ("--lr 0.02", 1),
+        ("--lr-mult 5", 1),
+        ("--opt adam", 1),
+        ("--opt adamw", 1),
+        ("--nesterov", 1),
+        ("--wd 0.1", 1),
+        ("--norm-weight-decay 0.1", 1),
+        ("--clip-grad-norm 0.01", 1),
+        ("--lr-scheduler onecycle", 1),
+        // The second: before it there is no momentum, no distance from the start, and no schedule.
+        ("--momentum 0", 2),
+        ("--l2-sp 1", 2),
+        ("--lr-scheduler constant", 2),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let losses = wgrad.steps(&format!("run{index}"), &format!("--epochs 1 {options}"));
+        let losses = numbers(&losses, "loss");
+        let differs = plain.iter().zip(&losses).position(|(a, b)| a != b);
+        assert_eq!(differs, Some(first), "{options}: {losses:?}, without it {plain:?}");
+    }
+    let checked = numbers(&wgrad.steps("checked", "--epochs 1 --checked"), "loss");
+    let apart = |(a, b): (&f64, &f64)| (a - b).abs() / a;
+    assert!(plain.iter().zip(&checked).map(apart).all(|part| part < 1e-4), "{checked:?}");
+}
+
+#[test]
+fn augmentation_has_three_strengths() {
+    let wgrad = Wgrad::with_images();
+    let losses = |name: &str, options: &str| {
+        let options = format!("{options} --max-steps 1");
+        numbers(&wgrad.steps(name, &options), "loss")
+    };
+    let none = losses("none", "--augment none");
+    let (light, strong) =
+        (losses("light", "--augment light"), losses("strong", "--augment strong"));
+    assert!(none != light && light != strong && strong != none);
+    let arguments = "finetune --data data --weights none --arch resnet18-w8 --image-size 32 \
+                     --batch-size 4 --max-steps 1 --no-augment --output-dir off";
+    wgrad.run(&arguments.split_whitespace().collect::<Vec<_>>()).answer();
+    assert_eq!(numbers(&wgrad.lines("off/steps.jsonl"), "loss"), none);
+}
+
+#[test]
+fn the_learning_rate_follows_its_schedule() {
+    let wgrad = Wgrad::with_images();
+    let cosine = |at: f64| (1.0 + (PI * at).cos()) / 2.0;
+    let check = |name: &str, options: &str, expected: &[f64]| {
+        let steps = wgrad.steps(name, &format!("--lr 0.1 {options}"));
+        let found: Vec<f64> = rates(&steps).into_iter().flatten().collect();
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+        assert!(
+            found.len() == expected.len() && found.iter().zip(expected).all(close),
+            "{options}: {found:?}, not {expected:?}"
+        );
+    };
+    check("constant", "--epochs 1 --lr-scheduler constant", &[0.1; 3]);
+    check("cosine", "--epochs 2", &[0., 1., 2., 3., 4., 5.].map(|step| 0.1 * cosine(step / 6.0)));
+    check(
+        "step",
+        "--epochs 3 --lr-scheduler step --lr-step-size 2 --lr-gamma 0.5",
+        &[0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05],
+    );
+    // OneCycleLR(max_lr=0.1, total_steps=6): a quarter turn up to step 0.8, then down to step 5.
+    check(
+        "onecycle",
+        "--epochs 2 --lr-scheduler onecycle",
+        &[0., 1., 2., 3., 4., 5.].map(|step| match step < 0.8 {
+            true => 0.004,
+            false => 4e-7 + (0.1 - 4e-7) * cosine((step - 0.8) / 4.2),
+        }),
+    );
+    check(
+        "warm-up",
+        "--epochs 2 --lr-warmup-epochs 1",
+        &[0.001, 0.034, 0.067, 0.1, 0.1 * cosine(1.0 / 3.0), 0.1 * cosine(2.0 / 3.0)],
+    );
+    // Each phase has a schedule of its own, and sgd's classifier five times the rate.
+    check(
+        "phases",
+        "--epochs 1 --freeze-epochs 1",
+        &[
+            0.5,
+            0.5 * cosine(1.0 / 3.0),
+            0.5 * cosine(2.0 / 3.0),
+            0.1,
+            0.1 * cosine(1.0 / 3.0),
+            0.1 * cosine(2.0 / 3.0),
+        ],
+    );
+    check("head", "--epochs 0 --freeze-epochs 1 --head-lr 0.3 --lr-scheduler constant", &[0.3; 3]);
+}
+
+#[test]
+fn earlier_layers_learn_at_lower_rates() {
+    let wgrad = Wgrad::with_images();
+    let options = "--epochs 1 --freeze-epochs 1 --lr 0.1 --lr-mult 32 --lr-scheduler constant";
+    let check = |name: &str, options: &str, expected: [&[f64]; 2]| {
+        let found = rates(&wgrad.steps(name, options));
+        for (step, found) in found.iter().enumerate() {
+            let expected = expected[step / 3];
+            let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+            assert!(
+                found.len() == expected.len() && found.iter().zip(expected).all(close),
+                "step {step}: {found:?}, not {expected:?}"
+            );
+        }
+    };
+    let stages = [1., 2., 4., 8., 16., 32.].map(|factor| 0.1 / 32.0 * factor);
+    check("all", options, [&[0., 0., 0., 0., 0., 0.5], &stages]);
+    let options = format!("{options} --freeze layer3 --norm-weight-decay 0.01");
+    check("some", &options, [&[0., 0.5], &[0.1 / 32.0, 0.1]]);
+}
+
+#[test]
+fn images_come_in_order_or_shuffled_and_the_last_may_be_dropped() {
+    let wgrad = Wgrad::with_images();
+    // Nothing is learnt: a loss tells the batch.
+    let losses = |name: &str, options: &str| {
+        numbers(&wgrad.steps(name, &format!("--lr 0 --bn frozen --epochs 2 {options}")), "loss")
+    };
+    let ordered = losses("ordered", "--no-shuffle");
+    assert_eq!(ordered[..3], ordered[3..], "every epoch is the same");
+    let shuffled = losses("shuffled", "");
+    assert_ne!(shuffled[..3], shuffled[3..], "every epoch is shuffled afresh");
+    assert!(!ordered.contains(&shuffled[0]));
+
+    let steps = wgrad.steps("dropped", "--no-shuffle --lr 0 --bn frozen --epochs 2 --drop-last");
+    assert_eq!(numbers(&steps, "images"), [4.0; 4]);
+    assert_eq!(numbers(&steps, "loss"), [&ordered[..2], &ordered[..2]].concat());
+    let ran = wgrad.finetune("none", "--batch-size 11 --drop-last");
+    assert!(ran.error(2).contains("10 images make no batch of 11"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_run_stops_after_so_many_steps_over_both_phases() {
+    let wgrad = Wgrad::with_images();
+    let steps = wgrad.steps("run", "--freeze-epochs 1 --epochs 5 --max-steps 5");
+    assert_eq!(numbers(&steps, "step"), [0., 1., 2., 3., 4.]);
+    assert_eq!(numbers(&steps, "epoch"), [0., 0., 0., 1., 1.]);
+    let full = wgrad.steps("full", "--freeze-epochs 1 --epochs 5");
+    assert_eq!(numbers(&full, "loss")[..5], numbers(&steps, "loss"), "the schedule is the same");
+    assert!(wgrad.path("run/weights/best.safetensors").is_file());
+}
+
+#[test]
+fn a_flat_folder_is_split_as_asked() {
+    let wgrad = Wgrad::new();
+    write_images(&wgrad.path("data"), &[10, 10], 32);
+    for (options, train, val) in
+        [("", 16, 4), ("--val-fraction 0.5", 10, 10), ("--val-fraction 0", 20, 0)]
+    {
+        let ran = wgrad.finetune(&format!("run{train}"), &format!("{options} --max-steps 1"));
+        let told = ran.answer();
+        assert!(told.contains(&format!("train {train} ")), "{options}: {told}");
+        assert!(told.contains(&format!("val {val} ")), "{options}: {told}");
+    }
+}
