@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Source;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, AdapterClass, Gpu, GpuOptions};
+use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
 use crate::train::{Console, Network};
@@ -45,6 +45,18 @@ impl AdapterOptions {
             power: None,
         }
         .or_environment()
+    }
+
+    /// The adapter that was asked for; with `--adapter all` every one of the backend.
+    pub fn found(&self) -> Result<Vec<FoundAdapter>> {
+        let choice = self.choice();
+        if choice.adapter.as_deref() != Some("all") {
+            return Ok(vec![choose(&choice)?]);
+        }
+        let of_backend = |found: &FoundAdapter| {
+            choice.backend.as_ref().is_none_or(|backend| *backend == found.report.backend)
+        };
+        Ok(adapters().into_iter().filter(of_backend).collect())
     }
 }
 
