@@ -10,6 +10,7 @@ pub mod gpu;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod provenance;
 pub mod tensor;
 pub mod train;
 pub mod verify;

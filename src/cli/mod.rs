@@ -8,6 +8,7 @@ mod predict;
 mod shared;
 mod train;
 mod values;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +30,7 @@ enum Command {
     Pretrain(train::Pretrain),
     Evaluate(evaluate::Evaluate),
     Predict(predict::Predict),
+    Verify(verify::Verify),
     Devices(devices::Devices),
     Inspect(inspect::Inspect),
 }
@@ -44,6 +46,7 @@ impl Cli {
             Command::Pretrain(command) => command.run(),
             Command::Evaluate(command) => command.run(),
             Command::Predict(command) => command.run(),
+            Command::Verify(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
         }

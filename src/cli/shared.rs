@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Source;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterChoice, AdapterClass, Gpu, GpuOptions};
+use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
 use crate::train::{Console, Network};
@@ -46,6 +46,18 @@ impl AdapterOptions {
         }
         .or_environment()
     }
+
+    /// The adapter that was asked for; with `--adapter all` every one of the backend.
+    pub fn found(&self) -> Result<Vec<FoundAdapter>> {
+        let choice = self.choice();
+        if choice.adapter.as_deref() != Some("all") {
+            return Ok(vec![choose(&choice)?]);
+        }
+        let of_backend = |found: &FoundAdapter| {
+            choice.backend.as_ref().is_none_or(|backend| *backend == found.report.backend)
+        };
+        Ok(adapters().into_iter().filter(of_backend).collect())
+    }
 }
 
 /// Which adapter, and how it computes.
@@ -75,10 +87,15 @@ impl ComputeOptions {
     /// Opens the adapter and says which it is; a software adapter that nobody asked for is a
     /// warning.
     pub fn open(&self, console: &Console) -> Result<Gpu> {
+        self.open_with(console, GpuOptions::default())
+    }
+
+    /// [`ComputeOptions::open`] with more to ask of the device.
+    pub fn open_with(&self, console: &Console, options: GpuOptions) -> Result<Gpu> {
         let Precision::F32 = self.precision;
         let choice = self.adapter.choice();
         let named = choice.adapter.is_some() || choice.backend.is_some();
-        let gpu = Gpu::open(choice, GpuOptions { checked: self.checked, ..GpuOptions::default() })?;
+        let gpu = Gpu::open(choice, GpuOptions { checked: self.checked, ..options })?;
         let report = gpu.report();
         let line = format!("{} ({}, {})", report.name, report.backend, report.driver);
         match report.class {

@@ -9,6 +9,7 @@ use super::shared::{ComputeOptions, OutputOptions};
 use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::Augment;
 use crate::error::{Error, Result};
+use crate::gpu::GpuOptions;
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
 use crate::train::config::{Config, DataSource, Freeze, LrScheduler};
@@ -63,6 +64,11 @@ struct TrainOptions {
     /// runs/finetune-2, …]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     output_dir: Option<PathBuf>,
+
+    /// Time every kernel of every step on the adapter: a table, and a trace for Chrome or Perfetto
+    /// in FILE [default: off]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    profile: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -298,7 +304,8 @@ impl TrainOptions {
         let config = self.config()?;
         let console = self.output.console();
         let interrupt = interrupt::install();
-        let gpu = self.compute.open(&console)?;
+        let options = GpuOptions { profile: self.profile.is_some(), ..GpuOptions::default() };
+        let gpu = self.compute.open_with(&console, options)?;
         crate::train::run(&gpu, config, name, &console, &interrupt)
     }
 
@@ -337,6 +344,7 @@ impl TrainOptions {
             drop_last: data.drop_last,
             seed: length.seed,
             workers: data.workers,
+            profile: self.profile.clone(),
             output_dir: self.output_dir.clone(),
         };
         config.check()?;

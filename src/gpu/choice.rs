@@ -10,6 +10,8 @@ pub(super) struct Choices {
     forced: RefCell<HashMap<&'static str, &'static str>>,
     /// Kernels that passes have offered so far.
     offered: RefCell<HashMap<&'static str, Vec<&'static str>>>,
+    /// Kernel that each pass used last.
+    chosen: RefCell<HashMap<&'static str, &'static str>>,
 }
 
 impl Choices {
@@ -29,12 +31,22 @@ impl Choices {
             }
         }
         let forced = self.forced.borrow().get(pass).copied();
-        candidates
+        let &(name, kernel) = candidates
             .iter()
             .find(|(name, _)| Some(*name) == forced)
             .or(candidates.first())
-            .map(|(_, kernel)| *kernel)
-            .expect("a pass offers at least one kernel")
+            .expect("a pass offers at least one kernel");
+        self.chosen.borrow_mut().insert(pass, name);
+        kernel
+    }
+
+    pub fn forget(&self) {
+        self.offered.borrow_mut().clear();
+        self.chosen.borrow_mut().clear();
+    }
+
+    pub fn chosen(&self, pass: &'static str) -> Option<&'static str> {
+        self.chosen.borrow().get(pass).copied()
     }
 
     pub fn offered(&self, pass: &'static str) -> Vec<&'static str> {

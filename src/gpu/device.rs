@@ -13,7 +13,7 @@ use super::download::{Download, StagingRing};
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
 use super::recorder::{Binding, Command, Recorder, Uniforms};
-use super::shader::Kernel;
+use super::shader::{Kernel, Shader};
 use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
@@ -58,6 +58,7 @@ struct Inner {
     maps: RefCell<Vec<PendingMap>>,
     planning: Cell<bool>,
     choices: Choices,
+    replaced: RefCell<HashMap<&'static str, &'static Shader>>,
     guarded: Option<RefCell<Vec<Slice>>>,
     faults: Faults,
 }
@@ -157,6 +158,7 @@ impl Gpu {
             maps: RefCell::default(),
             planning: Cell::new(false),
             choices: Choices::default(),
+            replaced: RefCell::default(),
             guarded: options.guards.then(RefCell::default),
             faults,
         })))
@@ -253,6 +255,8 @@ impl Gpu {
         slices: &[&Slice],
         groups: [u32; 3],
     ) {
+        let replacement = self.0.replaced.borrow().get(kernel.name()).copied();
+        let kernel = replacement.map_or(kernel, |shader| kernel.of(shader));
         let data = bytemuck::bytes_of(params);
         let params = (!data.is_empty())
             .then(|| self.0.uniforms.borrow_mut().slot(&self.0.device, &self.0.queue, data));
@@ -283,6 +287,22 @@ impl Gpu {
     /// offered; none gives the choice back to the table.
     pub fn force_kernel(&self, pass: &'static str, kernel: Option<&'static str>) {
         self.0.choices.force(pass, kernel);
+    }
+
+    /// Name of the kernel that `pass` used last; none if it has not run.
+    pub fn chosen_kernel(&self, pass: &'static str) -> Option<&'static str> {
+        self.0.choices.chosen(pass)
+    }
+
+    /// Forgets what passes have offered and used so far; what is forced stays.
+    pub fn forget_kernels(&self) {
+        self.0.choices.forget();
+    }
+
+    /// Runs `shader` wherever the one of its name is asked for, to see that the checks catch what is
+    /// wrong with it.
+    pub fn replace_shader(&self, shader: &'static Shader) {
+        self.0.replaced.borrow_mut().insert(shader.name, shader);
     }
 
     /// Names of the candidates that `pass` has offered so far.

@@ -59,6 +59,11 @@ impl Kernel {
         self
     }
 
+    /// The same constants given to another shader.
+    pub(super) const fn of(self, shader: &'static Shader) -> Self {
+        Self { shader, ..self }
+    }
+
     /// The constants given.
     pub fn constants(&self) -> &[(&'static str, u32)] {
         &self.constants[..self.count]

@@ -83,6 +83,8 @@ pub struct Config {
     pub seed: u64,
     /// Threads that load images; 0 for one a core.
     pub workers: usize,
+    /// Where to write a trace of the dispatches' times; none to measure nothing.
+    pub profile: Option<PathBuf>,
     /// Where to write; none for the next free name under `runs/`.
     #[serde(serialize_with = "lossy")]
     pub output_dir: Option<PathBuf>,

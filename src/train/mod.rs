@@ -6,6 +6,7 @@ mod interrupt;
 pub mod metrics;
 mod network;
 mod phase;
+mod profile;
 mod run;
 pub mod run_dir;
 mod step;

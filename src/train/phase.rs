@@ -168,6 +168,9 @@ impl Batch {
     }
 }
 
+/// The batches of an epoch.
+pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+
 impl Source {
     /// A batch of `images` as large as any, to plan with.
     pub fn blank(&self, network: &Network, images: usize) -> Batch {
@@ -203,7 +206,7 @@ impl Source {
         network: &Network,
         epoch: u32,
         smallest: usize,
-    ) -> Result<(Box<dyn Iterator<Item = Result<Batch>> + 'a>, usize)> {
+    ) -> Result<(Batches<'a>, usize)> {
         let order = Order {
             seed: config.seed,
             epoch: epoch.into(),

@@ -14,6 +14,7 @@ use super::interrupt::Interrupt;
 use super::metrics::{Epoch, Validation};
 use super::network::Network;
 use super::phase::{Features, Phase, Source};
+use super::profile::Profile;
 use super::run_dir::{Results, RunDir, Step, StepLog};
 use super::step::{Done, Pending, Pipeline, Stepper};
 use super::validate::judge;
@@ -38,6 +39,7 @@ pub fn run(
     console: &Console,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    let started = Instant::now();
     let dataset = scan(&config, console)?;
     let (network, report) = Network::start(gpu, &config, &dataset.classes, console)?;
     console.line(format_args!(
@@ -84,7 +86,8 @@ pub fn run(
         best: None,
         unreadable: dataset.skipped.iter().map(|skipped| skipped.path.clone()).collect(),
         memory_bytes: 0,
-        started: Instant::now(),
+        profile: config.profile.as_deref().map(Profile::new),
+        started,
     };
     let (train, val) = (Arc::from(dataset.train), Arc::from(dataset.val));
     for phase in &phases {
@@ -205,6 +208,7 @@ struct Run<'a> {
     unreadable: BTreeSet<PathBuf>,
     /// Device memory at the end of the latest epoch.
     memory_bytes: u64,
+    profile: Option<Profile>,
     started: Instant,
 }
 
@@ -266,7 +270,7 @@ impl Run<'_> {
                 format_args!("epoch {}/{}", self.epoch + 1, self.epochs),
                 source.train_images(),
             );
-            let mut pipeline = Pipeline::new();
+            let mut pipeline = Pipeline::start();
             let mut totals = Totals::default();
             let epoch_started = Instant::now();
             let mut settle = |done: Done| -> Result<()> {
@@ -278,6 +282,10 @@ impl Run<'_> {
                     images: done.batch.labels.len(),
                     seconds: done.seconds,
                 })?;
+                if done.step == 0 {
+                    let seconds = self.started.elapsed().as_secs_f64();
+                    console.line(format_args!("first step done after {seconds:.1} s"));
+                }
                 totals.add(&done);
                 bar.advance(done.batch.labels.len(), totals.loss(), totals.top1());
                 finite(&done, &stepper)
@@ -291,6 +299,9 @@ impl Run<'_> {
                 let factor = warmup.factor(schedule, self.step - first_step, total);
                 let learning_rate = phase.learning_rate * factor;
                 let downloads = stepper.step(&mut optimizer, learning_rate, &batch)?;
+                if let Some(profile) = &mut self.profile {
+                    profile.add_step(gpu)?;
+                }
                 let pending = Pending { step: self.step, batch, learning_rate, downloads };
                 self.step += 1;
                 if let Some(done) = pipeline.push(pending)? {
@@ -384,9 +395,11 @@ impl Run<'_> {
 
     /// Judges the best weights again, from their file, and says where everything is.
     fn conclude(self, val: &Arc<[Item]>) -> Result<()> {
-        let Self { gpu, config, console, folder, best, memory_bytes, interrupt, network, .. } =
-            self;
-        drop(network);
+        let Self { gpu, config, console, folder, best, memory_bytes, interrupt, .. } = self;
+        if let Some(profile) = &self.profile {
+            profile.finish(console)?;
+        }
+        drop(self.network);
         gpu.trim();
         let mut judged = None;
         if let Some((_, epoch)) = best {

@@ -223,7 +223,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Nothing on its way.
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         Self { pending: VecDeque::new(), last: Instant::now() }
     }
 

@@ -7,9 +7,9 @@ use wgrad::checkpoint::{HostData, HostTensor};
 use wgrad::gpu::{Download, Gpu, GpuOptions};
 use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
 use wgrad::optim::{Algorithm, Optimizer, Settings};
+use wgrad::verify::network::{Batch, gradients};
 
 use super::formulas::{CLASSES, made_up};
-use super::run::{Batch, gradients};
 use super::{common, name};
 
 const ARCHS: [&str; 2] = ["resnet18-w8", "resnet50-w8"];
@@ -61,8 +61,8 @@ impl<'a> Training<'a> {
     fn begin(&mut self, number: u32, images: usize) -> Download {
         let Self { gpu, net, optimizer, mode } = self;
         optimizer.begin_step(gpu, 1e-2).unwrap();
-        let batch = Batch::new(gpu, number, images, SIZE);
-        let passed = gradients(gpu, net, &batch, *mode, SMOOTHING, images);
+        let batch = Batch::new(gpu, number, images, SIZE).unwrap();
+        let passed = gradients(gpu, net, &batch, *mode, SMOOTHING, images).unwrap();
         net.count_batch(*mode);
         optimizer.step(gpu).unwrap();
         gpu.submit().unwrap();
@@ -115,8 +115,8 @@ fn gradients_of_parts_add_up_to_the_batchs() {
         let net = network(gpu, arch);
         let mode = Mode::train_from(Stage::Stem, BnPolicy::Frozen);
         let pass = |from, images, mode, divisor| {
-            let batch = Batch::part(gpu, 3, from, images, SIZE);
-            let passed = gradients(gpu, &net, &batch, mode, SMOOTHING, divisor);
+            let batch = Batch::part(gpu, 3, from, images, SIZE).unwrap();
+            let passed = gradients(gpu, &net, &batch, mode, SMOOTHING, divisor).unwrap();
             passed.loss.wait_f32().unwrap()[0]
         };
         let loss = pass(0, 5, mode, 5);

@@ -9,9 +9,9 @@ use wgrad::checkpoint::Checkpoint;
 use wgrad::gpu::{Gpu, GpuOptions};
 use wgrad::nn::arch::Kind;
 use wgrad::nn::{Arch, ResNet};
+use wgrad::verify::network::{Batch, evaluate};
 
 use super::formulas::{CLASSES, made_up};
-use super::run::{Batch, evaluate};
 use super::{common, fixture, name};
 
 /// How far a logit may be off, as a part of the largest.
@@ -156,8 +156,9 @@ fn logits_are_those_of_three_libraries() {
                 assert_eq!(net.arch().name, arch);
                 let is_this = |case: &&Case| case.arch == arch && case.dtype == dtype;
                 for case in fixture.cases.iter().filter(is_this) {
-                    let batch = Batch::new(gpu, case.size as u32, fixture.images, case.size);
-                    let error = error(&evaluate(gpu, &net, &batch), &case.logits);
+                    let batch =
+                        Batch::new(gpu, case.size as u32, fixture.images, case.size).unwrap();
+                    let error = error(&evaluate(gpu, &net, &batch).unwrap(), &case.logits);
                     let what = format!(
                         "{arch} in {dtype:?} ({layout:?}) at {} px on {}",
                         case.size,

@@ -4,11 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod allowance;
 mod formulas;
 mod invariants;
 mod logits;
-mod run;
 mod statistics;
 mod training;
 

@@ -1,0 +1,295 @@
+//! Every operation, case and kernel on an adapter against the reference in f64, and the whole
+//! network against PyTorch.
+
+pub mod allowance;
+mod drift;
+pub mod formulas;
+pub mod network;
+
+pub use drift::{Drift, losses};
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::gpu::Gpu;
+use crate::ops::case::{Array, Case, Expected, Fill, Worst, compare, filled};
+use crate::ops::{OPS, Op};
+use crate::tensor::Tensor;
+
+/// What became of a comparison.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It could be made; this is the element closest to, or furthest beyond, its allowance.
+    Compared(Worst),
+    /// The device failed, or wrote where it must not.
+    Failed(String),
+    /// The adapter cannot run the case, which is no failure; why.
+    Unsupported(String),
+}
+
+/// The verdict on one output or gradient of one case with one choice of kernels.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The operation, or `network`.
+    pub op: &'static str,
+    /// Its sizes.
+    pub case: String,
+    /// The kernel that was forced, as `pass: kernel`; else those that were chosen, a `/` between
+    /// passes; empty where there is no choice.
+    pub kernel: String,
+    /// The kernel that each pass ran with.
+    pub chosen: Vec<(&'static str, &'static str)>,
+    /// What was compared: `output 0`, `gradient 1`, `layer1.0.conv1.weight`, …
+    pub what: String,
+    /// How it went.
+    pub verdict: Verdict,
+}
+
+impl Row {
+    /// Whether nothing is wrong: within its allowance, or not supported.
+    pub fn passed(&self) -> bool {
+        match &self.verdict {
+            Verdict::Compared(worst) => worst.share <= 1.0,
+            Verdict::Failed(_) => false,
+            Verdict::Unsupported(_) => true,
+        }
+    }
+
+    /// `pass`, `FAIL` or `unsupported`.
+    pub fn word(&self) -> &'static str {
+        match (&self.verdict, self.passed()) {
+            (Verdict::Unsupported(_), _) => "unsupported",
+            (_, true) => "pass",
+            (_, false) => "FAIL",
+        }
+    }
+
+    /// The largest error as a share of the allowance; infinite after a failure, none if unsupported.
+    pub fn share(&self) -> Option<f64> {
+        match &self.verdict {
+            Verdict::Compared(worst) => Some(worst.share),
+            Verdict::Failed(_) => Some(f64::INFINITY),
+            Verdict::Unsupported(_) => None,
+        }
+    }
+
+    /// The row as a line of `--json`. Shares above f64's range, as of NaN, are null.
+    pub fn record(&self) -> Record<'_> {
+        let (worst, reason) = match &self.verdict {
+            Verdict::Compared(worst) => (Some(worst), None),
+            Verdict::Failed(reason) | Verdict::Unsupported(reason) => (None, Some(reason.as_str())),
+        };
+        Record {
+            op: self.op,
+            case: &self.case,
+            kernel: &self.kernel,
+            what: &self.what,
+            verdict: self.word(),
+            share: worst.map(|worst| worst.share),
+            position: worst.map(|worst| worst.position),
+            found: worst.map(|worst| worst.found),
+            expected: worst.map(|worst| worst.expected),
+            allowance: worst.map(|worst| worst.allowance),
+            reason,
+        }
+    }
+}
+
+/// A [`Row`] for programs.
+#[derive(Debug, Serialize)]
+pub struct Record<'a> {
+    op: &'a str,
+    case: &'a str,
+    kernel: &'a str,
+    what: &'a str,
+    verdict: &'static str,
+    share: Option<f64>,
+    position: Option<[usize; 4]>,
+    found: Option<f64>,
+    expected: Option<f64>,
+    allowance: Option<f64>,
+    reason: Option<&'a str>,
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { op, case, kernel, what, verdict, .. } = self;
+        match verdict {
+            Verdict::Compared(worst) => write!(f, "{op} ({case}) {kernel} {what}: {worst}"),
+            Verdict::Failed(reason) => write!(f, "{op} ({case}) {kernel} {what}: {reason}"),
+            Verdict::Unsupported(reason) => write!(f, "{op} ({case}): unsupported: {reason}"),
+        }
+    }
+}
+
+/// What to check.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Part of the operation's name; all if none.
+    pub op: Option<String>,
+    /// Part of the case's name; all if none.
+    pub case: Option<String>,
+}
+
+/// Name of the check of the whole network among the operations'.
+pub const NETWORK: &str = "network";
+
+impl Selection {
+    /// Whether operation `op` is selected.
+    pub fn has_op(&self, op: &str) -> bool {
+        self.op.as_ref().is_none_or(|part| op.contains(part.as_str()))
+    }
+
+    /// Whether a case of a selected operation is selected.
+    pub fn has_case(&self, case: &str) -> bool {
+        self.case.as_ref().is_none_or(|part| case.contains(part.as_str()))
+    }
+}
+
+/// Checks what is selected, and hands over the rows of each case as it is done.
+pub fn verify(gpu: &Gpu, selection: &Selection, mut report: impl FnMut(Vec<Row>)) {
+    for op in OPS.iter().filter(|op| selection.has_op(op.name)) {
+        let cases = (op.cases)();
+        for case in cases.iter().filter(|case| !case.benchmark && selection.has_case(&case.name)) {
+            report(check(gpu, op, case));
+        }
+    }
+    if selection.has_op(NETWORK) && selection.has_case(network::NAME) {
+        report(network::check(gpu));
+    }
+}
+
+/// Checks one case with every kernel each of its passes offers.
+pub fn check(gpu: &Gpu, op: &Op, case: &Case) -> Vec<Row> {
+    let subject = Subject::new(op, case);
+    if let Some(reason) = subject.unsupported(gpu) {
+        return vec![subject.row(&Chosen::default(), "", Verdict::Unsupported(reason))];
+    }
+    gpu.forget_kernels();
+    let (mut rows, chosen) = subject.run(gpu, None);
+    // Now that the passes have been through `choose_kernel`, the other candidates are known.
+    for &(pass, default) in &chosen {
+        for name in gpu.offered_kernels(pass) {
+            if name != default {
+                rows.extend(subject.run(gpu, Some((pass, name))).0);
+            }
+        }
+    }
+    rows
+}
+
+/// A case with everything that its results are compared with.
+struct Subject<'a> {
+    op: &'static str,
+    case: &'a Case,
+    inputs: Vec<Array>,
+    outputs: Vec<Expected>,
+    d_out: Option<Array>,
+    gradients: Vec<Option<Expected>>,
+}
+
+/// The kernels a run was done with.
+#[derive(Default)]
+struct Chosen {
+    label: String,
+    by_pass: Vec<(&'static str, &'static str)>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(op: &Op, case: &'a Case) -> Self {
+        let inputs = case.fill();
+        let outputs = (case.reference)(&inputs);
+        let d_out = filled(outputs[0].values.shape, Fill::Uniform(-1.0, 1.0), 99);
+        let gradient = case.gradient.as_ref();
+        let gradients = gradient.map_or_else(Vec::new, |gradient| gradient(&inputs, &d_out));
+        let d_out = gradient.map(|_| d_out);
+        Self { op: op.name, case, inputs, outputs, d_out, gradients }
+    }
+
+    fn unsupported(&self, gpu: &Gpu) -> Option<String> {
+        let inputs = self.inputs.iter().map(|array| array.shape);
+        let shapes = inputs.chain(self.outputs.iter().map(|output| output.values.shape));
+        let largest = shapes.map(|shape| shape.bytes()).max().unwrap_or(0);
+        (largest > gpu.binding_limit()).then(|| {
+            let limit = gpu.binding_limit();
+            format!("a tensor of {largest} bytes, the adapter binds {limit}")
+        })
+    }
+
+    fn row(&self, chosen: &Chosen, what: impl Into<String>, verdict: Verdict) -> Row {
+        Row {
+            op: self.op,
+            case: self.case.name.clone(),
+            kernel: chosen.label.clone(),
+            chosen: chosen.by_pass.clone(),
+            what: what.into(),
+            verdict,
+        }
+    }
+
+    /// Runs the case and judges it; with a kernel forced, if that is offered here. Returns the
+    /// kernels that were chosen, too.
+    fn run(
+        &self,
+        gpu: &Gpu,
+        forced: Option<(&'static str, &'static str)>,
+    ) -> (Vec<Row>, Vec<(&'static str, &'static str)>) {
+        if let Some((pass, name)) = forced {
+            gpu.force_kernel(pass, Some(name));
+        }
+        let executed = self.case.execute(gpu, &self.inputs, self.d_out.as_ref());
+        if let Some((pass, _)) = forced {
+            gpu.force_kernel(pass, None);
+        }
+        let passes = self.case.passes.iter();
+        let by_pass: Vec<_> =
+            passes.filter_map(|&pass| Some((pass, gpu.chosen_kernel(pass)?))).collect();
+        let label = match forced {
+            Some((pass, name)) => format!("{pass}: {name}"),
+            None => by_pass.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(" / "),
+        };
+        let chosen = Chosen { label, by_pass };
+        let (outputs, gradients) = match executed {
+            Ok(executed) => executed,
+            Err(error) => {
+                let row = self.row(&chosen, "run", Verdict::Failed(error.to_string()));
+                return (vec![row], chosen.by_pass);
+            }
+        };
+        let judge = |what: String, found: &Tensor, expected: &Expected| {
+            let verdict = match found.download(gpu) {
+                Ok(found) => Verdict::Compared(compare(&found, expected)),
+                Err(error) => Verdict::Failed(error.to_string()),
+            };
+            self.row(&chosen, what, verdict)
+        };
+        let mut rows = Vec::new();
+        for (index, (found, expected)) in outputs.iter().zip(&self.outputs).enumerate() {
+            rows.push(judge(format!("output {index}"), found, expected));
+        }
+        for (index, (found, expected)) in gradients.iter().zip(&self.gradients).enumerate() {
+            if let (Some(found), Some(expected)) = (found, expected) {
+                rows.push(judge(format!("gradient {index}"), found, expected));
+            }
+        }
+        if let Err(error) = gpu.check_guards() {
+            rows.push(self.row(&chosen, "guards", Verdict::Failed(error.to_string())));
+        }
+        (rows, chosen.by_pass)
+    }
+}
+
+/// The worst row of each choice of kernels, in order: what a table shows.
+pub fn worst_by_kernel(rows: &[Row]) -> Vec<&Row> {
+    let mut worst: BTreeMap<usize, &Row> = BTreeMap::new();
+    let mut first = BTreeMap::new();
+    for (index, row) in rows.iter().enumerate() {
+        let place = *first.entry((row.op, &row.case, &row.kernel)).or_insert(index);
+        let best = worst.entry(place).or_insert(row);
+        if row.share() > best.share() || best.passed() && !row.passed() {
+            *best = row;
+        }
+    }
+    worst.into_values().collect()
+}
