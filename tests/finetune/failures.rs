@@ -129,7 +129,7 @@ fn weights_that_cannot_be_started_from_are_told() {
     edit("inf", &stem(f32::INFINITY));
     for (name, texts) in [
         ("none-here", &["none-here: there is no such file", "--weights takes"][..]),
-        ("cut", &["cut: ", "truncated"]),
+        ("cut", &["cut: ", "incomplete", "copy it again"]),
         ("huge", &["huge: "]),
         ("overlap", &["overlap: "]),
         ("integers", &["integers: ", "I32"]),
