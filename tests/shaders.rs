@@ -73,14 +73,13 @@ impl Parsed {
     fn new(wgsl: &str) -> std::result::Result<Self, String> {
         let module =
             naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
-        let validate =
-            |capabilities| Validator::new(ValidationFlags::all(), capabilities).validate(&module);
+        let validate = |capabilities| {
+            let info = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
+            info.map_err(|error| error.emit_to_string(wgsl))
+        };
         let (info, subgroups) = match validate(Capabilities::empty()) {
             Ok(info) => (info, false),
-            Err(_) => {
-                let info = validate(Capabilities::SUBGROUP);
-                (info.map_err(|error| error.emit_to_string(wgsl))?, true)
-            }
+            Err(_) => (validate(Capabilities::SUBGROUP)?, true),
         };
         Ok(Self { module, info, subgroups })
     }

@@ -94,8 +94,8 @@ pub fn labels(batch: u32, count: usize) -> Vec<u32> {
 /// Where a digest looks into a tensor of `count` elements.
 pub fn sample_indices(count: usize) -> impl Iterator<Item = usize> {
     (0..SAMPLES).map(move |k| {
-        let fraction = k * 2_654_435_761 & 0xffff_ffff;
-        (fraction * count as u64 >> 32) as usize
+        let fraction = (k * 2_654_435_761) & 0xffff_ffff;
+        ((fraction * count as u64) >> 32) as usize
     })
 }
 
