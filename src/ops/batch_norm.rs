@@ -404,11 +404,11 @@ impl BatchNormBackward {
 }
 
 /// Statistics of one channel.
-struct Channel {
-    mean: f64,
-    variance: f64,
+pub(super) struct Channel {
+    pub mean: f64,
+    pub variance: f64,
     /// Mean of |x|: what rounding errors of the mean scale with.
-    magnitude: f64,
+    pub magnitude: f64,
 }
 
 fn channel(x: &Array, c: usize) -> Channel {
@@ -423,7 +423,7 @@ fn channel(x: &Array, c: usize) -> Channel {
 }
 
 /// The statistics used: the batch's in training, else the running ones (a matrix of mean, variance).
-fn statistics(x: &Array, running: &Array, c: usize, options: BatchNorm) -> Channel {
+pub(super) fn statistics(x: &Array, running: &Array, c: usize, options: BatchNorm) -> Channel {
     match options.training {
         true => channel(x, c),
         false => {

@@ -66,7 +66,13 @@ fn cases() -> Vec<Case> {
     let pool = MaxPool2d { kernel: [3; 2], stride: [2; 2], padding: [1; 2] };
     let options = BatchNorm { training: true, momentum: 0.1, epsilon: 1e-5, relu: true };
     let frozen = BatchNorm { training: false, ..options };
+    // Where nothing is differentiated no winners are kept.
+    let mut untracked = case(Shape::new(2, 9, 8, 13), frozen, pool);
+    untracked.name += " constant";
+    untracked.gradient = None;
+    untracked.inputs.iter_mut().for_each(|input| input.differentiate = false);
     vec![
+        untracked,
         case(Shape::new(2, 9, 8, 13), options, pool),
         case(Shape::new(2, 9, 8, 13), frozen, pool),
         case(Shape::new(1, 6, 7, 64), options, MaxPool2d { kernel: [2, 3], ..pool }),

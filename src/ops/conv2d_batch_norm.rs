@@ -7,9 +7,9 @@
 
 use super::Op;
 use super::batch_norm::{
-    BatchNorm, BatchNormState, batch_norm, reference as norm, running_coefficients,
+    BatchNorm, BatchNormState, batch_norm, reference as norm, running_coefficients, statistics,
 };
-use super::case::{Case, Fill, Input};
+use super::case::{Array, Case, Expected, Fill, Input};
 use super::conv2d::{
     Affine, Conv2d, PASSES, conv2d, conv2d_affine, conv2d_with_stats, reference as convolution,
 };
@@ -53,21 +53,30 @@ pub fn conv2d_batch_norm(
 
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (relu, residual) in [(true, true), (true, false), (false, false)] {
+    for (training, relu, residual) in
+        [(false, true, true), (false, true, false), (false, false, false), (true, true, true)]
+    {
         for (x, window, c_out, stride) in [
             (Shape::new(2, 7, 9, 16), 3, 24, 1),
             (Shape::new(3, 8, 8, 6), 3, 66, 2),
             (Shape::new(1, 5, 5, 130), 1, 9, 1),
         ] {
             let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
-            cases.push(case(x, window, c_out, conv, residual, relu));
+            cases.push(case(x, window, c_out, conv, residual, (training, relu)));
         }
     }
     cases
 }
 
-fn case(x: Shape, window: usize, c_out: usize, conv: Conv2d, residual: bool, relu: bool) -> Case {
-    let options = BatchNorm { training: false, momentum: 0.1, epsilon: 1e-5, relu };
+fn case(
+    x: Shape,
+    window: usize,
+    c_out: usize,
+    conv: Conv2d,
+    residual: bool,
+    (training, relu): (bool, bool),
+) -> Case {
+    let options = BatchNorm { training, momentum: 0.1, epsilon: 1e-5, relu };
     let unit = Fill::Uniform(-1.0, 1.0);
     let weight = Shape::new(window, window, x.c.next_multiple_of(4), c_out);
     let vector = Shape::vector(c_out);
@@ -88,30 +97,55 @@ fn case(x: Shape, window: usize, c_out: usize, conv: Conv2d, residual: bool, rel
         inputs.push(Input::constant(y, unit));
     }
     let name = format!(
-        "{x} {window}x{window} s{} -> {c_out} eval{}{}",
+        "{x} {window}x{window} s{} -> {c_out} {}{}{}",
         conv.stride[0],
+        if training { "train" } else { "eval" },
         if residual { " +residual" } else { "" },
         if relu { " +relu" } else { "" }
     );
     let run = move |tape: &Tape, inputs: &[Var]| {
-        let running = inputs[4].value();
-        let state = BatchNormState { gamma: &inputs[2], beta: &inputs[3], running };
+        // Updated in place in training; the case's own must stay as they are.
+        let running = inputs[4].value().duplicate(tape.gpu());
+        let state = BatchNormState { gamma: &inputs[2], beta: &inputs[3], running: &running };
         let residual = inputs.get(5);
-        Ok(vec![conv2d_batch_norm(tape, &inputs[0], &inputs[1], conv, state, residual, options)?])
+        let y = conv2d_batch_norm(tape, &inputs[0], &inputs[1], conv, state, residual, options)?;
+        Ok(vec![y, tape.constant(running)])
     };
     let mut case = Case::new(name, inputs, run, move |inputs| {
         let sums = convolution(&inputs[0], &inputs[1], None, conv);
-        let mut parts = vec![sums.values];
+        let mut parts = vec![sums.values.clone()];
         parts.extend(inputs[2..].iter().cloned());
-        let mut y = norm(&parts, options).swap_remove(0);
-        // What the convolution may be off by, scaled by the batch norm.
-        for (at, allowance) in y.allowance.iter_mut().enumerate() {
-            let c = at % c_out;
-            let scale = inputs[2].data[c] / (inputs[4].data[c_out + c] + 1e-5).sqrt();
-            *allowance += scale.abs() * sums.allowance[at];
+        let mut expected = norm(&parts, options);
+        for (c, gamma) in inputs[2].data.iter().enumerate() {
+            widen(&mut expected, &sums, &parts[3], c, *gamma, options);
         }
-        vec![y]
+        expected
     });
     case.passes = PASSES;
     case
+}
+
+/// Adds to what channel `c` of a batch norm may be off by what the convolution before it may be.
+fn widen(
+    expected: &mut [Expected],
+    sums: &Expected,
+    running: &Array,
+    c: usize,
+    gamma: f64,
+    options: BatchNorm,
+) {
+    let channel = statistics(&sums.values, running, c, options);
+    let deviation = (channel.variance + f64::from(options.epsilon)).sqrt();
+    let indices = || (c..sums.values.data.len()).step_by(sums.values.shape.c);
+    let largest = indices().map(|at| sums.allowance[at]).fold(0.0, f64::max);
+    let batch = f64::from(u8::from(options.training));
+    for at in indices() {
+        let normalised = (sums.values.data[at] - channel.mean) / deviation;
+        // Its own error, and through mean and deviation that of the others.
+        let moved = sums.allowance[at] + batch * largest * (1.0 + normalised.abs());
+        expected[0].allowance[at] += gamma.abs() / deviation * moved;
+    }
+    let moved = batch * f64::from(options.momentum) * largest;
+    expected[1].allowance[c] += moved;
+    expected[1].allowance[running.shape.c + c] += 2.0 * deviation * moved;
 }

@@ -7,7 +7,6 @@ mod common;
 mod formulas;
 mod invariants;
 mod logits;
-mod statistics;
 mod training;
 
 use std::path::PathBuf;
