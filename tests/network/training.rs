@@ -53,12 +53,14 @@ macro_rules! configurations {
 
 configurations! { sgd nesterov adam adamw label_smoothing frozen_bn head_only clip l2_sp }
 
+type Mistake = fn(&mut Config);
+
 /// A wrong program is seen: the same steps with one setting wrong are further off than they may be,
 /// by a margin.
 #[test]
 fn a_wrong_setting_does_not_pass() {
     let gpu = common::every_gpu(GpuOptions::default()).swap_remove(0);
-    let wrong: [(&str, fn(&mut Config)); 2] = [
+    let wrong: [(&str, Mistake); 2] = [
         ("adamw", |config| config.optimizer = "adam".into()),
         ("label_smoothing", |config| config.label_smoothing = 0.0),
     ];
