@@ -24,7 +24,8 @@
 //! let mut optimizer = Optimizer::new(&gpu, net.parameters(), settings, Stage::Head, |_| 1.0)?;
 //! let pixels: Vec<f32> = (0..4 * 32 * 32 * 3).map(|i| (i % 97) as f32 / 97.0).collect();
 //! let images = Tensor::from_host(&gpu, Shape::new(4, 32, 32, 3), &pixels)?;
-//! let (targets, one) = (labels(&gpu, &[0, 1, 0, 1])?, Tensor::from_host(&gpu, Shape::vector(1), &[1.0])?);
+//! let targets = labels(&gpu, &[0, 1, 0, 1])?;
+//! let one = Tensor::from_host(&gpu, Shape::vector(1), &[1.0])?;
 //! for _ in 0..5 {
 //!     optimizer.begin_step(&gpu, 0.1)?;
 //!     let tape = Tape::new(&gpu);
@@ -60,6 +61,8 @@ pub mod optim;
 pub mod provenance;
 pub mod train;
 pub mod verify;
+
+pub mod bench;
 
 pub mod cli;
 

@@ -154,6 +154,7 @@ fn every_shader_file_belongs_to_an_operation() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     let mut claimed = BTreeSet::from(["common.wgsl".to_owned()]);
+    claimed.extend(wgrad::bench::SHADERS.iter().map(|shader| format!("{}.wgsl", shader.name)));
     for op in OPS {
         for shader in op.shaders {
             let rest = shader.name.strip_prefix(op.name);

@@ -1,5 +1,6 @@
 //! The command line: one file a command, each options → configuration → call.
 
+mod bench;
 mod devices;
 mod evaluate;
 mod inspect;
@@ -31,6 +32,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Predict(predict::Predict),
     Verify(verify::Verify),
+    Bench(bench::Bench),
     Devices(devices::Devices),
     Inspect(inspect::Inspect),
 }
@@ -47,6 +49,7 @@ impl Cli {
             Command::Evaluate(command) => command.run(),
             Command::Predict(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
         }

@@ -111,7 +111,7 @@ impl Gpu {
     /// [`Error::Gpu`] if the adapter refuses.
     pub fn open_adapter(found: FoundAdapter, options: GpuOptions) -> Result<Self> {
         let FoundAdapter { report, raw } = found;
-        let mut wanted = wgpu::Features::PIPELINE_CACHE;
+        let mut wanted = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SHADER_F16;
         if !options.no_subgroups {
             wanted |= wgpu::Features::SUBGROUP;
         }

@@ -94,13 +94,11 @@ impl Kernel {
         expand(self.shader.source, &given, &mut body)
             .map_err(|what| format!("shaders/{}.wgsl: {what}", self.shader.name))?;
         // Directives such as `enable f16;` must come first in a module.
-        let (head, rest) = body.split_at(
-            body.rfind("\nenable ")
-                .map_or(0, |at| at + 1 + body[at + 1..].find('\n').unwrap_or(body.len() - at - 1)),
-        );
-        text.push_str(head);
+        let (enable, rest): (Vec<_>, Vec<_>) =
+            body.split_inclusive('\n').partition(|line| line.starts_with("enable "));
+        text.extend(enable);
         text.push_str(COMMON);
-        text.push_str(rest);
+        text.extend(rest);
         Ok(text)
     }
 }

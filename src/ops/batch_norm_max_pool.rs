@@ -76,6 +76,7 @@ fn cases() -> Vec<Case> {
         case(Shape::new(2, 9, 8, 13), options, pool),
         case(Shape::new(2, 9, 8, 13), frozen, pool),
         case(Shape::new(1, 6, 7, 64), options, MaxPool2d { kernel: [2, 3], ..pool }),
+        Case { benchmark: true, ..case(Shape::new(16, 32, 32, 64), options, pool) },
     ]
 }
 

@@ -65,6 +65,9 @@ fn cases() -> Vec<Case> {
             cases.push(case(x, window, c_out, conv, residual, (training, relu)));
         }
     }
+    let conv = Conv2d { stride: [1; 2], padding: [1; 2] };
+    let layer1 = case(Shape::new(16, 16, 16, 64), 3, 64, conv, true, (false, true));
+    cases.push(Case { benchmark: true, ..layer1 });
     cases
 }
 

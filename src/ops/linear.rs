@@ -22,7 +22,9 @@ pub fn linear(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>) -> Result<
 }
 
 fn cases() -> Vec<Case> {
-    [(16, 512, 10), (3, 32, 1000), (1, 5, 2)].map(|(n, c_in, c_out)| case(n, c_in, c_out)).into()
+    let checked = [(16, 512, 10), (3, 32, 1000), (1, 5, 2)];
+    let checked = checked.map(|(n, c_in, c_out)| case(n, c_in, c_out)).into_iter();
+    checked.chain([Case { benchmark: true, ..case(64, 512, 1000) }]).collect()
 }
 
 fn case(n: usize, c_in: usize, c_out: usize) -> Case {

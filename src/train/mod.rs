@@ -16,6 +16,7 @@ pub use config::Config;
 pub use console::Console;
 pub use interrupt::Interrupt;
 pub use network::{Answer, Network};
+pub use phase::Batch;
 pub use run::run;
 pub use run_dir::RunDir;
 pub use step::{Done, Inputs, Pending, Pipeline, Stepper};

@@ -38,8 +38,8 @@ pub struct Row {
     /// The kernel that was forced, as `pass: kernel`; else those that were chosen, a `/` between
     /// passes; empty where there is no choice.
     pub kernel: String,
-    /// The kernel that each pass ran with.
-    pub chosen: Vec<(&'static str, &'static str)>,
+    /// The passes and kernels that the row judges: the one that was forced, or all that were chosen.
+    pub judged: Vec<(&'static str, &'static str)>,
     /// What was compared: `output 0`, `gradient 1`, `layer1.0.conv1.weight`, …
     pub what: String,
     /// How it went.
@@ -189,11 +189,11 @@ struct Subject<'a> {
     gradients: Vec<Option<Expected>>,
 }
 
-/// The kernels a run was done with.
+/// The kernels a run is about.
 #[derive(Default)]
 struct Chosen {
     label: String,
-    by_pass: Vec<(&'static str, &'static str)>,
+    judged: Vec<(&'static str, &'static str)>,
 }
 
 impl<'a> Subject<'a> {
@@ -222,7 +222,7 @@ impl<'a> Subject<'a> {
             op: self.op,
             case: self.case.name.clone(),
             kernel: chosen.label.clone(),
-            chosen: chosen.by_pass.clone(),
+            judged: chosen.judged.clone(),
             what: what.into(),
             verdict,
         }
@@ -249,12 +249,13 @@ impl<'a> Subject<'a> {
             Some((pass, name)) => format!("{pass}: {name}"),
             None => by_pass.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(" / "),
         };
-        let chosen = Chosen { label, by_pass };
+        let judged = forced.map_or_else(|| by_pass.clone(), |forced| vec![forced]);
+        let chosen = Chosen { label, judged };
         let (outputs, gradients) = match executed {
             Ok(executed) => executed,
             Err(error) => {
                 let row = self.row(&chosen, "run", Verdict::Failed(error.to_string()));
-                return (vec![row], chosen.by_pass);
+                return (vec![row], by_pass);
             }
         };
         let judge = |what: String, found: &Tensor, expected: &Expected| {
@@ -276,7 +277,7 @@ impl<'a> Subject<'a> {
         if let Err(error) = gpu.check_guards() {
             rows.push(self.row(&chosen, "guards", Verdict::Failed(error.to_string())));
         }
-        (rows, chosen.by_pass)
+        (rows, by_pass)
     }
 }
 

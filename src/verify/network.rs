@@ -39,7 +39,7 @@ pub fn check(gpu: &Gpu) -> Vec<Row> {
         op: NETWORK,
         case: case.into(),
         kernel: String::new(),
-        chosen: Vec::new(),
+        judged: Vec::new(),
         what: what.into(),
         verdict,
     };

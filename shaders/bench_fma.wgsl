@@ -1,0 +1,44 @@
+// Multiplications and additions in registers alone: what arithmetic the adapter can do at most.
+//
+// Every thread keeps eight vec4s, independent of each other, and takes each through
+// ROUNDS·p.count steps acc ← acc·scale + shift, which converge instead of overflowing: 64 operations
+// on numbers of the type a step. The sum is written so that nothing can be left out.
+
+override HALF: u32 = 0u;  // 1 for f16
+override ROUNDS: u32 = 16u;
+
+//#if HALF
+enable f16;
+alias number = f16;
+//#else
+alias number = f32;
+//#end
+
+struct Params { count: u32, scale: f32, shift: f32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 64u + thread;
+  let scale = vec4<number>(number(p.scale));
+  let shift = vec4<number>(number(p.shift));
+  //#for a in 0..8
+  var acc_${a} = vec4<number>(number(f32(thread + ${a}u) * 0.01));
+  //#end
+  for (var step = 0u; step < p.count; step++) {
+    //#for r in 0..ROUNDS
+    //#for a in 0..8
+    acc_${a} = acc_${a} * scale + shift;
+    //#end
+    //#end
+  }
+  var sum = vec4<number>();
+  //#for a in 0..8
+  sum += acc_${a};
+  //#end
+  y[i] = f32(sum.x + sum.y + sum.z + sum.w);
+}

@@ -1,0 +1,137 @@
+//! How fast an adapter is: its own ceilings, every operation's passes, whole steps, start and memory.
+//!
+//! Nothing is timed that is not known to be right: the same process first checks every kernel, and a
+//! row whose kernel did not pass shows no time. Files (`benches/README.md`) hold raw samples; what
+//! is derived from them is derived when they are read.
+
+mod ceiling;
+pub mod compare;
+mod file;
+mod memory;
+mod network;
+mod ops;
+pub mod page;
+mod stopwatch;
+mod verified;
+
+pub use file::{BenchFile, Ceiling, Group, Row, Status};
+pub use stopwatch::Summary;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterClass, AdapterReport, Gpu, GpuOptions, Shader, adapters};
+use crate::provenance::Provenance;
+use crate::train::Console;
+use crate::verify::{Selection, losses, verify};
+use stopwatch::{Clock, Effort, Stopwatch};
+use verified::Verified;
+
+/// The shaders that measure ceilings.
+pub const SHADERS: &[&Shader] = &[&ceiling::FMA, &ceiling::COPY];
+
+/// What to measure.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Fewer networks and shorter samples: about a minute on two cores.
+    pub quick: bool,
+    /// Part of the names of the operations to measure; if given, nothing else is.
+    pub op: Option<String>,
+}
+
+/// Measures the adapter at place `index` of [`adapters`] and tells each row as it is known.
+///
+/// # Errors
+/// What the device reported outside a row; a row that could not be measured says why.
+pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<BenchFile> {
+    let effort = if settings.quick { Effort::QUICK } else { Effort::FULL };
+    let mut table = Table { console, rows: Vec::new() };
+    let whole = settings.op.is_none();
+
+    // First of all, while nothing is warm.
+    let first = whole.then(|| network::first_step(index)).transpose()?;
+
+    let report = open(index, GpuOptions::default())?.report().clone();
+    let clock = clock(&report);
+    let timed =
+        open(index, GpuOptions { profile: clock == Clock::Timestamps, ..Default::default() })?;
+    let stopwatch = Stopwatch::new(&timed, clock);
+    console.line(format_args!(
+        "{} ({}, {}); timed by {clock}",
+        report.name, report.backend, report.driver
+    ));
+    let ceilings = ceiling::measure(&stopwatch, &effort)?;
+    ceilings.iter().for_each(|ceiling| console.line(ceiling));
+
+    let guarded = open(index, GpuOptions { guards: true, ..Default::default() })?;
+    let selection = Selection { op: settings.op.clone(), case: None };
+    let mut checked = Vec::new();
+    verify(&guarded, &selection, |rows| checked.extend(rows));
+    drop(guarded);
+    let verified = Verified::new(&checked);
+    console.line(format_args!("verify: {verified}"));
+
+    table.title(&ceilings);
+    if let Some(row) = first {
+        table.tell(verified.hide(row), &ceilings);
+    }
+    for (op, case) in ops::cases(settings.op.as_deref()) {
+        for row in ops::measure(&stopwatch, &effort, op, &case, &verified) {
+            table.tell(row, &ceilings);
+        }
+    }
+    drop(timed);
+    if whole {
+        let gpu = open(index, GpuOptions::default())?;
+        network::measure(&gpu, &effort, |row| table.tell(verified.hide(row), &ceilings))?;
+        network::loader(&effort, |row| table.tell(row, &ceilings));
+    }
+    let (found, torch) = losses(&checked).into_iter().unzip();
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(BenchFile {
+        schema: file::SCHEMA.into(),
+        unix_time: since_1970.as_secs(),
+        provenance: Provenance::default(),
+        adapter: serde_json::json!(report),
+        quick: settings.quick,
+        clock: clock.to_string(),
+        verify: verified.summary(),
+        losses: file::Losses { found, torch },
+        ceilings,
+        rows: table.rows,
+    })
+}
+
+/// On a processor that plays GPU, the wall clock is exact and drivers' timestamps are not.
+fn clock(report: &AdapterReport) -> Clock {
+    match report.timestamps && report.class != AdapterClass::Software {
+        true => Clock::Timestamps,
+        false => Clock::Queue,
+    }
+}
+
+fn open(index: usize, options: GpuOptions) -> Result<Gpu> {
+    let found = adapters().into_iter().find(|found| found.report.index == index);
+    let found = found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))?;
+    Gpu::open_adapter(found, options)
+}
+
+/// Rows, told as they come.
+struct Table<'a> {
+    console: &'a Console,
+    rows: Vec<Row>,
+}
+
+impl Table<'_> {
+    fn title(&self, ceilings: &[Ceiling]) {
+        if !ceilings.is_empty() {
+            self.console.line(file::TITLE);
+        }
+    }
+
+    fn tell(&mut self, row: Row, ceilings: &[Ceiling]) {
+        self.console.line(row.line(ceilings));
+        self.console.event(&row);
+        self.rows.push(row);
+    }
+}

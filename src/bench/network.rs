@@ -1,0 +1,311 @@
+//! Whole networks as users run them: the first step, training, evaluation, the loader.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::file::{Group, Row, Status};
+use super::stopwatch::Effort;
+use super::{memory, open};
+use crate::checkpoint::Source;
+use crate::data::{Augment, Dataset, Loader, Order, ScanOptions, Transform, demo_root};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, GpuOptions};
+use crate::nn::arch::{Arch, ConvNorm};
+use crate::nn::{BnPolicy, Mode, Stage};
+use crate::optim::{Algorithm, Optimizer, Settings};
+use crate::train::{Batch, Network, Pending, Pipeline, Stepper};
+use crate::verify::formulas;
+
+/// Side of the images, images a batch.
+type Size = (u32, usize);
+
+const SMALL: &[Size] = &[(64, 8), (64, 32), (224, 4)];
+const ALL: &[Size] = &[
+    (64, 8),
+    (64, 16),
+    (64, 32),
+    (64, 128),
+    (64, 256),
+    (224, 4),
+    (224, 16),
+    (224, 64),
+    (224, 128),
+];
+
+/// Steps before those that are timed: as many as may be on their way, which the first wait for, and
+/// one more.
+const WARM_UP: usize = 3;
+/// Batches whose logits may be on their way.
+const IN_FLIGHT: usize = 2;
+
+/// PyTorch's usual SGD.
+const SGD: Settings = Settings {
+    algorithm: Algorithm::Sgd { momentum: 0.9, nesterov: false },
+    weight_decay: 1e-4,
+    norm_weight_decay: 0.0,
+    clip_grad_norm: None,
+    l2_sp: 0.0,
+};
+const TRAIN: Mode = Mode { bn: BnPolicy::Train, train_from: Some(Stage::Stem), accumulate: false };
+/// Small, so that the weights of the benchmark stay finite.
+const RATE: f64 = 1e-4;
+
+/// The bundled network, its optimizer, and a batch size.
+struct Subject<'a> {
+    gpu: &'a Gpu,
+    network: Network,
+    optimizer: Optimizer,
+}
+
+impl<'a> Subject<'a> {
+    fn new(gpu: &'a Gpu) -> Result<Self> {
+        let path = Source::Bundled.resolve(&mut |_| ())?.unwrap_or_default();
+        let mut network = Network::load(gpu, &path, None)?;
+        network.net.parameters_mut().require_gradients(gpu);
+        let parameters = network.net.parameters();
+        let optimizer = Optimizer::new(gpu, parameters, SGD, Stage::Stem, |_| 1.0)?;
+        Ok(Self { gpu, network, optimizer })
+    }
+
+    fn row(&self, group: Group, (size, images): Size) -> Row {
+        let arch = self.network.net.arch();
+        let forward = flops(&arch, size as usize) * images as f64;
+        let factor = if group == Group::Inference { 1.0 } else { 3.0 };
+        Row {
+            name: format!("{arch} {}", if factor > 1.0 { "training" } else { "inference" }),
+            shape: format!("{size} px, batch {images}"),
+            flops: factor * forward,
+            images,
+            ..Row::new(group)
+        }
+    }
+
+    /// Trains steps after a warm-up; `row` gets their times.
+    fn train(
+        &mut self,
+        (size, images): Size,
+        warm_up: usize,
+        steps: usize,
+        row: &mut Row,
+    ) -> Result<()> {
+        let Self { gpu, network, optimizer } = self;
+        let gpu = *gpu;
+        network.image_size = size;
+        memory::forget();
+        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0)?;
+        let mut spare = vec![batch(size, images)];
+        let plan = stepper.plan(optimizer, &spare[0])?;
+        row.device_bytes = Some(plan.peak_bytes);
+        row.micro_batch = Some(stepper.micro_batch()).filter(|&part| part < images);
+        gpu.prepare(&plan)?;
+        let mut pipeline = Pipeline::start();
+        let mut seconds = Vec::new();
+        for step in 0..warm_up + steps {
+            let batch = spare.pop().unwrap_or_else(|| batch(size, images));
+            let started = Instant::now();
+            let downloads = stepper.step(optimizer, RATE, &batch)?;
+            if step >= warm_up {
+                row.host_samples.push(started.elapsed().as_secs_f64());
+            }
+            let pending = Pending { step: step as u64, batch, learning_rate: RATE, downloads };
+            if let Some(done) = pipeline.push(pending)? {
+                seconds.push(done.seconds);
+                spare.push(done.batch);
+            }
+        }
+        while let Some(done) = pipeline.pop()? {
+            seconds.push(done.seconds);
+        }
+        row.samples = seconds.split_off(warm_up);
+        row.process_bytes = memory::peak();
+        Ok(())
+    }
+
+    /// Evaluates batches after a warm-up, two of them on their way; `row` gets their times.
+    fn evaluate(&mut self, (size, images): Size, steps: usize, row: &mut Row) -> Result<()> {
+        let Self { gpu, network, .. } = self;
+        network.image_size = size;
+        memory::forget();
+        let pixels = formulas::pixels(0, images, size as usize);
+        let mut answers = VecDeque::new();
+        let mut last = Instant::now();
+        for step in 0..WARM_UP + steps + IN_FLIGHT {
+            if step < WARM_UP + steps {
+                answers.push_back(network.evaluate(gpu, &pixels, images)?);
+            }
+            if step < IN_FLIGHT {
+                continue;
+            }
+            if let Some(answer) = answers.pop_front() {
+                answer.wait()?;
+                if step >= WARM_UP + IN_FLIGHT {
+                    row.samples.push(last.elapsed().as_secs_f64());
+                }
+                last = Instant::now();
+            }
+        }
+        row.device_bytes = Some(gpu.allocated_bytes());
+        row.process_bytes = memory::peak();
+        Ok(())
+    }
+}
+
+/// Images by formula, so that every machine computes the same.
+fn batch(size: u32, images: usize) -> Batch {
+    Batch {
+        pixels: formulas::pixels(0, images, size as usize),
+        features: Vec::new(),
+        labels: formulas::labels(0, images),
+        failed: Vec::new(),
+    }
+}
+
+/// From opening the adapter to the end of the first training step, with whatever caches there are.
+pub(super) fn first_step(index: usize) -> Result<Row> {
+    let size = (64, 16);
+    let started = Instant::now();
+    let gpu = open(index, GpuOptions::default())?;
+    let mut row = match Subject::new(&gpu) {
+        Ok(mut subject) => {
+            let mut row = subject.row(Group::Start, size);
+            let trained = subject.train(size, 0, 1, &mut row);
+            gpu.finish()?;
+            row.samples = vec![started.elapsed().as_secs_f64()];
+            row.host_samples.clear();
+            refused(&mut row, trained)?;
+            row
+        }
+        Err(error) => {
+            let mut row = Row::new(Group::Start);
+            refused(&mut row, Err(error))?;
+            row
+        }
+    };
+    row.name = "first training step, from opening the adapter,".into();
+    (row.flops, row.images) = (0.0, 0);
+    Ok(row)
+}
+
+/// Training and evaluation, from small to large; what would take too long is left out.
+pub(super) fn measure(gpu: &Gpu, effort: &Effort, mut tell: impl FnMut(Row)) -> Result<()> {
+    let mut subject = match Subject::new(gpu) {
+        Ok(subject) => subject,
+        Err(error) => {
+            let mut row = Row::new(Group::Training);
+            refused(&mut row, Err(error))?;
+            tell(row);
+            return Ok(());
+        }
+    };
+    for group in [Group::Training, Group::Inference] {
+        // Seconds of a pixel so far, at worst a guess from a size that suits the adapter less.
+        let mut per_pixel = 0.0;
+        for &size in if effort.small { SMALL } else { ALL } {
+            let (side, images) = size;
+            let pixels = f64::from(side * side) * images as f64;
+            let mut row = subject.row(group, size);
+            let seconds = per_pixel * pixels * (effort.samples + WARM_UP) as f64;
+            if seconds > effort.row_seconds {
+                row.withhold(Status::Skipped, format!("would take {seconds:.0} s"));
+                tell(row);
+                continue;
+            }
+            let measured = match group {
+                Group::Training => subject.train(size, WARM_UP, effort.samples, &mut row),
+                _ => subject.evaluate(size, effort.samples, &mut row),
+            };
+            refused(&mut row, measured)?;
+            gpu.trim();
+            per_pixel = row.summary().map_or(per_pixel, |all| all.median / pixels);
+            tell(row);
+        }
+    }
+    Ok(())
+}
+
+/// Turns what kept a row from being measured into its status; a lost device ends everything.
+fn refused(row: &mut Row, outcome: Result<()>) -> Result<()> {
+    let (status, error) = match outcome {
+        Ok(()) => return Ok(()),
+        Err(error @ (Error::OutOfMemory(_) | Error::Shape { .. })) => (Status::Unsupported, error),
+        Err(error @ (Error::Checkpoint { .. } | Error::Data { .. })) => (Status::Skipped, error),
+        Err(error) => return Err(error),
+    };
+    row.withhold(status, error.to_string());
+    Ok(())
+}
+
+/// Epochs of the bundled images, decoded and augmented, with nothing behind the loader.
+pub(super) fn loader(effort: &Effort, mut tell: impl FnMut(Row)) {
+    for size in [64, 224] {
+        let mut row = Row {
+            name: "loader, bundled images, light augmentation,".into(),
+            shape: format!("{size} px"),
+            ..Row::new(Group::Loader)
+        };
+        let measured = epochs(size, effort.samples).map(|(samples, images)| {
+            row.samples = samples;
+            row.images = images;
+        });
+        if let Err(error) = measured {
+            row.withhold(Status::Skipped, error.to_string());
+        }
+        tell(row);
+    }
+}
+
+fn epochs(size: u32, count: usize) -> Result<(Vec<f64>, usize)> {
+    let dataset = Dataset::scan(&demo_root()?, &ScanOptions { val_fraction: 0.2, seed: 0 })?;
+    let items: Arc<[_]> = dataset.train.into();
+    let images = items.len();
+    let mut samples = Vec::new();
+    for epoch in 0..count as u64 + 1 {
+        let order = Order { seed: 0, epoch, shuffle: true, batch_size: 32, drop_last: false };
+        let transform = Transform { size, augment: Augment::Light };
+        let started = Instant::now();
+        for batch in Loader::new(items.clone(), order.batches(images), transform, 0, epoch, 0)? {
+            batch?;
+        }
+        samples.push(started.elapsed().as_secs_f64());
+    }
+    // The first epoch found the files outside the system's cache.
+    samples.remove(0);
+    Ok((samples, images))
+}
+
+/// Multiplications and additions of a forward pass of one square image.
+fn flops(arch: &Arch, size: usize) -> f64 {
+    let after =
+        |conv: &ConvNorm, side: usize| (side + 2 * conv.padding - conv.kernel) / conv.stride + 1;
+    let cost = |conv: &ConvNorm, side: usize| {
+        let taps = conv.kernel.pow(2) * conv.in_channels * conv.out_channels;
+        2.0 * (taps * after(conv, side).pow(2)) as f64
+    };
+    let stem = arch.stem();
+    let mut total = cost(&stem, size);
+    // The max-pool's windows are 3×3, two pixels apart, with a border of one.
+    let mut side = (after(&stem, size) - 1) / 2 + 1;
+    for block in arch.blocks() {
+        total += block.downsample.iter().map(|conv| cost(conv, side)).sum::<f64>();
+        for conv in &block.convs {
+            total += cost(conv, side);
+            side = after(conv, side);
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resnets_cost_what_is_published() {
+        // Multiply-adds of the convolutions at 224 px: 1.81 and 4.09 thousand million.
+        for (name, published) in [("resnet18", 1.814e9), ("resnet50", 4.087e9)] {
+            let found = flops(&Arch::from_name(name).unwrap(), 224) / 2.0;
+            assert!((found / published - 1.0).abs() < 0.005, "{name}: {found}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The passes of every operation at the sizes its benchmark cases have.
+
+use super::file::{Group, Row, Status};
+use super::stopwatch::{Effort, Stopwatch};
+use super::verified::Verified;
+use crate::error::Result;
+use crate::ops::case::{Array, Case, Fill, filled};
+use crate::ops::{OPS, Op};
+use crate::tensor::Tensor;
+use crate::{Tape, Var};
+
+/// Bytes that the repetitions of one sample may hold at a time.
+const MOST_BYTES: u64 = 512 << 20;
+
+/// Part of an operation that is timed by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    /// The gradient by one input alone; its place among the inputs.
+    By(usize),
+    /// All gradients.
+    Backward,
+}
+
+impl Pass {
+    /// The passes of a case: a matrix product's gradients are as large as itself and timed one by
+    /// one.
+    fn of(case: &Case) -> Vec<Self> {
+        match (case.gradient.is_some(), case.passes.len()) {
+            (false, _) => vec![Self::Forward],
+            (true, 3) => vec![Self::Forward, Self::By(0), Self::By(1)],
+            (true, _) => vec![Self::Forward, Self::Backward],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::By(0) => "backward data",
+            Self::By(_) => "backward weight",
+            Self::Backward => "backward",
+        }
+    }
+
+    fn differentiates(self, case: &Case, input: usize) -> bool {
+        let wanted = match self {
+            Self::By(which) => input == which,
+            Self::Forward | Self::Backward => true,
+        };
+        wanted && case.inputs[input].differentiate
+    }
+}
+
+/// The benchmark cases of the operations with `part` in their name.
+pub(super) fn cases(part: Option<&str>) -> impl Iterator<Item = (&'static Op, Case)> {
+    let selected = OPS.iter().filter(move |op| part.is_none_or(|part| op.name.contains(part)));
+    selected.flat_map(|op| {
+        let cases = (op.cases)().into_iter().filter(|case| case.benchmark);
+        cases.map(move |case| (op, case))
+    })
+}
+
+/// A row for each pass of a case.
+pub(super) fn measure(
+    stopwatch: &Stopwatch<'_>,
+    effort: &Effort,
+    op: &'static Op,
+    case: &Case,
+    verified: &Verified,
+) -> Vec<Row> {
+    let row = |pass: Pass| Row {
+        name: op.name.into(),
+        pass: pass.name().into(),
+        shape: case.name.clone(),
+        flops: case.flops,
+        ..Row::new(Group::Operation)
+    };
+    let failed = |pass, status, reason| {
+        let mut row = row(pass);
+        row.withhold(status, reason);
+        row
+    };
+    let passes = Pass::of(case);
+    let limit = stopwatch.gpu.binding_limit();
+    if let Some(input) = case.inputs.iter().find(|input| input.shape.bytes() > limit) {
+        let reason =
+            format!("an input of {} bytes, the adapter binds {limit}", input.shape.bytes());
+        let unsupported = |pass| failed(pass, Status::Unsupported, reason.clone());
+        return passes.into_iter().map(unsupported).collect();
+    }
+    let subject = match Subject::new(stopwatch, case) {
+        Ok(subject) => subject,
+        Err(error) => return vec![failed(passes[0], Status::Failed, error.to_string())],
+    };
+    let measure = |pass| match subject.samples(effort, pass) {
+        Err(error) => failed(pass, Status::Failed, error.to_string()),
+        Ok(Measured { samples, kernels, bytes }) => {
+            let names: Vec<_> = kernels.iter().map(|(_, name)| *name).collect();
+            let mut row = Row { samples, bytes, kernel: names.join(" / "), ..row(pass) };
+            if let Some(reason) = verified.objection(op.name, &kernels) {
+                row.withhold(Status::Unverified, reason);
+            }
+            row
+        }
+    };
+    let rows = passes.into_iter().map(measure).collect();
+    stopwatch.gpu.trim();
+    rows
+}
+
+struct Measured {
+    samples: Vec<f64>,
+    kernels: Vec<(&'static str, &'static str)>,
+    /// Each tensor read or written counted once.
+    bytes: f64,
+}
+
+/// A case with its inputs on the device.
+struct Subject<'a> {
+    stopwatch: &'a Stopwatch<'a>,
+    case: &'a Case,
+    inputs: Vec<Tensor>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(stopwatch: &'a Stopwatch<'a>, case: &'a Case) -> Result<Self> {
+        let upload = |array: Array| Tensor::from_host(stopwatch.gpu, array.shape, &array.to_f32());
+        let inputs = case.fill().into_iter().map(upload).collect::<Result<_>>()?;
+        Ok(Self { stopwatch, case, inputs })
+    }
+
+    fn forward(&self, pass: Pass) -> Result<(Tape, Vec<Var>)> {
+        let tape = Tape::new(self.stopwatch.gpu);
+        let input = |(index, tensor): (usize, &Tensor)| match pass.differentiates(self.case, index)
+        {
+            true => tape.leaf(tensor.clone()),
+            false => tape.constant(tensor.clone()),
+        };
+        let inputs: Vec<Var> = self.inputs.iter().enumerate().map(input).collect();
+        let outputs = (self.case.run)(&tape, &inputs)?;
+        Ok((tape, outputs))
+    }
+
+    fn samples(&self, effort: &Effort, pass: Pass) -> Result<Measured> {
+        let (stopwatch, gpu) = (self.stopwatch, self.stopwatch.gpu);
+        let (tape, outputs) = self.forward(pass)?;
+        drop(tape);
+        let total = |tensors: &mut dyn Iterator<Item = u64>| tensors.sum::<u64>() as f64;
+        let read = total(&mut self.inputs.iter().map(|input| input.shape().bytes()));
+        let written = total(&mut outputs.iter().map(|output| output.shape().bytes()));
+        let most = (MOST_BYTES as f64 / (read + written)).max(1.0) as usize;
+        if pass == Pass::Forward {
+            gpu.forget_kernels();
+            let samples = stopwatch.sample(effort, most, |repeats| {
+                stopwatch.time(|| (0..repeats).try_for_each(|_| self.forward(pass).map(|_| ())))
+            })?;
+            return Ok(Measured { samples, kernels: self.kernels(), bytes: read + written });
+        }
+        let shape = outputs[0].shape();
+        drop(outputs);
+        let d_y = filled(shape, Fill::Uniform(-1.0, 1.0), 99);
+        let d_y = Tensor::from_host(gpu, shape, &d_y.to_f32())?;
+        let samples = stopwatch.sample(effort, most, |repeats| {
+            let recorded: Vec<_> =
+                (0..repeats).map(|_| self.forward(pass)).collect::<Result<_>>()?;
+            gpu.finish()?;
+            gpu.forget_kernels();
+            stopwatch.time(|| {
+                recorded.into_iter().try_for_each(|(tape, outputs)| {
+                    // An operation may overwrite the gradient it is given if nobody else holds it.
+                    tape.backward(&outputs[0], d_y.clone()).map(|_| ())
+                })
+            })
+        })?;
+        let gradients = (0..self.inputs.len()).filter(|&at| pass.differentiates(self.case, at));
+        let gradients = total(&mut gradients.map(|at| self.inputs[at].shape().bytes()));
+        // A matrix product's gradient by one operand does not read that operand.
+        let unread = if matches!(pass, Pass::By(_)) { gradients } else { 0.0 };
+        let bytes = d_y.shape().bytes() as f64 + read - unread + gradients;
+        Ok(Measured { samples, kernels: self.kernels(), bytes })
+    }
+
+    /// The kernels chosen since they were last forgotten.
+    fn kernels(&self) -> Vec<(&'static str, &'static str)> {
+        let chosen = |&pass| Some((pass, self.stopwatch.gpu.chosen_kernel(pass)?));
+        self.case.passes.iter().filter_map(chosen).collect()
+    }
+}
