@@ -72,3 +72,43 @@ fn a_kernel_that_the_device_refuses_is_caught() {
     assert!(refused[0].to_string().contains("nonsense"), "{}", refused[0]);
     assert!(rows(&gpu, "add").iter().all(Row::passed), "the device is still good for the others");
 }
+
+fn command(arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_wgrad"));
+    command.arg("verify").args(arguments).output().expect("the program runs")
+}
+
+#[test]
+fn every_adapter_answers_in_objects_and_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("drift.json");
+    let drift = path.to_str().unwrap();
+    let arguments =
+        ["--adapter", "all", "--op", "relu", "--case", "Extremes", "--json", "--drift", drift];
+    let output = command(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(!rows.is_empty());
+    for row in &rows {
+        assert_eq!((&row["op"], &row["verdict"]), (&"relu".into(), &"pass".into()), "{row}");
+        assert!(row["case"].as_str().unwrap().contains("Extremes"), "{row}");
+        assert!(row["share"].as_f64().is_some_and(|share| share <= 1.0), "{row}");
+        assert!(row["backend"].is_string(), "{row}");
+    }
+    let drift: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let adapters = drift["adapters"].as_array().unwrap();
+    assert_eq!(adapters.len(), common::every_gpu(GpuOptions::default()).len());
+    let listed: usize =
+        adapters.iter().map(|adapter| adapter["operations"].as_array().unwrap().len()).sum();
+    assert_eq!(listed, rows.len());
+}
+
+#[test]
+fn checking_nothing_is_wrong_usage() {
+    let output = command(&["--op", "nonsense"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing was checked"));
+}

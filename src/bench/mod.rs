@@ -44,6 +44,12 @@ pub struct Settings {
 /// # Errors
 /// What the device reported outside a row; a row that could not be measured says why.
 pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<BenchFile> {
+    if let Some(part) = &settings.op
+        && ops::cases(Some(part)).next().is_none()
+    {
+        let what = format!("--op {part}: no operation with a benchmark has that in its name");
+        return Err(Error::Usage(what));
+    }
     let effort = if settings.quick { Effort::QUICK } else { Effort::FULL };
     let mut table = Table { console, rows: Vec::new() };
     let whole = settings.op.is_none();
@@ -75,16 +81,15 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     if let Some(row) = first {
         table.tell(verified.hide(row), &ceilings);
     }
-    for (op, case) in ops::cases(settings.op.as_deref()) {
-        for row in ops::measure(&stopwatch, &effort, op, &case, &verified) {
-            table.tell(row, &ceilings);
-        }
-    }
-    drop(timed);
     if whole {
         let gpu = open(index, GpuOptions::default())?;
         network::measure(&gpu, &effort, |row| table.tell(verified.hide(row), &ceilings))?;
         network::loader(&effort, |row| table.tell(row, &ceilings));
+    }
+    for (op, case) in ops::cases(settings.op.as_deref()) {
+        for row in ops::measure(&stopwatch, &effort, op, &case, &verified) {
+            table.tell(row, &ceilings);
+        }
     }
     let (found, torch) = losses(&checked).into_iter().unzip();
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -93,17 +93,18 @@ pub(super) fn measure(
         Err(error) => return vec![failed(passes[0], Status::Failed, error.to_string())],
     };
     let measure = |pass| match subject.samples(effort, pass) {
-        Err(error) => failed(pass, Status::Failed, error.to_string()),
-        Ok(Measured { samples, kernels, bytes }) => {
+        Err(error) => Some(failed(pass, Status::Failed, error.to_string())),
+        Ok(None) => None,
+        Ok(Some(Measured { samples, kernels, bytes })) => {
             let names: Vec<_> = kernels.iter().map(|(_, name)| *name).collect();
             let mut row = Row { samples, bytes, kernel: names.join(" / "), ..row(pass) };
             if let Some(reason) = verified.objection(op.name, &kernels) {
                 row.withhold(Status::Unverified, reason);
             }
-            row
+            Some(row)
         }
     };
-    let rows = passes.into_iter().map(measure).collect();
+    let rows = passes.into_iter().filter_map(measure).collect();
     stopwatch.gpu.trim();
     rows
 }
@@ -141,7 +142,19 @@ impl<'a> Subject<'a> {
         Ok((tape, outputs))
     }
 
-    fn samples(&self, effort: &Effort, pass: Pass) -> Result<Measured> {
+    /// Dispatches of a backward pass.
+    fn dispatches(&self, pass: Pass, d_y: &Tensor) -> Result<usize> {
+        let gpu = self.stopwatch.gpu;
+        let forward = gpu.plan(|| self.forward(pass).map(|_| ()))?;
+        let both = gpu.plan(|| {
+            let (tape, outputs) = self.forward(pass)?;
+            tape.backward(&outputs[0], d_y.clone()).map(|_| ())
+        })?;
+        Ok(both.dispatches - forward.dispatches)
+    }
+
+    /// None if the pass has nothing to compute, as the gradient of a sum.
+    fn samples(&self, effort: &Effort, pass: Pass) -> Result<Option<Measured>> {
         let (stopwatch, gpu) = (self.stopwatch, self.stopwatch.gpu);
         let (tape, outputs) = self.forward(pass)?;
         drop(tape);
@@ -154,12 +167,16 @@ impl<'a> Subject<'a> {
             let samples = stopwatch.sample(effort, most, |repeats| {
                 stopwatch.time(|| (0..repeats).try_for_each(|_| self.forward(pass).map(|_| ())))
             })?;
-            return Ok(Measured { samples, kernels: self.kernels(), bytes: read + written });
+            let kernels = self.kernels();
+            return Ok(Some(Measured { samples, kernels, bytes: read + written }));
         }
         let shape = outputs[0].shape();
         drop(outputs);
         let d_y = filled(shape, Fill::Uniform(-1.0, 1.0), 99);
         let d_y = Tensor::from_host(gpu, shape, &d_y.to_f32())?;
+        if self.dispatches(pass, &d_y)? == 0 {
+            return Ok(None);
+        }
         let samples = stopwatch.sample(effort, most, |repeats| {
             let recorded: Vec<_> =
                 (0..repeats).map(|_| self.forward(pass)).collect::<Result<_>>()?;
@@ -177,7 +194,7 @@ impl<'a> Subject<'a> {
         // A matrix product's gradient by one operand does not read that operand.
         let unread = if matches!(pass, Pass::By(_)) { gradients } else { 0.0 };
         let bytes = d_y.shape().bytes() as f64 + read - unread + gradients;
-        Ok(Measured { samples, kernels: self.kernels(), bytes })
+        Ok(Some(Measured { samples, kernels: self.kernels(), bytes }))
     }
 
     /// The kernels chosen since they were last forgotten.

@@ -23,7 +23,7 @@ pub struct Effort {
 impl Effort {
     /// About a minute on two cores.
     pub const QUICK: Self =
-        Self { samples: 5, sample_seconds: 5e-3, row_seconds: 10.0, small: true };
+        Self { samples: 5, sample_seconds: 5e-3, row_seconds: 15.0, small: true };
     /// Some minutes on two cores.
     pub const FULL: Self =
         Self { samples: 9, sample_seconds: 2e-2, row_seconds: 90.0, small: false };

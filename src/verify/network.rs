@@ -338,6 +338,7 @@ impl Fixture {
             let all = net.parameters().download(gpu, arena(&net)?)?;
             let squares = all.iter().flatten().map(|&g| f64::from(g) * f64::from(g));
             norms.push(squares.sum::<f64>().sqrt());
+            gpu.check_guards()?;
             if step == 0 {
                 self.compare_gradients(&net, &all, &mut comparison);
             }

@@ -1,0 +1,66 @@
+//! `wgrad bench` from the outside: what it writes can be read, compared and shown. No times are
+//! judged.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wgrad"));
+    command.arg("bench").args(arguments).current_dir(folder).output().expect("the program runs")
+}
+
+fn stdout(output: &Output) -> &str {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    std::str::from_utf8(&output.stdout).expect("the program writes UTF-8")
+}
+
+#[test]
+fn a_file_is_measured_compared_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let measured = bench(folder.path(), &["--quick", "--op", "relu", "--json-file", "a.json"]);
+    assert!(stdout(&measured).contains("relu forward"), "{}", stdout(&measured));
+
+    let text = std::fs::read_to_string(folder.path().join("a.json")).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(file["schema"], "wgrad-bench/1");
+    assert_eq!(file["verify"]["failed"], 0);
+    assert!(file["verify"]["comparisons"].as_u64() > Some(3), "{}", file["verify"]);
+    for ceiling in file["ceilings"].as_array().unwrap() {
+        let samples = ceiling["samples"].as_array().unwrap();
+        assert!(samples.len() >= 5, "{ceiling}");
+        assert!(samples.iter().all(|sample| sample.as_f64() > Some(0.0)), "{ceiling}");
+    }
+    let rows = file["rows"].as_array().unwrap();
+    let passes: Vec<_> = rows.iter().map(|row| row["pass"].as_str().unwrap()).collect();
+    assert_eq!(passes, ["forward", "backward"]);
+    for row in rows {
+        assert_eq!(row["status"], "measured", "{row}");
+        assert!(row["samples"].as_array().unwrap().len() >= 5, "{row}");
+    }
+
+    let compare = ["--compare", "a.json", "a.json", "--html", "page.html"];
+    let compared = bench(folder.path(), &compare);
+    assert!(stdout(&compared).contains("×1.00"), "{}", stdout(&compared));
+    let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
+    assert!(page.contains("relu forward") && page.ends_with("</html>\n"));
+}
+
+#[test]
+fn what_makes_no_sense_is_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("other.json"), "{}").unwrap();
+    for (arguments, code, text) in [
+        (["--op", "nonsense"].as_slice(), 2, "no operation"),
+        (&["--compare", "missing.json"], 1, "missing.json"),
+        (&["--compare", "other.json"], 1, "not a file of `wgrad bench`"),
+        (&["--compare", "other.json", "--quick"], 2, "cannot be used with"),
+    ] {
+        let output = bench(folder.path(), arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(text), "{arguments:?}: {stderr}");
+    }
+}
