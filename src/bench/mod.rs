@@ -54,8 +54,15 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let mut table = Table { console, rows: Vec::new() };
     let whole = settings.op.is_none();
 
-    // First of all, while nothing is warm.
-    let first = whole.then(|| network::first_step(index)).transpose()?;
+    // Networks come first: the first step while nothing is warm, and all of them while the process
+    // holds nothing else. They are told once they are known to be right.
+    let mut networks = Vec::new();
+    if whole {
+        console.note("measuring whole networks");
+        networks.push(network::first_step(index)?);
+        let gpu = open(index, GpuOptions::default())?;
+        network::measure(&gpu, &effort, |row| networks.push(row))?;
+    }
 
     let report = open(index, GpuOptions::default())?.report().clone();
     let clock = clock(&report);
@@ -78,12 +85,10 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     console.line(format_args!("verify: {verified}"));
 
     table.title(&ceilings);
-    if let Some(row) = first {
+    for row in networks {
         table.tell(verified.hide(row), &ceilings);
     }
     if whole {
-        let gpu = open(index, GpuOptions::default())?;
-        network::measure(&gpu, &effort, |row| table.tell(verified.hide(row), &ceilings))?;
         network::loader(&effort, |row| table.tell(row, &ceilings));
     }
     for (op, case) in ops::cases(settings.op.as_deref()) {
