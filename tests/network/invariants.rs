@@ -7,10 +7,11 @@ use wgrad::checkpoint::{HostData, HostTensor};
 use wgrad::gpu::{Download, Gpu, GpuOptions};
 use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
 use wgrad::optim::{Algorithm, Optimizer, Settings};
+use wgrad::train::{self, Network, Stepper};
 use wgrad::verify::network::{Batch, gradients};
 
 use super::formulas::{CLASSES, made_up};
-use super::{common, name};
+use super::{common, name, package};
 
 const ARCHS: [&str; 2] = ["resnet18-w8", "resnet50-w8"];
 const SIZE: usize = 64;
@@ -213,4 +214,35 @@ fn steps_take_exactly_the_memory_that_was_planned() {
             }
         }
     });
+}
+
+#[test]
+fn a_batch_of_256_at_224_px_is_done_in_parts_where_a_binding_holds_128_mib() {
+    for gpu in common::every_gpu(GpuOptions { floor_limits: true, ..Default::default() }) {
+        let path = package("weights/resnet18-tiny-imagenet.safetensors");
+        let mut network = Network::load(&gpu, &path, Some(224)).unwrap();
+        network.net.parameters_mut().require_gradients(&gpu);
+        let settings = Settings {
+            algorithm: Algorithm::Adam,
+            weight_decay: 0.0,
+            norm_weight_decay: 0.0,
+            clip_grad_norm: None,
+            l2_sp: 0.0,
+        };
+        let parameters = network.net.parameters();
+        let optimizer = Optimizer::new(&gpu, parameters, settings, Stage::Stem, |_| 1.0).unwrap();
+        let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
+        let mut stepper = Stepper::new(&gpu, &network, mode, 0.0).unwrap();
+        let batch = train::Batch {
+            pixels: vec![0; 256 * 224 * 224 * 3],
+            features: Vec::new(),
+            labels: vec![0; 256],
+            failed: Vec::new(),
+        };
+        // Nothing runs: planning is recording.
+        let plan = stepper.plan(&optimizer, &batch).unwrap();
+        assert!(plan.fits() && plan.binding_limit <= 128 << 20, "{}: {plan:?}", name(&gpu));
+        // 41 images' first activations fill a binding (112·112·64 numbers each).
+        assert_eq!(stepper.micro_batch(), 32, "{}", name(&gpu));
+    }
 }
