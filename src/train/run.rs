@@ -49,7 +49,10 @@ pub fn run(
         network.image_size
     ));
     match &report {
-        Some(report) => console.line(format_args!("weights: {} ({report})", config.weights)),
+        Some(report) => {
+            let report = report.to_string().replace('\n', "\n  ");
+            console.line(format_args!("weights: {}, {report}", config.weights));
+        }
         None => console.line("weights: random"),
     }
     let bn = match config.bn {
