@@ -260,7 +260,7 @@ impl<'a> Subject<'a> {
         };
         let judge = |what: String, found: &Tensor, expected: &Expected| {
             let verdict = match found.download(gpu) {
-                Ok(found) => Verdict::Compared(compare(&found, expected)),
+                Ok(found) => Verdict::Compared(compare(&found, expected, &by_pass)),
                 Err(error) => Verdict::Failed(error.to_string()),
             };
             self.row(&chosen, what, verdict)
