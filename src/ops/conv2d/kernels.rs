@@ -106,16 +106,25 @@ fn methods(
 ) -> Vec<Named<Method>> {
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
-    let shared = gpu.subgroup_size() == Some(8);
-    let with_lanes = ("winograd lanes 32x2", Method::Winograd(lanes(32, 2)));
-    let others = [
-        ("winograd registers 8x2", Method::Winograd(registers(8, 2))),
-        ("winograd tiled 64x64", Method::Winograd(Tiling::Tiled { rows: 64, columns: 64 })),
+    const LANES: &[Named<Tiling>] =
+        &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))];
+    const OTHERS: &[Named<Tiling>] = &[
+        ("winograd registers 8x2", registers(8, 2)),
+        ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
+        ("winograd tiled 128x64", Tiling::Tiled { rows: 128, columns: 64 }),
+        ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
-    let all: Vec<_> = Some(with_lanes).filter(|_| shared).into_iter().chain(others).collect();
+    let mut all: Vec<Named<Tiling>> = OTHERS.to_vec();
+    if gpu.subgroup_size() == Some(8) {
+        all.splice(0..0, LANES.iter().copied());
+        if winograd.all_patches() <= 16 {
+            all.swap(0, 1);
+        }
+    }
+    let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
     let pays = winograd.channels().into_iter().all(|channels| channels >= WINOGRAD_CHANNELS);
     match gpu.class() {
-        AdapterClass::Software if pays => all.into_iter().chain(direct).collect(),
+        AdapterClass::Software if pays => all.chain(direct).collect(),
         _ => direct.chain(all).collect(),
     }
 }

@@ -48,8 +48,9 @@ pub(super) const OP: Op = Op {
         &BACKWARD_BIAS,
         &winograd::INPUT,
         &winograd::WEIGHT,
-        &winograd::LANES,
-        &winograd::TILED,
+        &winograd::MULTIPLY_LANES,
+        &winograd::MULTIPLY_TILED,
+        &winograd::OUTPUT,
     ],
     cases: cases::cases,
 };
@@ -183,10 +184,7 @@ pub fn conv2d_with_stats(
     let gpu = tape.gpu();
     let chunk = match kernels::forward(gpu, &geometry) {
         Method::Direct(tiling) => Some(tiling.rows()),
-        // Patches at an odd edge hold fewer pixels than others.
-        Method::Winograd(tiling) => {
-            (geometry.y.h % 2 + geometry.y.w % 2 == 0).then(|| 4 * tiling.rows())
-        }
+        Method::Winograd(..) => Winograd::forward(&geometry).and_then(|it| it.stats_chunk()),
     };
     let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);

@@ -5,7 +5,8 @@
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015). Larger tiles would
 //! save more and lose an order of magnitude in accuracy.
 //!
-//! V takes four times the memory of the input; it is made for a few images at a time.
+//! The sums are 16 matrix products M = Σ_ci U·V. V and M take four times the memory of input and
+//! output; they are made for a few images at a time.
 
 use super::kernels::Tiling;
 use super::{Epilogue, Geometry};
@@ -15,13 +16,16 @@ use crate::tensor::{Shape, Tensor};
 
 pub(super) static INPUT: Shader = shader!("conv2d_winograd_input");
 pub(super) static WEIGHT: Shader = shader!("conv2d_winograd_weight");
-pub(super) static LANES: Shader = shader!("conv2d_winograd_lanes");
-pub(super) static TILED: Shader = shader!("conv2d_winograd_tiled");
+pub(super) static MULTIPLY_LANES: Shader = shader!("conv2d_winograd_multiply_lanes");
+pub(super) static MULTIPLY_TILED: Shader = shader!("conv2d_winograd_multiply_tiled");
+pub(super) static OUTPUT: Shader = shader!("conv2d_winograd_output");
 
 /// Numbers in a patch.
 const POSITIONS: usize = 16;
 /// Patches of a row that a thread transforms on a software adapter; the shader's `TILES`.
 const TILES: u32 = 4;
+/// Patches that a thread of the last step does where it gathers statistics; the shader's `PATCHES`.
+const PATCHES: usize = 16;
 
 /// A convolution of `x` by 3×3 windows one pixel apart.
 #[derive(Clone, Copy)]
@@ -73,22 +77,34 @@ impl Winograd {
         [self.x.c, self.y.c]
     }
 
+    /// Pixels whose statistics the last step can gather at a time; none where patches at an odd edge
+    /// hold fewer than others.
+    pub fn stats_chunk(&self) -> Option<usize> {
+        (self.y.h % 2 + self.y.w % 2 == 0).then_some(4 * PATCHES)
+    }
+
+    /// Patches of all images.
+    pub fn all_patches(&self) -> usize {
+        self.y.n * self.patches()
+    }
+
     /// Patches of an image.
     fn patches(&self) -> usize {
         self.y.h.div_ceil(2) * self.y.w.div_ceil(2)
     }
 
     /// Images done at a time: as many as a workspace takes that stays in a processor's cache, or
-    /// keeps a GPU busy; in whole tiles of `rows` patches.
-    fn images_at_a_time(&self, gpu: &Gpu, rows: usize) -> usize {
+    /// keeps a GPU busy; in whole runs of `PATCHES`.
+    fn images_at_a_time(&self, gpu: &Gpu) -> usize {
         let workspace = match gpu.class() {
-            AdapterClass::Software => 16 << 20,
-            _ => 96 << 20,
+            AdapterClass::Software => 8 << 20,
+            _ => 64 << 20,
         };
-        let image = POSITIONS * self.patches() * self.x.c4() * 16;
+        let channels = self.x.c4().max(self.y.c4());
+        let image = POSITIONS * self.patches() * channels * 16;
         let images = workspace.min(gpu.binding_limit() as usize) / image;
-        let whole = rows / greatest_common_divisor(rows, self.patches());
-        (images / whole * whole).max(whole)
+        let whole = PATCHES / greatest_common_divisor(PATCHES, self.patches());
+        (images / whole * whole).max(whole).min(self.x.n)
     }
 
     fn params(&self, first: usize, images: usize, accumulate: bool) -> Params {
@@ -125,22 +141,35 @@ impl Winograd {
         let groups = gpu.groups((ci4 * co4).div_ceil(64));
         gpu.run(kernel, &params, &[weight.memory(), &u], groups);
 
-        let at_a_time = self.images_at_a_time(gpu, tiling.rows()).min(self.x.n);
-        let v = gpu.lease((POSITIONS * at_a_time * self.patches() * ci4 * 16) as u64);
-        let strip = if gpu.class() == AdapterClass::Software { TILES } else { 1 };
+        let software = gpu.class() == AdapterClass::Software;
+        let strip = if software { TILES } else { 1 };
+        let run = match (software, &epilogue) {
+            (false, Epilogue::Stats(_)) | (true, _) => PATCHES,
+            _ => 1,
+        };
+        let at_a_time = self.images_at_a_time(gpu);
+        let workspace =
+            |c4: usize| gpu.lease((POSITIONS * at_a_time * self.patches() * c4 * 16) as u64);
+        let (v, m) = (workspace(ci4), workspace(co4));
         for first in (0..self.x.n).step_by(at_a_time) {
             let images = at_a_time.min(self.x.n - first);
             let params = self.params(first, images, accumulate);
-            let rows = images * self.y.h.div_ceil(2);
-            let threads = rows * self.y.w.div_ceil(2).div_ceil(strip as usize) * ci4;
+            let strips =
+                images * self.y.h.div_ceil(2) * self.y.w.div_ceil(2).div_ceil(strip as usize);
             let kernel = Kernel::new(&INPUT).with("TILES", strip);
-            let groups = gpu.groups(threads.div_ceil(64));
+            let groups = gpu.groups((strips * ci4).div_ceil(64));
             gpu.run(kernel, &params, &[x.memory(), &v], groups);
 
-            let mut slices = vec![&v, &u, y.memory()];
-            let kernel = epilogue.attach(tiling.kernel(&LANES, &TILED), &mut slices);
-            let tiles = tiling.count(images * self.patches(), self.y.c);
-            gpu.run(kernel, &params, &slices, gpu.groups(tiles));
+            let patches = images * self.patches();
+            let kernel = tiling.kernel(&MULTIPLY_LANES, &MULTIPLY_TILED);
+            let tiles = POSITIONS * tiling.count(patches, self.y.c);
+            gpu.run(kernel, &params, &[&v, &u, &m], gpu.groups(tiles));
+
+            let mut slices = vec![&m, y.memory()];
+            let kernel = Kernel::new(&OUTPUT).with("PATCHES", run as u32);
+            let kernel = epilogue.attach(kernel, &mut slices);
+            let groups = gpu.groups((patches.div_ceil(run) * co4).div_ceil(64));
+            gpu.run(kernel, &params, &slices, groups);
         }
     }
 }
