@@ -1,0 +1,90 @@
+//! The training steps of an epoch.
+
+use super::console::EpochBar;
+use super::run::{Ending, Leg, Run};
+use super::run_dir::Step;
+use super::step::{Done, Pending, Pipeline, Stepper};
+use crate::error::{Context, Error, Result};
+
+impl Run<'_> {
+    /// Does the steps of an epoch; ends early at the limit of steps or when asked to stop.
+    ///
+    /// # Errors
+    /// Those of the loader and the steps, and [`Error::Diverged`] for a loss that is not finite.
+    pub(super) fn train_epoch(&mut self, leg: &mut Leg) -> Result<Ending> {
+        let mut ending = Ending::Complete;
+        let (batches, _) =
+            leg.source.epoch(self.config, leg.network, self.progress.epoch, leg.smallest)?;
+        let bar = self.console.epoch_bar(
+            format_args!("epoch {}/{}", self.progress.epoch + 1, self.epochs),
+            leg.source.train_images(),
+        );
+        let mut pipeline = Pipeline::start();
+        for batch in batches {
+            let batch = batch.context(|| "loading the training images")?;
+            self.progress.batches += 1;
+            self.unreadable.tell(self.console, &batch.failed);
+            if batch.labels.len() < leg.smallest {
+                continue;
+            }
+            let learning_rate = leg.learning_rate(self.progress.phase_step);
+            let downloads = leg.stepper.step(&mut leg.optimizer, learning_rate, &batch)?;
+            if let Some(profile) = &mut self.profile {
+                profile.add_step(self.gpu)?;
+            }
+            let step = self.progress.step;
+            self.progress.step += 1;
+            self.progress.phase_step += 1;
+            if let Some(done) = pipeline.push(Pending { step, batch, learning_rate, downloads })? {
+                self.settle(leg, &bar, done)?;
+            }
+            if self.config.max_steps.is_some_and(|limit| self.progress.step >= limit) {
+                ending = Ending::StepLimit;
+            }
+            if ending == Ending::StepLimit || self.interrupt.is_set() {
+                break;
+            }
+        }
+        while let Some(done) = pipeline.pop()? {
+            self.settle(leg, &bar, done)?;
+        }
+        Ok(ending)
+    }
+
+    /// Notes a step that the device has done.
+    fn settle(&mut self, leg: &Leg, bar: &EpochBar, done: Done) -> Result<()> {
+        let images = done.batch.labels.len();
+        self.steps.append(&Step {
+            step: done.step,
+            epoch: self.progress.epoch,
+            loss: done.loss,
+            lr: self.rates.told(leg.phase, done.learning_rate),
+            images,
+            seconds: done.seconds,
+        })?;
+        if done.step == 0 {
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.console.line(format_args!("first step done after {seconds:.1} s"));
+        }
+        let totals = &mut self.progress.totals;
+        totals.add(&done);
+        bar.advance(images, totals.loss(), totals.top1());
+        finite(&done, &leg.stepper)
+    }
+}
+
+/// An error if the loss of a step is not finite, saying what went wrong first.
+fn finite(done: &Done, stepper: &Stepper<'_>) -> Result<()> {
+    if done.loss.is_finite() {
+        return Ok(());
+    }
+    let first = stepper.first_non_finite(&done.batch)?;
+    Err(Error::Diverged(format!(
+        "the loss is {} at step {} (learning rate {:e}); the first value that is not finite is in {}; \
+         try a lower --lr or --clip-grad-norm 1",
+        done.loss,
+        done.step,
+        done.learning_rate,
+        first.as_deref().unwrap_or("the loss itself")
+    )))
+}
