@@ -97,7 +97,7 @@ fn a_run_writes_what_scripts_read() {
     assert!(of_kind("step").map(|event| &event["step"]).eq(&steps));
     let epochs: Vec<_> = of_kind("epoch").collect();
     assert_eq!((epochs.len(), of_kind("memory").count()), (3, 3));
-    let best = of_kind("best").last().unwrap();
+    let best = of_kind("best").next_back().unwrap();
     let end = events.last().unwrap();
     assert_eq!((&end["event"], &end["best_epoch"]), (&"end".into(), &best["epoch"]));
     assert_eq!(end["output_dir"], "run");

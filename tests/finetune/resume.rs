@@ -134,10 +134,13 @@ fn patience_ends_a_run_that_gets_no_better() {
 fn the_best_epoch_is_that_of_the_measure_asked_for() {
     let wgrad = Wgrad::with_images();
     // Under a wrong label, so that the surer the network is, the larger the loss.
-    fs::copy(wgrad.path("data/train/b/3.png"), wgrad.path("data/val/a/9.png")).unwrap();
+    for index in 2..5 {
+        let [right, wrong] = ["train/b", "val/a"].map(|of| format!("data/{of}/{index}.png"));
+        fs::copy(wgrad.path(&right), wgrad.path(&wrong)).unwrap();
+    }
     let best = |name: &str, options: &str| {
         let ran =
-            wgrad.finetune(name, &format!("--json --epochs 4 --bn frozen --lr 0.02 {options}"));
+            wgrad.finetune(name, &format!("--json --epochs 4 --bn frozen --lr 0.002 {options}"));
         ran.answer();
         let events = ran.objects();
         let epochs = events.iter().filter(|event| event["event"] == "epoch");
