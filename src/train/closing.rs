@@ -1,0 +1,68 @@
+//! After the last step: the best weights judged again from their file, and where everything is.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::metrics::Metrics;
+use super::network::Network;
+use super::run::Run;
+use super::validate::judge;
+use crate::data::Item;
+use crate::error::{Context, Result};
+
+impl Run<'_> {
+    /// Judges the best weights again, from their file, and says where everything is.
+    ///
+    /// # Errors
+    /// Those of reading and judging them.
+    pub(super) fn conclude(self, val: &Arc<[Item]>) -> Result<()> {
+        if let Some(profile) = &self.profile {
+            profile.finish(self.console)?;
+        }
+        self.gpu.trim();
+        let metrics = self.judge_best(val)?;
+        let best = self.progress.best.as_ref().filter(|_| metrics.is_some());
+        self.console.event(&json!({
+            "event": "end",
+            "best_epoch": best.map(|best| best.epoch),
+            "top1": metrics.as_ref().map(|metrics| metrics.top1),
+            "top5": metrics.as_ref().map(|metrics| metrics.top5),
+            "loss": metrics.as_ref().map(|metrics| metrics.loss),
+            "output_dir": self.folder.path().to_string_lossy(),
+        }));
+        self.console.line(format_args!(
+            "device memory {:.0} MB; everything is in {}",
+            self.memory_bytes as f64 / 1e6,
+            self.folder.path().display()
+        ));
+        Ok(())
+    }
+
+    /// What the best weights do on the validation images; none without such.
+    fn judge_best(&self, val: &Arc<[Item]>) -> Result<Option<Metrics>> {
+        let Self { gpu, config, console, .. } = self;
+        let Some(best) = &self.progress.best else { return Ok(None) };
+        let network = Network::load(gpu, &self.folder.best(), None)
+            .context(|| "reading the best weights back")?;
+        let (batch, workers) = (config.batch_size, config.workers);
+        let metrics = judge(gpu, &network, val, batch, workers, self.interrupt)?.metrics;
+        console.line(format_args!(
+            "best: epoch {}, val Acc@1 {:.1}  Acc@5 {:.1}  loss {:.3} from the written file",
+            best.epoch,
+            100.0 * metrics.top1,
+            100.0 * metrics.top5,
+            metrics.loss
+        ));
+        let name = |class: usize| &network.classes[class];
+        let confused: Vec<_> = metrics
+            .most_confused(3)
+            .iter()
+            .map(|c| format!("{} taken for {} ({})", name(c.actual), name(c.predicted), c.images))
+            .collect();
+        if !confused.is_empty() {
+            console.line(format_args!("most confused: {}", confused.join(", ")));
+        }
+        Ok(Some(metrics))
+    }
+}

@@ -1,0 +1,81 @@
+//! What the frozen backbone makes of images, computed once.
+
+use std::sync::Arc;
+
+use super::config::Config;
+use super::interrupt::Interrupt;
+use super::metrics::{Metrics, Tally};
+use super::network::{Answer, Network};
+use super::validate::in_order;
+use crate::Tape;
+use crate::data::{Item, Skipped};
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::nn::Mode;
+use crate::tensor::{Shape, Tensor};
+
+/// What the frozen backbone makes of images, computed once: in evaluation, of the resized and
+/// cropped image.
+pub struct Features {
+    /// Images × features.
+    pub values: Vec<f32>,
+    /// The class of each image.
+    pub labels: Vec<u32>,
+    /// Features of an image.
+    pub size: usize,
+}
+
+impl Features {
+    /// Runs the backbone over every item. Images that cannot be read are left out and returned.
+    ///
+    /// # Errors
+    /// [`crate::Error::Interrupted`], too many unreadable images, and what the device reported.
+    pub fn compute(
+        gpu: &Gpu,
+        network: &Network,
+        items: &Arc<[Item]>,
+        config: &Config,
+        interrupt: &Interrupt,
+    ) -> Result<(Self, Vec<Skipped>)> {
+        let size = network.net.arch().features();
+        let mut features = Self { values: Vec::new(), labels: Vec::new(), size };
+        let mut failed = Vec::new();
+        let batch_size = network.images_at_a_time(gpu, config.batch_size);
+        for batch in in_order(items, network.image_size, batch_size, config.workers)? {
+            interrupt.check()?;
+            let batch = batch?;
+            failed.extend(batch.failed);
+            if batch.labels.is_empty() {
+                continue;
+            }
+            let answer = network.features(gpu, &batch.pixels, batch.labels.len())?;
+            features.values.extend(answer.wait()?);
+            features.labels.extend(batch.labels);
+        }
+        Ok((features, failed))
+    }
+
+    /// The features and classes of these images.
+    pub fn select(&self, images: &[usize]) -> (Vec<f32>, Vec<u32>) {
+        let rows = images.iter().flat_map(|&i| &self.values[i * self.size..(i + 1) * self.size]);
+        (rows.copied().collect(), images.iter().map(|&i| self.labels[i]).collect())
+    }
+
+    /// How good the classifier's answers to these images are.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn judge(&self, gpu: &Gpu, network: &Network, batch_size: usize) -> Result<Metrics> {
+        let mut tally = Tally::new(network.classes.len());
+        let images: Vec<usize> = (0..self.labels.len()).collect();
+        for images in images.chunks(batch_size) {
+            let (values, labels) = self.select(images);
+            let tape = Tape::no_grad(gpu);
+            let shape = Shape::matrix(images.len(), self.size);
+            let features = tape.constant(Tensor::from_host(gpu, shape, &values)?);
+            let logits = network.net.classify(&tape, &features, Mode::EVAL)?;
+            tally.add(&Answer::new(gpu, logits.value())?.wait()?, &labels);
+        }
+        Ok(tally.metrics())
+    }
+}

@@ -1,0 +1,178 @@
+//! Before the first step: the images, what people are told, and `args.json`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::config::Config;
+use super::console::Console;
+use super::identity::check_options;
+use super::network::Network;
+use crate::checkpoint::LoadReport;
+use crate::data::{Dataset, Item, ScanOptions, Skipped};
+use crate::error::{Context, Error, Result};
+use crate::gpu::{AdapterReport, Gpu, Plan};
+use crate::nn::{BnPolicy, Stage};
+
+/// Finds the images and tells of them.
+///
+/// # Errors
+/// Those of [`Dataset::scan`], and [`Error::Data`] if there is no image to train on.
+pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
+    let root = config.data.root()?;
+    let options = ScanOptions { val_fraction: config.val_fraction, seed: config.seed };
+    let dataset = Dataset::scan(&root, &options)
+        .context(|| format!("looking for images in {}", root.display()))?;
+    let counts = |items: &[Item]| {
+        let per_class = dataset.per_class(items);
+        let listed: Vec<_> = dataset
+            .classes
+            .iter()
+            .zip(per_class)
+            .take(12)
+            .map(|(class, count)| format!("{class} {count}"))
+            .collect();
+        let more = if dataset.classes.len() > 12 { ", …" } else { "" };
+        format!("{} ({}{more})", items.len(), listed.join(", "))
+    };
+    console.line(format_args!("data: {} classes in {}", dataset.classes.len(), root.display()));
+    console.line(format_args!("  train {}", counts(&dataset.train)));
+    console.line(format_args!("  val {}", counts(&dataset.val)));
+    if dataset.train.is_empty() {
+        return Err(Error::data(&root, "there is no image to train on"));
+    }
+    Ok(dataset)
+}
+
+/// Images found to be unreadable, each told of once.
+#[derive(Default)]
+pub struct Unreadable(BTreeSet<PathBuf>);
+
+impl Unreadable {
+    /// Warns of those that are new.
+    pub fn tell(&mut self, console: &Console, skipped: &[Skipped]) {
+        for Skipped { path, reason } in skipped {
+            if self.0.insert(path.clone()) {
+                console.warning(format_args!("left out {}: {reason}", path.display()));
+            }
+        }
+    }
+}
+
+/// Tells what is trained, and what stays as it is.
+pub fn tell_network(console: &Console, config: &Config, network: &Network) {
+    console.line(format_args!(
+        "network: {} with {} classes, {} px",
+        network.net.arch(),
+        network.classes.len(),
+        network.image_size
+    ));
+    let bn = match config.bn {
+        BnPolicy::Train => "trained",
+        BnPolicy::Frozen => "frozen",
+    };
+    console.line(format_args!(
+        "batch norm: {bn} where layers are trained, frozen elsewhere; frozen layers: {}",
+        match config.freeze.train_from() {
+            Stage::Stem => "none".into(),
+            stage => format!("everything before {}", stage.name()),
+        }
+    ));
+}
+
+/// Tells what the network starts from: what became of the weights, or that they are random.
+pub fn tell_weights(console: &Console, config: &Config, report: Option<&LoadReport>) {
+    match report {
+        Some(report) => {
+            let report = report.to_string().replace('\n', "\n  ");
+            console.line(format_args!("weights: {}, {report}", config.weights));
+        }
+        None => console.line("weights: random"),
+    }
+}
+
+/// Tells what a step takes, and warns if a batch has to be done in parts.
+pub fn tell_plan(console: &Console, plan: &Plan, micro_batch: usize, batch: usize, bn: BnPolicy) {
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    console.line(format_args!(
+        "memory: {:.0} MB on the device; the largest tensor takes {:.1} of the {:.0} MB that can be \
+         bound; {} kernels a step",
+        mb(plan.peak_bytes),
+        mb(plan.largest_bytes),
+        mb(plan.binding_limit),
+        plan.dispatches
+    ));
+    if micro_batch < batch {
+        let statistics = match bn {
+            BnPolicy::Train => ", and batch norm sees each part by itself",
+            BnPolicy::Frozen => "",
+        };
+        console.warning(format_args!(
+            "a batch of {batch} does not fit and is done {micro_batch} at a time; gradients add up\
+             {statistics}"
+        ));
+    }
+}
+
+/// What `args.json` holds: the options as resolved, and what ran them.
+#[derive(Serialize)]
+pub struct Args<'a> {
+    command: &'a str,
+    version: &'static str,
+    commit: &'static str,
+    host: Host,
+    adapter: &'a AdapterReport,
+    classes: &'a [String],
+    #[serde(flatten)]
+    config: &'a Config,
+}
+
+#[derive(Serialize)]
+struct Host {
+    os: &'static str,
+    cpu: &'static str,
+    threads: usize,
+}
+
+impl<'a> Args<'a> {
+    /// Of a run of `command`.
+    pub fn new(gpu: &'a Gpu, config: &'a Config, classes: &'a [String], command: &'a str) -> Self {
+        Self {
+            command,
+            version: env!("CARGO_PKG_VERSION"),
+            commit: env!("WGRAD_COMMIT"),
+            host: Host {
+                os: std::env::consts::OS,
+                cpu: std::env::consts::ARCH,
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+            },
+            adapter: gpu.report(),
+            classes,
+            config,
+        }
+    }
+
+    /// Checks that a run that goes on is the one that was begun with `then`, the content of its
+    /// `args.json`; warns if something else than options might change its numbers.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the option that differs.
+    pub fn check(&self, then: &Value, console: &Console) -> Result<()> {
+        let now = serde_json::to_value(self).map_err(std::io::Error::from);
+        let now = now.map_err(Error::io("args.json"))?;
+        // Other images are found by looking at them, and told class by class.
+        let besides = ["version", "commit", "host", "adapter", "classes"];
+        check_options(&now, then, &[&besides, Config::MAY_CHANGE].concat())?;
+        for what in ["commit", "adapter"] {
+            if then[what] != now[what] {
+                console.warning(format_args!(
+                    "the run was begun with another {what}: what follows may differ in the last \
+                     bits from what would have followed without a stop"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
