@@ -4,6 +4,7 @@ use super::file::{Group, Row, Status};
 use super::stopwatch::{Effort, Stopwatch};
 use super::verified::Verified;
 use crate::error::Result;
+use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Array, Case, Fill, filled};
 use crate::ops::{OPS, Op};
 use crate::tensor::Tensor;
@@ -58,6 +59,14 @@ pub(super) fn cases(part: Option<&str>) -> impl Iterator<Item = (&'static Op, Ca
         let cases = (op.cases)().into_iter().filter(|case| case.benchmark);
         cases.map(move |case| (op, case))
     })
+}
+
+/// The choices between kernels that the cases make.
+pub(super) fn problems(gpu: &Gpu, part: Option<&str>) -> Result<Vec<Problem>> {
+    let plans = cases(part).filter(|(_, case)| !case.passes.is_empty());
+    let plans = plans.map(|(_, case)| case.plan(gpu)).collect::<Result<Vec<_>>>()?;
+    gpu.trim();
+    Ok(plans.into_iter().flat_map(|plan| plan.problems).collect())
 }
 
 /// A row for each pass of a case.

@@ -5,7 +5,7 @@
 //! operation cannot be added without being checked and measured.
 
 use crate::autograd::{Tape, Var};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Plan};
 use crate::tensor::Shape;
 use crate::{Result, Tensor};
 
@@ -242,6 +242,27 @@ impl Case {
             Ok(if input.differentiate { tape.leaf(tensor) } else { tape.constant(tensor) })
         };
         self.inputs.iter().zip(arrays).map(upload).collect()
+    }
+
+    /// What running the operation, forward and backward, takes. Nothing is run.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        gpu.plan(|| {
+            let tape = Tape::new(gpu);
+            let input = |input: &Input| {
+                let value = Tensor::empty(gpu, input.shape);
+                if input.differentiate { tape.leaf(value) } else { tape.constant(value) }
+            };
+            let inputs: Vec<_> = self.inputs.iter().map(input).collect();
+            let outputs = (self.run)(&tape, &inputs)?;
+            if self.gradient.is_some() {
+                let seed = Tensor::empty(gpu, outputs[0].shape());
+                tape.backward(&outputs[0], seed)?;
+            }
+            Ok(())
+        })
     }
 
     /// Runs the operation forward, and backward from `d_out`; returns the outputs and the gradient

@@ -135,7 +135,11 @@ pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
         &[("lanes 32x2", lanes(32, 2)), ("lanes 16x2", lanes(16, 2)), ("lanes 32x1", lanes(32, 1))];
     const REGISTERS: &[Named<Tiling>] = &[("registers 8x2", registers(8, 2))];
     let direct = tilings(gpu, geometry.y.pixels(), geometry.y.c, LANES, REGISTERS);
-    gpu.choose_kernel(PASSES[0], &methods(gpu, direct, Winograd::forward(geometry)))
+    gpu.choose_kernel(
+        PASSES[0],
+        geometry.sizes(),
+        &methods(gpu, direct, Winograd::forward(geometry)),
+    )
 }
 
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
@@ -144,7 +148,11 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
         &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
     const REGISTERS: &[Named<Tiling>] = &[("registers 8x2", registers(8, 2))];
     let direct = tilings(gpu, rows, geometry.x.c, LANES, REGISTERS);
-    gpu.choose_kernel(PASSES[1], &methods(gpu, direct, Winograd::backward_data(geometry)))
+    gpu.choose_kernel(
+        PASSES[1],
+        geometry.sizes(),
+        &methods(gpu, direct, Winograd::backward_data(geometry)),
+    )
 }
 
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
@@ -152,5 +160,5 @@ pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
     const LANES: &[Named<Tiling>] = &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
     const REGISTERS: &[Named<Tiling>] = &[("registers 8x2", registers(8, 2))];
     let candidates = tilings(gpu, quads * 4, geometry.y.c, LANES, REGISTERS);
-    gpu.choose_kernel(PASSES[2], &candidates)
+    gpu.choose_kernel(PASSES[2], geometry.sizes(), &candidates)
 }

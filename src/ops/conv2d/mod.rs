@@ -12,18 +12,20 @@
 mod cases;
 mod kernels;
 mod reference;
+mod trial;
 mod winograd;
 
 use super::Op;
 use super::batch_norm::BatchStats;
 use crate::autograd::{Backward, Grads, Slot, Tape, Var};
-use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Slice};
+use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Sizes, Slice};
 use crate::shader;
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
 
 use kernels::{BUSY, Method};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
+pub use trial::{Operands, Trial};
 use winograd::Winograd;
 
 static FORWARD_LANES: Shader = shader!("conv2d_forward_lanes");
@@ -144,6 +146,27 @@ impl Geometry {
         }
     }
 
+    /// What the fastest kernel may depend on.
+    fn sizes(&self) -> Sizes {
+        let Self { x, weight, y, conv } = self;
+        let [n, h, w] = [x.n, x.h, x.w];
+        let [stride_h, stride_w] = conv.stride;
+        let [pad_h, pad_w] = conv.padding;
+        [n, h, w, x.c, weight.n, weight.h, y.c, stride_h, stride_w, pad_h, pad_w, 0]
+            .map(|size| size as u32)
+    }
+
+    /// The convolution of these [`Geometry::sizes`].
+    fn of_sizes(sizes: Sizes) -> Result<Self> {
+        let [n, h, w, c_in, r, s, c_out, stride_h, stride_w, pad_h, pad_w, _] =
+            sizes.map(|size| size as usize);
+        Self::new(
+            Shape::new(n, h, w, c_in),
+            Shape::new(r, s, c_in.next_multiple_of(4), c_out),
+            Conv2d { stride: [stride_h, stride_w], padding: [pad_h, pad_w] },
+        )
+    }
+
     /// Multiplications and additions of each of the three passes.
     fn flops(&self) -> f64 {
         2.0 * self.y.len() as f64 * (self.weight.n * self.weight.h * self.x.c) as f64
@@ -165,7 +188,7 @@ pub fn conv2d(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>, conv: Conv
         return Err(Error::shape("conv2d", what));
     }
     let epilogue = bias.map_or(Epilogue::None, |bias| Epilogue::Bias(bias.value()));
-    let y = forward(tape.gpu(), &geometry, x, weight, epilogue);
+    let y = forward(tape.gpu(), &geometry, x.value(), weight.value(), epilogue);
     Ok(attach(tape, geometry, x, weight, bias, y))
 }
 
@@ -188,7 +211,7 @@ pub fn conv2d_with_stats(
     };
     let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
-    let y = forward(gpu, &geometry, x, weight, epilogue);
+    let y = forward(gpu, &geometry, x.value(), weight.value(), epilogue);
     Ok((attach(tape, geometry, x, weight, None, y), stats))
 }
 
@@ -227,7 +250,7 @@ pub(super) fn conv2d_affine(
         let what = format!("a residual {} joins {}", residual.shape(), geometry.y);
         return Err(Error::shape("conv2d", what));
     }
-    Ok(forward(gpu, &geometry, x, weight, Epilogue::Affine(affine)))
+    Ok(forward(gpu, &geometry, x.value(), weight.value(), Epilogue::Affine(affine)))
 }
 
 /// What follows a convolution in evaluation.
@@ -281,20 +304,20 @@ impl<'a> Epilogue<'a> {
 fn forward(
     gpu: &Gpu,
     geometry: &Geometry,
-    x: &Var,
-    weight: &Var,
+    x: &Tensor,
+    weight: &Tensor,
     epilogue: Epilogue<'_>,
 ) -> Tensor {
     let y = Tensor::empty(gpu, geometry.y);
     let tiling = match kernels::forward(gpu, geometry) {
         Method::Winograd(tiling) => {
             let winograd = Winograd::forward(geometry).expect("offered where it applies");
-            winograd.run(gpu, tiling, x.value(), weight.value(), &y, epilogue);
+            winograd.run(gpu, tiling, x, weight, &y, epilogue);
             return y;
         }
         Method::Direct(tiling) => tiling,
     };
-    let mut slices = vec![x.value().memory(), weight.value().memory(), y.memory()];
+    let mut slices = vec![x.memory(), weight.memory(), y.memory()];
     let kernel = epilogue.attach(tiling.kernel(&FORWARD_LANES, &FORWARD_TILED), &mut slices);
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
