@@ -10,6 +10,8 @@
 override LANES: u32 = 8u;
 override ROWS: u32 = 32u;  // a multiple of 4·LANES
 override COLS: u32 = 1u;
+// Pixels in a round of the loop.
+override STEP: u32 = 2u;
 
 struct Params {
   n: u32, h: u32, w: u32, ci4: u32,
@@ -54,36 +56,46 @@ fn main(
   let last = min(first + p.chunk, p.n * p.oh);
   var image = first / p.oh;
   var oh = first % p.oh;
-  for (var q = first; q < last; q++) {
+  var ow = 0u;
+  let end = last * p.ow;
+  for (var pixel = first * p.ow; pixel < end; pixel += STEP) {
+    //#for u in 0..STEP
+    let live_${u} = pixel + ${u}u < end;
     //#for j in 0..ROWS / 4 / LANES
-    let ih_${j} = u32(i32(oh * p.stride_h) + dh_${j});
-    let row_${j} = (image * p.h + ih_${j}) * p.w;
+    let ih_${j}_${u} = u32(i32(oh * p.stride_h) + dh_${j});
+    let iw_${j}_${u} = u32(i32(ow * p.stride_w) + dw_${j});
+    let inside_${j}_${u} = live_${u} && ih_${j}_${u} < p.h && iw_${j}_${u} < p.w;
+    let at_${j}_${u} = ((image * p.h + ih_${j}_${u}) * p.w + iw_${j}_${u}) * p.ci4 + c4_${j};
+    let x_${j}_${u} = select(vec4<f32>(), x[select(0u, at_${j}_${u}, inside_${j}_${u})], inside_${j}_${u});
     //#end
-    for (var ow = 0u; ow < p.ow; ow++) {
-      //#for j in 0..ROWS / 4 / LANES
-      let iw_${j} = u32(i32(ow * p.stride_w) + dw_${j});
-      let inside_${j} = ih_${j} < p.h && iw_${j} < p.w;
-      let at_${j} = select(0u, (row_${j} + iw_${j}) * p.ci4 + c4_${j}, inside_${j});
-      let x_${j} = select(vec4<f32>(), x[at_${j}], inside_${j});
-      //#end
-      //#for c in 0..COLS
-      let d_${c} = d_y[(q * p.ow + ow) * p.co4 + column_${c}];
-      //#end
-      //#for i in 0..ROWS / 4
-      //#for e in 0..4
-      //#if LANES > 1
-      let x_${i}_${e} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
-      //#else
-      let x_${i}_${e} = x_${i}[${e}];
-      //#end
-      //#for c in 0..COLS
-      acc_${i * 4 + e}_${c} += x_${i}_${e} * d_${c};
-      //#end
-      //#end
-      //#end
-    }
-    oh++;
+    //#for c in 0..COLS
+    let d_${c}_${u} = select(vec4<f32>(), d_y[min(pixel + ${u}u, end - 1u) * p.co4 + column_${c}], live_${u});
+    //#end
+    ow++;
+    if ow == p.ow { ow = 0u; oh++; }
     if oh == p.oh { oh = 0u; image++; }
+    //#end
+    // One sum after the other: its steps stay in registers.
+    //#for i in 0..ROWS / 4
+    //#for e in 0..4
+    //#for u in 0..STEP
+    //#if LANES > 1
+    let b_${i}_${e}_${u} = subgroupBroadcast(x_${i / LANES}_${u}[${e}], ${i % LANES}u);
+    //#else
+    let b_${i}_${e}_${u} = x_${i}_${u}[${e}];
+    //#end
+    //#end
+    //#for c in 0..COLS
+    {
+      var sum = acc_${i * 4 + e}_${c};
+      //#for u in 0..STEP
+      sum += b_${i}_${e}_${u} * d_${c}_${u};
+      //#end
+      acc_${i * 4 + e}_${c} = sum;
+    }
+    //#end
+    //#end
+    //#end
   }
 
   //#for c in 0..COLS

@@ -17,9 +17,9 @@ use crate::ops::{Operands, Trial};
 use crate::provenance;
 
 /// Seconds that measuring one kernel at one problem should take.
-const SECONDS: f64 = 0.05;
-/// Measurements of a kernel; the median counts.
-const SAMPLES: usize = 5;
+const SECONDS: f64 = 0.1;
+/// Measurements of a kernel; the shortest counts, being the one least disturbed.
+const SAMPLES: usize = 9;
 /// A kernel that takes so many times the best so far at its first run is out.
 const HOPELESS: f64 = 3.0;
 /// Times the sums of |terms| that Winograd's algorithm adds up, for numbers of like size: seven.
@@ -145,7 +145,7 @@ fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
     Ok(Tuned { problem: problem.clone(), flops: trial.flops(), kernels })
 }
 
-/// Median seconds of the pass; of a single run if that is hopeless against `best`.
+/// Seconds of the pass; of a single run if that is hopeless against `best`.
 fn time(gpu: &Gpu, trial: &Trial, operands: &Operands, best: f64) -> Result<f64> {
     let sample = |repeats: usize| -> Result<f64> {
         gpu.finish()?;
@@ -161,9 +161,8 @@ fn time(gpu: &Gpu, trial: &Trial, operands: &Operands, best: f64) -> Result<f64>
         return Ok(once);
     }
     let repeats = (SECONDS / SAMPLES as f64 / once).clamp(1.0, 64.0) as usize;
-    let mut seconds = (0..SAMPLES).map(|_| sample(repeats)).collect::<Result<Vec<_>>>()?;
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[SAMPLES / 2])
+    let seconds = (0..SAMPLES).map(|_| sample(repeats)).collect::<Result<Vec<_>>>()?;
+    Ok(seconds.into_iter().fold(once, f64::min))
 }
 
 /// What a choice holds for.

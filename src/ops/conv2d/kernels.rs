@@ -69,19 +69,16 @@ const fn registers(rows: u32, columns: u32) -> Tiling {
 /// Workgroups below which a smaller tile keeps more of a GPU busy than a larger one.
 pub const BUSY: usize = 256;
 
-/// Channels from which Winograd's algorithm saves a software adapter more multiplications than its
-/// transforms cost.
-const WINOGRAD_CHANNELS: usize = 32;
-
 /// Tilings for a product of `rows` × `columns`, the best for this adapter first.
-fn tilings(
-    gpu: &Gpu,
-    rows: usize,
-    columns: usize,
-    lanes: &[Named<Tiling>],
-    registers: &[Named<Tiling>],
-) -> Vec<Named<Tiling>> {
-    let shared = if gpu.subgroup_size() == Some(8) { lanes } else { &[] };
+fn tilings(gpu: &Gpu, rows: usize, columns: usize) -> Vec<Named<Tiling>> {
+    const LANES: &[Named<Tiling>] =
+        &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
+    let shared = if gpu.subgroup_size() == Some(8) { LANES } else { &[] };
+    let mut registers =
+        [("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))];
+    if columns <= 64 {
+        registers.swap(0, 1);
+    }
     let count = |(_, tiling): Named<Tiling>| tiling.count(rows, columns);
     let mut tiled = vec![TILED_64];
     if count(TILED_128_64) >= BUSY {
@@ -93,36 +90,35 @@ fn tilings(
     let all = [TILED_128, TILED_128_64].into_iter().filter(|t| !tiled.iter().any(|u| u.0 == t.0));
     let all: Vec<_> = tiled.iter().copied().chain(all).collect();
     match gpu.class() {
-        AdapterClass::Software => [shared, registers, &all].concat(),
-        _ => [&all[..], registers, shared].concat(),
+        AdapterClass::Software => [shared, &registers, &all].concat(),
+        _ => [&all[..], &registers, shared].concat(),
     }
 }
 
-/// The same, with Winograd's algorithm where it applies.
+/// Kernels for a product of `rows` × `columns`, with Winograd's algorithm where it applies.
 fn methods(
     gpu: &Gpu,
-    direct: Vec<Named<Tiling>>,
+    (rows, columns): (usize, usize),
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
+    let direct = tilings(gpu, rows, columns);
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const LANES: &[Named<Tiling>] =
         &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))];
     const OTHERS: &[Named<Tiling>] = &[
-        ("winograd registers 8x2", registers(8, 2)),
+        ("winograd registers 16x2", registers(16, 2)),
         ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
         ("winograd tiled 128x64", Tiling::Tiled { rows: 128, columns: 64 }),
         ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
-    let mut all: Vec<Named<Tiling>> = OTHERS.to_vec();
-    if gpu.subgroup_size() == Some(8) {
-        all.splice(0..0, LANES.iter().copied());
-        if winograd.all_patches() <= 16 {
-            all.swap(0, 1);
-        }
-    }
+    let shared = gpu.subgroup_size() == Some(8);
+    let all = [if shared { LANES } else { &[] }, OTHERS].concat();
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
-    let pays = winograd.channels().into_iter().all(|channels| channels >= WINOGRAD_CHANNELS);
+    // As `--tune` found it on software adapters: the transforms of patches and weight must be small
+    // beside the products, the less so the more a product costs.
+    let [fewer, more] = winograd.channels();
+    let pays = fewer >= if shared { 128 } else { 64 } && winograd.all_patches() >= 2 * more;
     match gpu.class() {
         AdapterClass::Software if pays => all.chain(direct).collect(),
         _ => direct.chain(all).collect(),
@@ -131,34 +127,19 @@ fn methods(
 
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
-    const LANES: &[Named<Tiling>] =
-        &[("lanes 32x2", lanes(32, 2)), ("lanes 16x2", lanes(16, 2)), ("lanes 32x1", lanes(32, 1))];
-    const REGISTERS: &[Named<Tiling>] = &[("registers 8x2", registers(8, 2))];
-    let direct = tilings(gpu, geometry.y.pixels(), geometry.y.c, LANES, REGISTERS);
-    gpu.choose_kernel(
-        PASSES[0],
-        geometry.sizes(),
-        &methods(gpu, direct, Winograd::forward(geometry)),
-    )
+    let product = (geometry.y.pixels(), geometry.y.c);
+    let methods = methods(gpu, product, Winograd::forward(geometry));
+    gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
 
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
-    const LANES: &[Named<Tiling>] =
-        &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
-    const REGISTERS: &[Named<Tiling>] = &[("registers 8x2", registers(8, 2))];
-    let direct = tilings(gpu, rows, geometry.x.c, LANES, REGISTERS);
-    gpu.choose_kernel(
-        PASSES[1],
-        geometry.sizes(),
-        &methods(gpu, direct, Winograd::backward_data(geometry)),
-    )
+    let methods = methods(gpu, (rows, geometry.x.c), Winograd::backward_data(geometry));
+    gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
-    const LANES: &[Named<Tiling>] = &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
-    const REGISTERS: &[Named<Tiling>] = &[("registers 8x2", registers(8, 2))];
-    let candidates = tilings(gpu, quads * 4, geometry.y.c, LANES, REGISTERS);
-    gpu.choose_kernel(PASSES[2], geometry.sizes(), &candidates)
+    let tilings = tilings(gpu, quads * 4, geometry.y.c);
+    gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }

@@ -72,9 +72,9 @@ impl Winograd {
         Some(Self { x: y, y: x, padding, backward: true })
     }
 
-    /// Channels of input and output.
+    /// Channels of input and output, the fewer first.
     pub fn channels(&self) -> [usize; 2] {
-        [self.x.c, self.y.c]
+        [self.x.c.min(self.y.c), self.x.c.max(self.y.c)]
     }
 
     /// Pixels whose statistics the last step can gather at a time; none where patches at an odd edge
