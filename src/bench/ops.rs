@@ -176,7 +176,7 @@ impl<'a> Subject<'a> {
             let samples = stopwatch.sample(effort, most, |repeats| {
                 stopwatch.time(|| (0..repeats).try_for_each(|_| self.forward(pass).map(|_| ())))
             })?;
-            let kernels = self.kernels();
+            let kernels = self.case.kernels(gpu);
             return Ok(Some(Measured { samples, kernels, bytes: read + written }));
         }
         let shape = outputs[0].shape();
@@ -203,12 +203,6 @@ impl<'a> Subject<'a> {
         // A matrix product's gradient by one operand does not read that operand.
         let unread = if matches!(pass, Pass::By(_)) { gradients } else { 0.0 };
         let bytes = d_y.shape().bytes() as f64 + read - unread + gradients;
-        Ok(Some(Measured { samples, kernels: self.kernels(), bytes }))
-    }
-
-    /// The kernels chosen since they were last forgotten.
-    fn kernels(&self) -> Vec<(&'static str, &'static str)> {
-        let chosen = |&pass| Some((pass, self.stopwatch.gpu.chosen_kernel(pass)?));
-        self.case.passes.iter().filter_map(chosen).collect()
+        Ok(Some(Measured { samples, kernels: self.case.kernels(gpu), bytes }))
     }
 }

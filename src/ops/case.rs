@@ -109,6 +109,12 @@ impl Expected {
         self
     }
 
+    /// Every element's allowances, those of all kernels.
+    pub fn allowances_mut(&mut self) -> impl Iterator<Item = &mut Vec<f64>> {
+        let looser = self.looser.iter_mut().map(|looser| &mut looser.allowance);
+        std::iter::once(&mut self.allowance).chain(looser)
+    }
+
     /// What is allowed if these kernels (pass, name) were chosen.
     pub fn allowance_of(&self, kernels: &[(&'static str, &'static str)]) -> &[f64] {
         let applies = |looser: &&Looser| {
@@ -263,6 +269,12 @@ impl Case {
             }
             Ok(())
         })
+    }
+
+    /// The kernels (pass, name) that the operation chose when it last ran.
+    pub fn kernels(&self, gpu: &Gpu) -> Vec<(&'static str, &'static str)> {
+        let chosen = |&pass| Some((pass, gpu.chosen_kernel(pass)?));
+        self.passes.iter().filter_map(chosen).collect()
     }
 
     /// Runs the operation forward, and backward from `d_out`; returns the outputs and the gradient

@@ -58,6 +58,7 @@ fn cases() -> Vec<Case> {
     {
         for (x, window, c_out, stride) in [
             (Shape::new(2, 7, 9, 16), 3, 24, 1),
+            (Shape::new(3, 6, 10, 12), 3, 20, 1),
             (Shape::new(3, 8, 8, 6), 3, 66, 2),
             (Shape::new(1, 5, 5, 130), 1, 9, 1),
         ] {
@@ -66,6 +67,8 @@ fn cases() -> Vec<Case> {
         }
     }
     let conv = Conv2d { stride: [1; 2], padding: [1; 2] };
+    // More images than Winograd's workspace takes at a time.
+    cases.push(case(Shape::new(48, 16, 16, 12), 3, 12, conv, false, (true, false)));
     let layer1 = case(Shape::new(16, 16, 16, 64), 3, 64, conv, true, (false, true));
     cases.push(Case { benchmark: true, ..layer1 });
     cases

@@ -69,11 +69,13 @@ const fn registers(rows: u32, columns: u32) -> Tiling {
 /// Workgroups below which a smaller tile keeps more of a GPU busy than a larger one.
 pub const BUSY: usize = 256;
 
-/// Tilings for a product of `rows` × `columns`, the best for this adapter first.
-fn tilings(gpu: &Gpu, rows: usize, columns: usize) -> Vec<Named<Tiling>> {
-    const LANES: &[Named<Tiling>] =
-        &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
-    let shared = if gpu.subgroup_size() == Some(8) { LANES } else { &[] };
+const LANES: &[Named<Tiling>] =
+    &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
+
+/// Tilings for a product of `rows` × `columns`, the best for this adapter first, from `lanes` where
+/// lanes can share loads.
+fn tilings(gpu: &Gpu, rows: usize, columns: usize, lanes: &[Named<Tiling>]) -> Vec<Named<Tiling>> {
+    let shared = if gpu.subgroup_size() == Some(8) { lanes } else { &[] };
     let mut registers =
         [("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))];
     if columns <= 64 {
@@ -101,10 +103,10 @@ fn methods(
     (rows, columns): (usize, usize),
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, rows, columns);
+    let direct = tilings(gpu, rows, columns, LANES);
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
-    const LANES: &[Named<Tiling>] =
+    const SHARED: &[Named<Tiling>] =
         &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))];
     const OTHERS: &[Named<Tiling>] = &[
         ("winograd registers 16x2", registers(16, 2)),
@@ -113,7 +115,7 @@ fn methods(
         ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
     let shared = gpu.subgroup_size() == Some(8);
-    let all = [if shared { LANES } else { &[] }, OTHERS].concat();
+    let all = [if shared { SHARED } else { &[] }, OTHERS].concat();
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
     // As `--tune` found it on software adapters: the transforms of patches and weight must be small
     // beside the products, the less so the more a product costs.
@@ -140,6 +142,7 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
-    let tilings = tilings(gpu, quads * 4, geometry.y.c);
+    // Eight lanes share rows by fours of channels: 32 at least.
+    let tilings = tilings(gpu, quads * 4, geometry.y.c, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }

@@ -97,7 +97,7 @@ impl Winograd {
     /// keeps a GPU busy; in whole runs of `PATCHES`.
     fn images_at_a_time(&self, gpu: &Gpu) -> usize {
         let workspace = match gpu.class() {
-            AdapterClass::Software => 8 << 20,
+            AdapterClass::Software => 2 << 20,
             _ => 64 << 20,
         };
         let channels = self.x.c4().max(self.y.c4());
