@@ -60,6 +60,8 @@ pub mod optim;
 
 pub mod provenance;
 pub mod train;
+
+pub mod fuse;
 pub mod verify;
 
 pub mod bench;

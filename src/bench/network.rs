@@ -47,7 +47,7 @@ const SGD: Settings = Settings {
     clip_grad_norm: None,
     l2_sp: 0.0,
 };
-const TRAIN: Mode = Mode { bn: BnPolicy::Train, train_from: Some(Stage::Stem), accumulate: false };
+const TRAIN: Mode = Mode { bn: BnPolicy::Train, train_from: Some(Stage::Stem), ..Mode::EVAL };
 /// Small, so that the weights of the benchmark stay finite.
 const RATE: f64 = 1e-4;
 

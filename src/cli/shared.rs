@@ -7,10 +7,11 @@ use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Source;
 use crate::error::{Error, Result};
+use crate::fuse::Ensemble;
 use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
-use crate::train::{Console, Network};
+use crate::train::{Classifier, Console, Network};
 
 /// Which adapter.
 #[derive(Args, Clone, Debug)]
@@ -136,7 +137,7 @@ impl OutputOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
 pub struct ModelOptions {
-    /// The checkpoint [default: the newest runs/*/weights/best.safetensors]
+    /// The checkpoint, or an ensemble.json that `wgrad fuse ensemble` wrote [default: the newest runs/*/weights/best.safetensors]
     #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
@@ -163,6 +164,24 @@ impl ModelOptions {
             path.display()
         ));
         Ok(network)
+    }
+
+    /// [`ModelOptions::load`], or the networks of an ensemble.
+    pub fn load_classifier(&self, gpu: &Gpu, console: &Console) -> Result<Box<dyn Classifier>> {
+        self.image_size.map_or(Ok(()), check_image_size)?;
+        let path = self.path(console)?;
+        if !Ensemble::is_manifest(&path) {
+            return Ok(Box::new(self.load(gpu, console)?));
+        }
+        let ensemble = Ensemble::load(gpu, &path, self.image_size)?;
+        console.note(format_args!(
+            "ensemble: {} networks, {} classes, {} px, from {}",
+            ensemble.members().len(),
+            ensemble.classes().len(),
+            ensemble.image_size(),
+            path.display()
+        ));
+        Ok(Box::new(ensemble))
     }
 
     fn path(&self, console: &Console) -> Result<PathBuf> {

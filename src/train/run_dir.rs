@@ -47,6 +47,11 @@ impl RunDir {
         self.0.join(BEST)
     }
 
+    /// Where the weights of a fused network go.
+    pub fn fused(&self) -> PathBuf {
+        self.0.join("weights/fused.safetensors")
+    }
+
     /// Where the latest weights go.
     pub fn last(&self) -> PathBuf {
         self.0.join("weights/last.safetensors")

@@ -1,0 +1,10 @@
+//! `wgrad fuse` from the outside: what it writes, what it says, what it refuses.
+
+#[path = "../common/program.rs"]
+mod program;
+
+mod ensemble;
+mod exact;
+mod kitchen;
+mod refusals;
+mod statistics;
