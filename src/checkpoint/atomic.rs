@@ -6,6 +6,14 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// What the names of temporary files begin with.
+const TEMPORARY: &str = ".wgrad-";
+
+/// Whether this is a file that a killed process was writing.
+pub fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+}
+
 /// Writes the file at `path` through a temporary file in the same folder that takes its place only
 /// once `fill` has succeeded and the bytes are on the disk. On any error, a full disk included, the
 /// temporary file is removed and what was at `path` stays as it was.
@@ -35,7 +43,7 @@ fn attempt(
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
-    let temporary = builder.prefix(".wgrad-").tempfile_in(folder)?;
+    let temporary = builder.prefix(TEMPORARY).tempfile_in(folder)?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
     fill(&mut writer)?;
     writer.flush()?;

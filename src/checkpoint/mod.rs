@@ -23,7 +23,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::nn::arch::Arch;
 
-pub use atomic::write_atomically;
+pub use atomic::{is_temporary, write_atomically};
 pub use fit::{HeadPolicy, LoadReport, MisShaped};
 pub use inspect::{Inspection, TensorInfo, describe};
 pub use meta::{IMAGENET_MEAN, IMAGENET_STD, Meta};

@@ -1,8 +1,8 @@
 //! `wgrad finetune` and `wgrad pretrain`: the same trainer from pretrained and from random weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 
 use super::interrupt;
 use super::shared::{ComputeOptions, OutputOptions};
@@ -12,10 +12,13 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
-use crate::train::config::{Config, DataSource, Freeze, LrScheduler};
+use crate::train::RunDir;
+use crate::train::config::{BestBy, Config, DataSource, Freeze, LrScheduler, SaveEvery};
+use crate::train::run_dir::read_json;
 
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 pub struct Finetune {
     #[command(flatten)]
     options: TrainOptions,
@@ -23,6 +26,7 @@ pub struct Finetune {
 
 /// The same trainer from random weights
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 #[command(mut_arg("weights", |weights| weights.default_value("none")))]
 pub struct Pretrain {
     #[command(flatten)]
@@ -31,14 +35,38 @@ pub struct Pretrain {
 
 impl Finetune {
     pub fn run(self) -> Result<()> {
-        self.options.run("finetune")
+        let options = |arguments| parse::<Self>(arguments).options;
+        self.options.run("finetune", options)
     }
 }
 
 impl Pretrain {
     pub fn run(self) -> Result<()> {
-        self.options.run("pretrain")
+        let options = |arguments| parse::<Self>(arguments).options;
+        self.options.run("pretrain", options)
     }
+}
+
+/// Parses arguments that follow a command's name; ends the process where they make no sense.
+fn parse<A: Args>(arguments: Vec<String>) -> A {
+    let command = A::augment_args(Command::new("wgrad").no_binary_name(true));
+    let matches = command.get_matches_from(arguments);
+    A::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// What stands behind the command's name on the command line.
+fn arguments() -> Vec<String> {
+    std::env::args_os().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
+/// The arguments that the run in `folder` was begun with; its output was for another terminal.
+fn begun_with(folder: &Path) -> Result<Vec<String>> {
+    let folder = RunDir::reopen(folder)?;
+    let args: serde_json::Value = read_json(&folder.args())?;
+    let arguments = args["arguments"].as_array().into_iter().flatten();
+    let arguments = arguments.filter_map(|argument| argument.as_str());
+    let output = ["--json", "-q", "--quiet", "-v", "--verbose"];
+    Ok(arguments.filter(|argument| !output.contains(argument)).map(str::to_owned).collect())
 }
 
 #[derive(Args, Debug)]
@@ -59,16 +87,8 @@ struct TrainOptions {
     compute: ComputeOptions,
     #[command(flatten)]
     output: OutputOptions,
-
-    /// A new or empty folder to write to [default: the first free of runs/finetune,
-    /// runs/finetune-2, …]
-    #[arg(long, value_name = "DIR", help_heading = "Output")]
-    output_dir: Option<PathBuf>,
-
-    /// Time every kernel of every step on the adapter: a table, and a trace for Chrome or Perfetto
-    /// in FILE [default: off]
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    profile: Option<PathBuf>,
+    #[command(flatten)]
+    folder: FolderOptions,
 }
 
 #[derive(Args, Debug)]
@@ -155,9 +175,41 @@ struct LengthOptions {
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
 
+    /// Stop when N epochs in a row of the last phase bring no better validation [default: never]
+    #[arg(long, value_name = "N")]
+    patience: Option<u32>,
+
+    /// What makes a validation better than another
+    #[arg(long, value_enum, default_value_t = BestBy::Accuracy)]
+    best_by: BestBy,
+
     /// Decides everything random
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Output")]
+struct FolderOptions {
+    /// A new or empty folder to write to [default: the first free of runs/finetune,
+    /// runs/finetune-2, …]
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+
+    /// Go on with the run in DIR as if it had never stopped, with the options it was begun with
+    /// [default: a new run]
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+
+    /// When to save what --resume needs, besides at the end of each epoch: 100 (steps), 30s, epoch
+    /// (never); seconds are stretched so that saving takes 2 % of the time at most
+    #[arg(long, value_name = "N", default_value = "60s")]
+    save_every: SaveEvery,
+
+    /// Time every kernel of every step on the adapter: a table, and a trace for Chrome or Perfetto
+    /// in FILE [default: off]
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -300,18 +352,29 @@ struct RegularisationOptions {
 }
 
 impl TrainOptions {
-    fn run(self, name: &str) -> Result<()> {
-        let config = self.config()?;
+    /// Runs; `parse` makes options of arguments.
+    fn run(self, name: &str, parse: impl Fn(Vec<String>) -> Self) -> Result<()> {
         let console = self.output.console();
+        let options = match &self.folder.resume {
+            None => self,
+            Some(_) if self.folder.output_dir.is_some() => {
+                let text = "--resume goes on in the run's own folder; leave --output-dir out";
+                return Err(Error::Usage(text.into()));
+            }
+            // What is given now stands over what was given then; what that changes is checked.
+            Some(folder) => parse([begun_with(folder)?, arguments()].concat()),
+        };
+        let config = options.config()?;
         let interrupt = interrupt::install();
-        let options = GpuOptions { profile: self.profile.is_some(), ..GpuOptions::default() };
-        let gpu = self.compute.open_with(&console, options)?;
+        let profile = options.folder.profile.is_some();
+        let gpu_options = GpuOptions { profile, ..GpuOptions::default() };
+        let gpu = options.compute.open_with(&console, gpu_options)?;
         crate::train::run(&gpu, config, name, &console, &interrupt)
     }
 
     /// The options resolved and checked.
     fn config(&self) -> Result<Config> {
-        let Self { data, network, length, optimizer, rate, regularisation, .. } = self;
+        let Self { data, network, length, optimizer, rate, regularisation, folder, .. } = self;
         let chosen = optimizer.resolve()?;
         let lr = rate.lr.unwrap_or(chosen.default_lr());
         let scratch = network.weights == Source::None;
@@ -326,6 +389,8 @@ impl TrainOptions {
             freeze_epochs: length.freeze_epochs.unwrap_or(if scratch { 0 } else { 1 }),
             batch_size: length.batch_size,
             max_steps: length.max_steps,
+            patience: length.patience,
+            best_by: length.best_by,
             optimizer: chosen,
             lr,
             head_lr: rate.head_lr.unwrap_or(chosen.default_head_lr(lr)),
@@ -344,8 +409,11 @@ impl TrainOptions {
             drop_last: data.drop_last,
             seed: length.seed,
             workers: data.workers,
-            profile: self.profile.clone(),
-            output_dir: self.output_dir.clone(),
+            profile: folder.profile.clone(),
+            save_every: folder.save_every,
+            resume: folder.resume.clone(),
+            arguments: arguments(),
+            output_dir: folder.output_dir.clone(),
         };
         config.check()?;
         Ok(config)

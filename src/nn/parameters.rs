@@ -94,7 +94,7 @@ pub struct Parameters {
 }
 
 /// Where a parameter may start: a multiple of any adapter's offset alignment.
-const ALIGNMENT: u64 = 256;
+pub(super) const ALIGNMENT: u64 = 256;
 
 impl Parameters {
     /// Room for the parameters of `arch` with `classes` outputs; all zeros.

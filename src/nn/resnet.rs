@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::arch::{Arch, ConvNorm};
+use super::arch::{Arch, BlockSpec, ConvNorm};
 use super::init::initial;
-use super::parameters::{Parameters, Stage};
+use super::parameters::{ALIGNMENT, Parameters, Stage};
 use crate::autograd::{Tape, Var};
 use crate::checkpoint::HostTensor;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Slice};
 use crate::ops::{
     BatchNorm, BatchNormState, Conv2d, MaxPool2d, batch_norm_max_pool, conv2d, conv2d_batch_norm,
     conv2d_with_stats, global_avg_pool, linear,
@@ -76,6 +76,8 @@ pub struct ResNet {
     arch: Arch,
     classes: usize,
     parameters: Parameters,
+    /// Running means and variances of every batch norm.
+    statistics: Slice,
     stem: Unit,
     /// Blocks of layer1 to layer4.
     layers: [Vec<Block>; 4],
@@ -116,19 +118,32 @@ impl ResNet {
             let values = initial(&parameter.name, &parameter.torch_shape, arch.features(), seed);
             parameters.set(gpu, index, &values)?;
         }
-        let unit = |spec: ConvNorm| Unit::new(gpu, &parameters, spec);
+        let blocks = arch.blocks();
+        let convs = |block: &BlockSpec| {
+            let convs = block.convs.iter().chain(&block.downsample);
+            convs.map(|conv| statistics_bytes(conv.out_channels)).sum::<u64>()
+        };
+        let bytes = statistics_bytes(arch.stem().out_channels);
+        let statistics = gpu.lease(bytes + blocks.iter().map(convs).sum::<u64>());
+        gpu.clear(&statistics);
+        let mut taken = 0;
+        let mut unit = |spec: ConvNorm| {
+            let bytes = statistics_bytes(spec.out_channels);
+            taken += bytes;
+            Unit::new(gpu, &parameters, statistics.part(taken - bytes, bytes), spec)
+        };
         let stem = unit(arch.stem())?;
         let mut layers: [Vec<Block>; 4] = Default::default();
-        for spec in arch.blocks() {
+        for spec in blocks {
             let layer = Stage::of(&spec.name) as usize - Stage::Layer1 as usize;
             layers[layer].push(Block {
-                path: spec.convs.into_iter().map(unit).collect::<Result<_>>()?,
-                downsample: spec.downsample.map(unit).transpose()?,
+                path: spec.convs.into_iter().map(&mut unit).collect::<Result<_>>()?,
+                downsample: spec.downsample.map(&mut unit).transpose()?,
             });
         }
         let head =
             Head { weight: parameters.index("fc.weight"), bias: parameters.index("fc.bias") };
-        Ok(Self { arch, classes, parameters, stem, layers, head })
+        Ok(Self { arch, classes, parameters, statistics, stem, layers, head })
     }
 
     /// What kind of ResNet it is.
@@ -149,6 +164,23 @@ impl ResNet {
     /// The parameters, to lease memory for gradients.
     pub fn parameters_mut(&mut self) -> &mut Parameters {
         &mut self.parameters
+    }
+
+    /// The running means and variances of every batch norm, in one piece of memory.
+    pub fn statistics(&self) -> &Slice {
+        &self.statistics
+    }
+
+    /// How many batches each batch norm has counted.
+    pub fn batches_tracked(&self) -> Vec<i64> {
+        self.units().map(|unit| unit.batches_tracked.get()).collect()
+    }
+
+    /// Sets what [`ResNet::batches_tracked`] gives.
+    pub fn set_batches_tracked(&self, counts: &[i64]) {
+        for (unit, &count) in self.units().zip(counts) {
+            unit.batches_tracked.set(count);
+        }
     }
 
     /// Overwrites the tensors given, by torchvision's names and in its layouts.
@@ -354,20 +386,27 @@ impl ResNet {
 }
 
 impl Unit {
-    fn new(gpu: &Gpu, parameters: &Parameters, spec: ConvNorm) -> Result<Self> {
+    fn new(gpu: &Gpu, parameters: &Parameters, running: Slice, spec: ConvNorm) -> Result<Self> {
         let channels = spec.out_channels;
-        let running = [vec![0.0; channels], vec![1.0; channels]].concat();
+        let shape = Shape::matrix(2, channels);
+        let running = Tensor::view(running.part(0, shape.bytes()), shape);
+        running.upload(gpu, &[vec![0.0; channels], vec![1.0; channels]].concat())?;
         Ok(Self {
             stage: Stage::of(&spec.conv),
             weight: parameters.index(&format!("{}.weight", spec.conv)),
             gamma: parameters.index(&format!("{}.weight", spec.norm)),
             beta: parameters.index(&format!("{}.bias", spec.norm)),
-            running: Tensor::from_host(gpu, Shape::matrix(2, channels), &running)?,
+            running,
             batches_tracked: Cell::new(0),
             conv: Conv2d { stride: [spec.stride; 2], padding: [spec.padding; 2] },
             norm: spec.norm,
         })
     }
+}
+
+/// Bytes of a batch norm's running statistics, with a gap so that the next may be bound.
+fn statistics_bytes(channels: usize) -> u64 {
+    Shape::matrix(2, channels).bytes().next_multiple_of(ALIGNMENT)
 }
 
 fn batch_norm_options(mode: Mode, stage: Stage, relu: bool) -> BatchNorm {

@@ -54,6 +54,8 @@ struct Segment {
     rate: f64,
     /// Where the penalty pulls to; none where it does not apply.
     start: Option<Slice>,
+    /// First byte in the arena.
+    offset: u64,
     hyper: Slice,
 }
 
@@ -114,6 +116,7 @@ impl Optimizer {
                 }),
                 parameters: values,
                 hyper: hyper.part(HYPER_STRIDE * index, HYPER_STRIDE),
+                offset,
             }
         });
         Ok(Self {
@@ -128,6 +131,32 @@ impl Optimizer {
     /// Steps done.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Goes on after `steps` steps whose [`Optimizer::state`] has been put back.
+    pub fn resume(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
+    /// What is kept from step to step, each piece under a name of its own.
+    pub fn state(&self) -> Vec<(String, Slice)> {
+        let names = match self.settings.algorithm {
+            Algorithm::Sgd { .. } => &["velocity"][..],
+            Algorithm::Adam | Algorithm::AdamW => &["first_moment", "second_moment"],
+        };
+        let of_segment = |(index, segment): (usize, &Segment)| {
+            let named = names.iter().zip(segment.state.clone());
+            named.map(|(name, slice)| (format!("{name}.{index}"), slice)).collect::<Vec<_>>()
+        };
+        self.segments.iter().enumerate().flat_map(of_segment).collect()
+    }
+
+    /// Makes the penalty pull to the parameters in `start`, an arena laid out as the network's,
+    /// instead of those that the optimizer began with.
+    pub fn pull_to(&mut self, start: &Slice) {
+        for segment in self.segments.iter_mut().filter(|segment| segment.start.is_some()) {
+            segment.start = Some(start.part(segment.offset, segment.parameters.bytes));
+        }
     }
 
     /// Uploads the numbers of the next step. To be called before the step is recorded, because an

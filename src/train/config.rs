@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
+use super::metrics::Validation;
 use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::{Augment, demo_root};
 use crate::error::{Error, Result};
@@ -44,8 +45,12 @@ pub struct Config {
     pub freeze_epochs: u32,
     /// Images a step.
     pub batch_size: usize,
-    /// Ends the run after this many steps, over both phases.
+    /// Ends the run after this many steps, over all phases.
     pub max_steps: Option<u64>,
+    /// Ends the run after this many epochs of its last phase without a better validation.
+    pub patience: Option<u32>,
+    /// What makes a validation better than another.
+    pub best_by: BestBy,
     /// How gradients become updates.
     pub optimizer: Algorithm,
     /// Learning rate of the whole network.
@@ -85,12 +90,34 @@ pub struct Config {
     pub workers: usize,
     /// Where to write a trace of the dispatches' times; none to measure nothing.
     pub profile: Option<PathBuf>,
+    /// When the state of the run is saved, besides at the end of each epoch.
+    #[serde(serialize_with = "display")]
+    pub save_every: SaveEvery,
+    /// The folder of a run to go on with.
+    #[serde(serialize_with = "lossy")]
+    pub resume: Option<PathBuf>,
+    /// The command line of the run.
+    pub arguments: Vec<String>,
     /// Where to write; none for the next free name under `runs/`.
     #[serde(serialize_with = "lossy")]
     pub output_dir: Option<PathBuf>,
 }
 
 impl Config {
+    /// The options that a run that is gone on with may have others of. The images are looked at
+    /// themselves, wherever they lie.
+    pub const MAY_CHANGE: &[&str] = &[
+        "data",
+        "max_steps",
+        "patience",
+        "workers",
+        "profile",
+        "save_every",
+        "resume",
+        "arguments",
+        "output_dir",
+    ];
+
     /// Checks what no single option's type can.
     ///
     /// # Errors
@@ -103,6 +130,9 @@ impl Config {
         }
         if self.batch_size == 0 {
             return wrong("--batch-size 0: a step needs at least 1 image");
+        }
+        if self.patience == Some(0) {
+            return wrong("--patience 0 ends before anything can be better; it must be 1 or more");
         }
         if self.max_steps == Some(0) {
             return wrong("--max-steps 0 leaves nothing to train; leave it out to run every epoch");
@@ -256,6 +286,62 @@ impl LrScheduler {
                  --lr-scheduler cosine",
             ),
             _ => Ok(()),
+        }
+    }
+}
+
+/// What makes a validation better than another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum BestBy {
+    /// More images right; of equals the lower loss.
+    #[default]
+    Accuracy,
+    /// The lower loss; of equals more images right.
+    Loss,
+}
+
+impl BestBy {
+    /// Whether `val` is better than `best`.
+    pub fn is_better(self, val: &Validation, best: &Validation) -> bool {
+        match self {
+            Self::Accuracy => (val.top1, -val.loss) > (best.top1, -best.loss),
+            Self::Loss => (-val.loss, val.top1) > (-best.loss, best.top1),
+        }
+    }
+}
+
+/// When the state of a run is saved, besides at the end of each epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveEvery {
+    /// At no other time.
+    Epoch,
+    /// After so many steps.
+    Steps(u64),
+    /// After so many seconds, but never so often that it takes more than 2 % of the time.
+    Seconds(u64),
+}
+
+impl FromStr for SaveEvery {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let positive = |digits: &str| digits.parse().ok().filter(|&number: &u64| number > 0);
+        let parsed = match text.strip_suffix('s') {
+            _ if text == "epoch" => Some(Self::Epoch),
+            Some(seconds) => positive(seconds).map(Self::Seconds),
+            None => positive(text).map(Self::Steps),
+        };
+        parsed.ok_or_else(|| "100 for steps, 60s for seconds, or epoch is expected".into())
+    }
+}
+
+impl fmt::Display for SaveEvery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Epoch => f.write_str("epoch"),
+            Self::Steps(steps) => steps.fmt(f),
+            Self::Seconds(seconds) => write!(f, "{seconds}s"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The training steps of an epoch.
 
+use serde_json::json;
+
 use super::console::EpochBar;
 use super::run::{Ending, Leg, Run};
 use super::run_dir::Step;
@@ -13,12 +15,18 @@ impl Run<'_> {
     /// Those of the loader and the steps, and [`Error::Diverged`] for a loss that is not finite.
     pub(super) fn train_epoch(&mut self, leg: &mut Leg) -> Result<Ending> {
         let mut ending = Ending::Complete;
-        let (batches, _) =
-            leg.source.epoch(self.config, leg.network, self.progress.epoch, leg.smallest)?;
+        let epoch = self.progress.epoch;
+        let mut batches = leg.source.batches(self.config, epoch, leg.smallest);
+        batches.drain(..self.progress.batches);
+        let batches = leg.source.load(self.config, leg.network, epoch, batches)?;
         let bar = self.console.epoch_bar(
-            format_args!("epoch {}/{}", self.progress.epoch + 1, self.epochs),
+            format_args!("epoch {}/{}", epoch + 1, self.epochs),
             leg.source.train_images(),
         );
+        let totals = &self.progress.totals;
+        if totals.images > 0 {
+            bar.advance(totals.images, totals.loss(), totals.top1());
+        }
         let mut pipeline = Pipeline::start();
         for batch in batches {
             let batch = batch.context(|| "loading the training images")?;
@@ -44,25 +52,37 @@ impl Run<'_> {
             if ending == Ending::StepLimit || self.interrupt.is_set() {
                 break;
             }
+            if self.saver.step() {
+                self.drain(leg, &bar, &mut pipeline)?;
+                self.save_state(leg)?;
+            }
         }
-        while let Some(done) = pipeline.pop()? {
-            self.settle(leg, &bar, done)?;
-        }
+        self.drain(leg, &bar, &mut pipeline)?;
         Ok(ending)
+    }
+
+    /// Waits for every step that is on its way.
+    fn drain(&mut self, leg: &Leg, bar: &EpochBar, pipeline: &mut Pipeline) -> Result<()> {
+        while let Some(done) = pipeline.pop()? {
+            self.settle(leg, bar, done)?;
+        }
+        Ok(())
     }
 
     /// Notes a step that the device has done.
     fn settle(&mut self, leg: &Leg, bar: &EpochBar, done: Done) -> Result<()> {
         let images = done.batch.labels.len();
-        self.steps.append(&Step {
+        let step = Step {
             step: done.step,
             epoch: self.progress.epoch,
             loss: done.loss,
             lr: self.rates.told(leg.phase, done.learning_rate),
             images,
             seconds: done.seconds,
-        })?;
-        if done.step == 0 {
+        };
+        self.steps.append(&step)?;
+        self.console.event(&json!({ "event": "step", "step": step }));
+        if !std::mem::replace(&mut self.under_way, true) {
             let seconds = self.started.elapsed().as_secs_f64();
             self.console.line(format_args!("first step done after {seconds:.1} s"));
         }

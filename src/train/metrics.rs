@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Probabilities of `logits`, each 0 to 1, together 1.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
@@ -177,7 +177,7 @@ pub struct Epoch {
 }
 
 /// How a network did on the validation images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// Mean cross-entropy.
     pub loss: f64,

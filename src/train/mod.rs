@@ -5,6 +5,7 @@ pub mod config;
 pub mod console;
 mod epoch;
 mod features;
+mod identity;
 mod interrupt;
 pub mod metrics;
 mod network;
@@ -15,6 +16,7 @@ mod progress;
 mod run;
 pub mod run_dir;
 mod source;
+mod state;
 mod step;
 mod validate;
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::Config;
 use super::console::Console;
 use crate::checkpoint::{Checkpoint, Dtype, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta};
@@ -27,7 +29,43 @@ pub struct Network {
     std: [f32; 3],
 }
 
+/// What a network is, apart from its numbers: its layers, and how images become its input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reading {
+    arch: String,
+    classes: Vec<String>,
+    image_size: u32,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
 impl Network {
+    /// What the network is, apart from its numbers.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            arch: self.net.arch().to_string(),
+            classes: self.classes.clone(),
+            image_size: self.image_size,
+            mean: self.mean,
+            std: self.std,
+        }
+    }
+
+    /// The network that `reading` describes, with numbers that mean nothing.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an architecture that does not exist, and what the device reported.
+    pub fn blank(gpu: &Gpu, reading: &Reading) -> Result<Self> {
+        let arch = Arch::from_name(&reading.arch)?;
+        Ok(Self {
+            net: ResNet::new(gpu, arch, reading.classes.len(), 0)?,
+            classes: reading.classes.clone(),
+            image_size: reading.image_size,
+            mean: reading.mean,
+            std: reading.std,
+        })
+    }
+
     /// The network that `config` asks for, with an output for each of `classes`, and what became
     /// of the weights; no report for random ones.
     ///

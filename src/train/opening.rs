@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use super::config::Config;
 use super::console::Console;
+use super::identity::check_options;
 use super::network::Network;
 use crate::checkpoint::LoadReport;
 use crate::data::{Dataset, Item, ScanOptions, Skipped};
@@ -59,26 +61,14 @@ impl Unreadable {
     }
 }
 
-/// Tells what is trained, what it starts from, and what stays as it is.
-pub fn tell_network(
-    console: &Console,
-    config: &Config,
-    network: &Network,
-    report: Option<&LoadReport>,
-) {
+/// Tells what is trained, and what stays as it is.
+pub fn tell_network(console: &Console, config: &Config, network: &Network) {
     console.line(format_args!(
         "network: {} with {} classes, {} px",
         network.net.arch(),
         network.classes.len(),
         network.image_size
     ));
-    match report {
-        Some(report) => {
-            let report = report.to_string().replace('\n', "\n  ");
-            console.line(format_args!("weights: {}, {report}", config.weights));
-        }
-        None => console.line("weights: random"),
-    }
     let bn = match config.bn {
         BnPolicy::Train => "trained",
         BnPolicy::Frozen => "frozen",
@@ -90,6 +80,17 @@ pub fn tell_network(
             stage => format!("everything before {}", stage.name()),
         }
     ));
+}
+
+/// Tells what the network starts from: what became of the weights, or that they are random.
+pub fn tell_weights(console: &Console, config: &Config, report: Option<&LoadReport>) {
+    match report {
+        Some(report) => {
+            let report = report.to_string().replace('\n', "\n  ");
+            console.line(format_args!("weights: {}, {report}", config.weights));
+        }
+        None => console.line("weights: random"),
+    }
 }
 
 /// Tells what a step takes, and warns if a batch has to be done in parts.
@@ -151,5 +152,27 @@ impl<'a> Args<'a> {
             classes,
             config,
         }
+    }
+
+    /// Checks that a run that goes on is the one that was begun with `then`, the content of its
+    /// `args.json`; warns if something else than options might change its numbers.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the option that differs.
+    pub fn check(&self, then: &Value, console: &Console) -> Result<()> {
+        let now = serde_json::to_value(self).map_err(std::io::Error::from);
+        let now = now.map_err(Error::io("args.json"))?;
+        // Other images are found by looking at them, and told class by class.
+        let besides = ["version", "commit", "host", "adapter", "classes"];
+        check_options(&now, then, &[&besides, Config::MAY_CHANGE].concat())?;
+        for what in ["commit", "adapter"] {
+            if then[what] != now[what] {
+                console.warning(format_args!(
+                    "the run was begun with another {what}: what follows may differ in the last \
+                     bits from what would have followed without a stop"
+                ));
+            }
+        }
+        Ok(())
     }
 }

@@ -1,13 +1,13 @@
 //! Where a run is.
 
+use serde::{Deserialize, Serialize};
+
 use super::metrics::Validation;
 use super::step::Done;
 
 /// Where a run is, between two steps.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Phases done.
-    pub phase: usize,
     /// Epochs done, over all phases.
     pub epoch: u32,
     /// Steps begun, over all phases.
@@ -20,10 +20,14 @@ pub struct Progress {
     pub totals: Totals,
     /// The best epoch so far; none before the first validation.
     pub best: Option<Best>,
+    /// What the run took so far.
+    pub seconds: f64,
+    /// Whether nothing is left to do.
+    pub complete: bool,
 }
 
 /// An epoch and how the network did after it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Counts from 1.
     pub epoch: u32,
@@ -32,7 +36,7 @@ pub struct Best {
 }
 
 /// What the steps of an epoch gave together.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     /// Images seen.
     pub images: usize,

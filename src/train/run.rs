@@ -8,19 +8,21 @@ use serde_json::json;
 use super::config::Config;
 use super::console::Console;
 use super::features::Features;
+use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
 use super::metrics::{Epoch, Validation};
 use super::network::Network;
-use super::opening::{Args, Unreadable, scan, tell_network, tell_plan};
+use super::opening::{Args, Unreadable, scan, tell_network, tell_plan, tell_weights};
 use super::phase::{Phase, Rates};
 use super::profile::Profile;
 use super::progress::{Best, Progress};
-use super::run_dir::{Results, RunDir, StepLog};
+use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
 use super::source::Source;
+use super::state::{Named, Saver, State};
 use super::step::Stepper;
 use crate::data::Item;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Plan};
+use crate::gpu::{Gpu, Plan, Slice};
 use crate::nn::{BnPolicy, Mode, Stage};
 use crate::optim::schedule::{Schedule, Warmup};
 use crate::optim::{Optimizer, Settings};
@@ -40,22 +42,49 @@ pub fn run(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let started = Instant::now();
+    let begun = config.resume.as_deref().map(RunDir::reopen).transpose()?;
+    let state = match &begun {
+        Some(folder) => State::read(&folder.state())?,
+        None => None,
+    };
     let dataset = scan(&config, console)?;
     let mut unreadable = Unreadable::default();
     unreadable.tell(console, &dataset.skipped);
-    let (mut network, report) = Network::start(gpu, &config, &dataset.classes, console)?;
-    tell_network(console, &config, &network, report.as_ref());
+    let fingerprint = Fingerprint::of(&dataset)?;
+    let mut network = match &state {
+        Some(state) => state.network(gpu)?,
+        None => {
+            let (network, report) = Network::start(gpu, &config, &dataset.classes, console)?;
+            tell_weights(console, &config, report.as_ref());
+            network
+        }
+    };
+    tell_network(console, &config, &network);
     network.net.parameters_mut().require_gradients(gpu);
-    let phases = Phase::all(&config);
-    let rates = Rates::new(&phases, config.lr_mult);
-    let folder = RunDir::create(config.output_dir.as_deref(), name)?;
     config.arch = Some(network.net.arch());
     config.image_size = Some(network.image_size);
+    let folder = match begun {
+        Some(folder) => {
+            let args = Args::new(gpu, &config, &network.classes, name);
+            args.check(&read_json(&folder.args())?, console)?;
+            if state.is_some() {
+                fingerprint.check(&read_json(&folder.images())?)?;
+            }
+            folder
+        }
+        None => RunDir::create(config.output_dir.as_deref(), name)?,
+    };
     config.output_dir = Some(folder.path().to_owned());
-    folder.write_args(&Args::new(gpu, &config, &network.classes, name))?;
+    if state.is_none() {
+        write_json(&folder.args(), &Args::new(gpu, &config, &network.classes, name))?;
+        write_json(&folder.images(), &fingerprint)?;
+    }
+    let phases = Phase::all(&config);
+    let rates = Rates::new(&phases, config.lr_mult);
+    let progress = state.as_ref().map(|state| state.progress().clone()).unwrap_or_default();
     let mut run = Run {
-        results: folder.results(rates.groups())?,
-        steps: folder.step_log()?,
+        results: folder.results(rates.groups(), progress.epoch)?,
+        steps: folder.step_log(progress.step)?,
         gpu,
         config: &config,
         console,
@@ -63,20 +92,38 @@ pub fn run(
         folder,
         epochs: phases.iter().map(|phase| phase.epochs).sum(),
         rates,
-        progress: Progress::default(),
+        start: start_of(gpu, &config, &network),
         unreadable,
         memory_bytes: 0,
         profile: config.profile.as_deref().map(Profile::new),
+        saver: Saver::new(config.save_every),
+        state: None,
+        under_way: false,
+        before: progress.seconds,
+        progress,
         started,
     };
     let images = Images { train: dataset.train.into(), val: dataset.val.into() };
-    for phase in &phases {
-        if run.phase(phase, &network, &images)? == Ending::StepLimit {
-            break;
+    run.tell_start(&network, &images);
+    if !run.progress.complete {
+        if let Some(state) = state {
+            state.restore(gpu, &run.folder.state(), &run.memory(&network))?;
+            run.state = Some(state);
         }
+        run.phases(&phases, &network, &images)?;
     }
     drop(network);
     run.conclude(&images.val)
+}
+
+/// What the penalty of `--l2-sp` pulls to: the parameters that the run begins with.
+fn start_of(gpu: &Gpu, config: &Config, network: &Network) -> Option<Slice> {
+    let parameters = network.net.parameters().values();
+    (config.l2_sp != 0.0).then(|| {
+        let start = gpu.lease(parameters.bytes);
+        gpu.copy(parameters, &start);
+        start
+    })
 }
 
 /// The images of a run.
@@ -104,6 +151,8 @@ pub(super) struct Run<'a> {
     pub results: Results,
     pub steps: StepLog,
     pub rates: Rates,
+    /// What `--l2-sp` pulls to.
+    start: Option<Slice>,
     /// Epochs in all.
     pub epochs: u32,
     pub progress: Progress,
@@ -111,6 +160,13 @@ pub(super) struct Run<'a> {
     /// Device memory at the end of the latest epoch.
     pub memory_bytes: u64,
     pub profile: Option<Profile>,
+    pub saver: Saver,
+    /// What the run goes on from, until its optimizer is there.
+    state: Option<State>,
+    /// Whether a step has been done.
+    pub under_way: bool,
+    /// Seconds that the run took before it was stopped.
+    before: f64,
     pub started: Instant,
 }
 
@@ -139,19 +195,133 @@ impl Leg<'_> {
 }
 
 impl<'r> Run<'r> {
-    fn phase(&mut self, phase: &Phase, network: &Network, images: &Images) -> Result<Ending> {
-        let mut leg = self.prepare(phase, network, images)?;
-        let mut ending = Ending::Complete;
-        for _ in 0..phase.epochs {
-            ending = self.train_epoch(&mut leg)?;
-            self.close_epoch(&leg)?;
-            if ending != Ending::Complete {
-                break;
+    fn phases(&mut self, phases: &[Phase], network: &Network, images: &Images) -> Result<()> {
+        let mut end = 0;
+        for phase in phases {
+            end += phase.epochs;
+            if self.progress.epoch < end
+                && self.phase(phase, end, network, images)? == Ending::StepLimit
+            {
+                return Ok(());
             }
         }
-        self.progress.phase += 1;
-        self.progress.phase_step = 0;
-        Ok(ending)
+        self.progress.complete = true;
+        State::take(self.gpu, network, &[], &self.progress)?.write(&self.folder.state())
+    }
+
+    /// Does a phase that ends with epoch `end`.
+    fn phase(
+        &mut self,
+        phase: &Phase,
+        end: u32,
+        network: &Network,
+        images: &Images,
+    ) -> Result<Ending> {
+        let mut leg = self.prepare(phase, network, images)?;
+        while self.progress.epoch < end && !self.out_of_patience(phase, end) {
+            let ending = self.train_epoch(&mut leg)?;
+            if ending == Ending::StepLimit {
+                self.save_state(&leg)?;
+            }
+            let closed = self.interrupt.check().and_then(|()| self.close_epoch(&leg));
+            if let Err(Error::Interrupted) = closed {
+                self.stop(&leg)?;
+            }
+            closed?;
+            if ending == Ending::StepLimit {
+                return Ok(ending);
+            }
+            if self.progress.epoch == end {
+                self.progress.phase_step = 0;
+            }
+            self.save_state(&leg)?;
+        }
+        Ok(Ending::Complete)
+    }
+
+    /// Whether the run's last phase has not become better for too long.
+    fn out_of_patience(&self, phase: &Phase, end: u32) -> bool {
+        let (Some(patience), Some(best)) = (self.config.patience, &self.progress.best) else {
+            return false;
+        };
+        let since = best.epoch.max(end - phase.epochs);
+        let ends = end == self.epochs && self.progress.epoch - since >= patience;
+        if ends {
+            self.console.line(format_args!(
+                "no epoch since {} was better, so the run ends with --patience {patience}",
+                best.epoch
+            ));
+        }
+        ends
+    }
+
+    /// Saves what a run that is asked to stop can go on from.
+    fn stop(&mut self, leg: &Leg) -> Result<()> {
+        let (last, folder) = (self.folder.last(), self.folder.path().display());
+        leg.network.save(self.gpu, &last, provenance(self.config, self.progress.epoch + 1))?;
+        self.console.line(format_args!("the weights so far are in {}", last.display()));
+        self.console.line(format_args!("`wgrad finetune --resume {folder}` goes on"));
+        self.console.event(&json!({
+            "event": "interrupted",
+            "step": self.progress.step,
+            "output_dir": self.folder.path().to_string_lossy(),
+        }));
+        self.save_state(leg)
+    }
+
+    /// Saves what the run can go on from.
+    pub fn save_state(&mut self, leg: &Leg) -> Result<()> {
+        let started = Instant::now();
+        self.progress.seconds = self.seconds();
+        let mut memory = self.memory(leg.network);
+        if self.progress.phase_step > 0 {
+            memory.extend(leg.optimizer.state());
+        }
+        let state = State::take(self.gpu, leg.network, &memory, &self.progress)?;
+        // What the state says is logged must be on the disk before it.
+        self.steps.sync()?;
+        self.results.sync()?;
+        state.write(&self.folder.state())?;
+        self.saver.saved(started);
+        Ok(())
+    }
+
+    /// The device memory that lasts as long as the run.
+    fn memory(&self, network: &Network) -> Vec<Named> {
+        let mut memory = vec![
+            ("parameters".to_owned(), network.net.parameters().values().clone()),
+            ("statistics".to_owned(), network.net.statistics().clone()),
+        ];
+        memory.extend(self.start.clone().map(|start| ("start".to_owned(), start)));
+        memory
+    }
+
+    /// What the run took so far.
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Tells programs what begins.
+    fn tell_start(&self, network: &Network, images: &Images) {
+        self.console.event(&json!({
+            "event": "start",
+            "output_dir": self.folder.path().to_string_lossy(),
+            "arch": network.net.arch().to_string(),
+            "classes": network.classes,
+            "image_size": network.image_size,
+            "train_images": images.train.len(),
+            "val_images": images.val.len(),
+            "epochs": self.epochs,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
+        }));
+        if self.config.resume.is_some() {
+            self.console.line(match (self.progress.complete, self.progress.step) {
+                (true, _) => "the run is complete".to_owned(),
+                (false, 0) => "nothing was saved yet, so the run begins again".to_owned(),
+                (false, steps) => format!("going on after {steps} steps"),
+            });
+        }
     }
 
     /// Everything that a phase needs, compiled and counted.
@@ -179,10 +349,18 @@ impl<'r> Run<'r> {
         };
         let rate = |stage: Stage| self.rates.of(stage);
         let parameters = network.net.parameters();
-        let optimizer = Optimizer::new(gpu, parameters, settings, phase.train_from, rate)?;
+        let mut optimizer = Optimizer::new(gpu, parameters, settings, phase.train_from, rate)?;
+        if let Some(start) = &self.start {
+            optimizer.pull_to(start);
+        }
+        let state = self.state.take().filter(|_| self.progress.phase_step > 0);
+        if let Some(state) = state {
+            state.restore(gpu, &self.folder.state(), &optimizer.state())?;
+            optimizer.resume(self.progress.phase_step);
+        }
         let mode = Mode::train_from(phase.train_from, config.bn);
         let smallest = smallest_batch(network, mode);
-        let (_, steps) = source.epoch(config, network, self.progress.epoch, smallest)?;
+        let steps = source.batches(config, self.progress.epoch, smallest).len();
         if steps == 0 {
             return Err(Error::Usage(format!(
                 "{} images make no batch of {}; lower --batch-size, or leave --drop-last out",
@@ -240,11 +418,6 @@ impl<'r> Run<'r> {
         let number = self.progress.epoch + 1;
         let provenance = provenance(config, number);
         network.save(gpu, &self.folder.last(), provenance.clone())?;
-        if self.interrupt.is_set() {
-            let last = self.folder.last();
-            console.line(format_args!("the weights so far are in {}", last.display()));
-        }
-        self.interrupt.check()?;
         let judged = leg.source.validate(gpu, network, config, self.interrupt)?;
         if let Some(judged) = &judged {
             self.unreadable.tell(console, &judged.failed);
@@ -254,7 +427,7 @@ impl<'r> Run<'r> {
         let epoch = Epoch {
             epoch: number,
             epochs: self.epochs,
-            seconds: self.started.elapsed().as_secs_f64(),
+            seconds: self.seconds(),
             train_loss: totals.loss(),
             train_top1: totals.top1(),
             val,
@@ -269,15 +442,14 @@ impl<'r> Run<'r> {
             "planned": leg.plan.peak_bytes,
             "allocated": self.memory_bytes,
         }));
-        let better = match (&self.progress.best, val) {
+        let better = match (&self.progress.best, &val) {
             (_, None) | (None, _) => true,
-            (Some(Best { val: best, .. }), Some(val)) => {
-                (val.top1, -val.loss) > (best.top1, -best.loss)
-            }
+            (Some(best), Some(val)) => config.best_by.is_better(val, &best.val),
         };
         if better {
             network.save(gpu, &self.folder.best(), provenance)?;
             self.progress.best = val.map(|val| Best { epoch: number, val });
+            console.event(&json!({ "event": "best", "epoch": number, "val": val }));
         }
         self.progress.epoch = number;
         self.progress.batches = 0;

@@ -1,18 +1,25 @@
 //! The folder a run writes to, and the files in it that are neither weights nor pictures.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::metrics::Epoch;
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{is_temporary, write_atomically};
 use crate::error::{Context, Error, Result};
 
 /// Where runs go that are not told where to.
 const RUNS: &str = "runs";
+/// The options of a run, within its folder.
+const ARGS: &str = "args.json";
+/// The folder of the weights, within a run's.
+const WEIGHTS: &str = "weights";
+/// The folder of what a run goes on from, within a run's.
+const STATE: &str = "state";
 /// The best weights of a run, within its folder.
 const BEST: &str = "weights/best.safetensors";
 
@@ -32,9 +39,40 @@ impl RunDir {
             None => next_folder(Path::new(RUNS), name),
         };
         let folder = folder.context(|| "making the output folder")?;
-        let weights = folder.join("weights");
-        fs::create_dir(&weights).map_err(Error::io(&weights))?;
-        Ok(Self(folder))
+        let folder = Self(folder);
+        folder.make_rooms()?;
+        Ok(folder)
+    }
+
+    /// A folder that a run has written to, without the files that it was in the middle of writing.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if no run has, [`Error::Io`] if it cannot be read.
+    pub fn reopen(path: &Path) -> Result<Self> {
+        let folder = Self(path.to_owned());
+        if !folder.args().is_file() {
+            return Err(Error::Usage(format!(
+                "--resume {}: no run was begun there, for it has no {ARGS}",
+                path.display()
+            )));
+        }
+        folder.make_rooms()?;
+        for room in [folder.0.clone(), folder.0.join(WEIGHTS), folder.0.join(STATE)] {
+            for entry in fs::read_dir(&room).map_err(Error::io(&room))?.flatten() {
+                if is_temporary(&entry.path()) {
+                    fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+                }
+            }
+        }
+        Ok(folder)
+    }
+
+    fn make_rooms(&self) -> Result<()> {
+        for room in [WEIGHTS, STATE] {
+            let room = self.0.join(room);
+            fs::create_dir_all(&room).map_err(Error::io(&room))?;
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -54,41 +92,69 @@ impl RunDir {
 
     /// Where the latest weights go.
     pub fn last(&self) -> PathBuf {
-        self.0.join("weights/last.safetensors")
+        self.0.join(WEIGHTS).join("last.safetensors")
     }
 
-    /// Writes `args.json`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] with the path.
-    pub fn write_args(&self, args: &impl Serialize) -> Result<()> {
-        write_atomically(self.0.join("args.json"), |file| {
-            serde_json::to_writer_pretty(&mut *file, args)?;
-            writeln!(file)
-        })
+    /// Where what the run goes on from goes.
+    pub fn state(&self) -> PathBuf {
+        self.0.join(STATE).join("state.safetensors")
     }
 
-    /// Starts `steps.jsonl`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] with the path.
-    pub fn step_log(&self) -> Result<StepLog> {
-        Ok(StepLog(Log::create(self.0.join("steps.jsonl"))?))
+    /// Where the list of the run's images goes.
+    pub fn images(&self) -> PathBuf {
+        self.0.join(STATE).join("images.json")
     }
 
-    /// Starts `results.csv` for an optimizer of `groups` learning rates.
+    /// Where the options go.
+    pub fn args(&self) -> PathBuf {
+        self.0.join(ARGS)
+    }
+
+    /// Opens `steps.jsonl` behind its first `steps` lines; what comes after them is cut off.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path.
-    pub fn results(&self, groups: usize) -> Result<Results> {
-        let mut log = Log::create(self.0.join("results.csv"))?;
+    /// [`Error::Io`] with the path, [`Error::Data`] if there are fewer lines.
+    pub fn step_log(&self, steps: u64) -> Result<StepLog> {
+        Ok(StepLog(Log::open(self.0.join("steps.jsonl"), steps)?))
+    }
+
+    /// Opens `results.csv`, for an optimizer of `groups` learning rates, behind the rows of its first
+    /// `epochs` epochs; what comes after them is cut off.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path, [`Error::Data`] if there are fewer rows.
+    pub fn results(&self, groups: usize, epochs: u32) -> Result<Results> {
+        let header = u64::from(epochs > 0);
+        let mut log = Log::open(self.0.join("results.csv"), header + u64::from(epochs))?;
         let rates: String = (0..groups).map(|group| format!("lr/pg{group},")).collect();
-        log.line(&format!(
-            "epoch,time,train/loss,train/accuracy_top1,val/loss,metrics/accuracy_top1,\
-             metrics/accuracy_top5,{rates}images_per_second"
-        ))?;
+        if epochs == 0 {
+            log.line(&format!(
+                "epoch,time,train/loss,train/accuracy_top1,val/loss,metrics/accuracy_top1,\
+                 metrics/accuracy_top5,{rates}images_per_second"
+            ))?;
+        }
         Ok(Results { log, groups })
     }
+}
+
+/// Writes an object to a file of its own.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write_json(path: &Path, object: &impl Serialize) -> Result<()> {
+    write_atomically(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, object)?;
+        writeln!(file)
+    })
+}
+
+/// Reads what [`write_json`] wrote.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&text).map_err(std::io::Error::from).map_err(Error::io(path))
 }
 
 /// The best weights of the newest run under `runs/`, by the time they were written.
@@ -170,6 +236,14 @@ impl StepLog {
         let line = serde_json::to_string(step).map_err(std::io::Error::from);
         self.0.line(&line.map_err(Error::io(&self.0.path))?)
     }
+
+    /// Waits until every line is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn sync(&self) -> Result<()> {
+        self.0.sync()
+    }
 }
 
 /// `results.csv`: what each epoch brought.
@@ -202,6 +276,14 @@ impl Results {
         cells.push(format!("{:.1}", epoch.images_per_second));
         self.log.line(&cells.join(","))
     }
+
+    /// Waits until every row is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn sync(&self) -> Result<()> {
+        self.log.sync()
+    }
 }
 
 fn doing() -> &'static str {
@@ -216,9 +298,28 @@ struct Log {
 }
 
 impl Log {
-    fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create_new(&path).map_err(Error::io(&path)).context(doing)?;
+    /// Opens the file behind its first `lines` lines, which must be there, and cuts off the rest.
+    fn open(path: PathBuf, lines: u64) -> Result<Self> {
+        let mut options = File::options();
+        let file = options.read(true).append(true).create(true).open(&path);
+        let file = file.map_err(Error::io(&path)).context(doing)?;
+        let mut reader = BufReader::new(&file);
+        let (mut kept, mut line) = (0, Vec::new());
+        for _ in 0..lines {
+            line.clear();
+            reader.read_until(b'\n', &mut line).map_err(Error::io(&path)).context(doing)?;
+            if !line.ends_with(b"\n") {
+                return Err(Error::data(&path, format!("it has not {lines} whole lines any more")));
+            }
+            kept += line.len() as u64;
+        }
+        file.set_len(kept).map_err(Error::io(&path)).context(doing)?;
         Ok(Self { path, file })
+    }
+
+    /// Waits until every line is on the disk.
+    fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io(&self.path)).context(doing)
     }
 
     fn line(&mut self, line: &str) -> Result<()> {
@@ -280,7 +381,7 @@ mod tests {
     fn logs_have_the_columns_that_scripts_read() {
         let root = tempfile::tempdir().unwrap();
         let run = RunDir::create(Some(&root.path().join("run")), "finetune").unwrap();
-        let mut results = run.results(2).unwrap();
+        let mut results = run.results(2, 0).unwrap();
         let mut epoch = Epoch {
             epoch: 1,
             epochs: 6,
@@ -302,7 +403,7 @@ mod tests {
              1,1.250,0.5,0.75,,,,0.01,0,812.0\n"
         );
 
-        let mut steps = run.step_log().unwrap();
+        let mut steps = run.step_log(0).unwrap();
         let step = Step { step: 0, epoch: 0, loss: 2.5, lr: vec![0.05], images: 16, seconds: 0.5 };
         steps.append(&step).unwrap();
         assert_eq!(

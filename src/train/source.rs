@@ -79,18 +79,9 @@ impl Source {
         }
     }
 
-    /// The batches of an epoch (counted from 0 over the whole run), and how many there are. Batches
-    /// of fewer than `smallest` images are left out.
-    ///
-    /// # Errors
-    /// Those of starting the loader.
-    pub fn epoch<'a>(
-        &'a self,
-        config: &Config,
-        network: &Network,
-        epoch: u32,
-        smallest: usize,
-    ) -> Result<(Batches<'a>, usize)> {
+    /// The images of each batch of an epoch (counted from 0 over the whole run); batches of fewer
+    /// than `smallest` are left out.
+    pub fn batches(&self, config: &Config, epoch: u32, smallest: usize) -> Vec<Vec<usize>> {
         let order = Order {
             seed: config.seed,
             epoch: epoch.into(),
@@ -100,14 +91,27 @@ impl Source {
         };
         let mut batches = order.batches(self.train_images());
         batches.retain(|batch| batch.len() >= smallest);
-        let count = batches.len();
+        batches
+    }
+
+    /// Loads `batches` of an epoch.
+    ///
+    /// # Errors
+    /// Those of starting the loader.
+    pub fn load<'a>(
+        &'a self,
+        config: &Config,
+        network: &Network,
+        epoch: u32,
+        batches: Vec<Vec<usize>>,
+    ) -> Result<Batches<'a>> {
         match self {
             Self::Features { train, .. } => {
                 let select = move |images: Vec<usize>| {
                     let (features, labels) = train.select(&images);
                     Ok(Batch { pixels: Vec::new(), features, labels, failed: Vec::new() })
                 };
-                Ok((Box::new(batches.into_iter().map(select)), count))
+                Ok(Box::new(batches.into_iter().map(select)))
             }
             Self::Images { train, .. } => {
                 let transform = Transform { size: network.image_size, augment: config.augment };
@@ -122,7 +126,7 @@ impl Source {
                         failed: batch.failed,
                     })
                 };
-                Ok((Box::new(loader.map(take)), count))
+                Ok(Box::new(loader.map(take)))
             }
         }
     }

@@ -189,7 +189,7 @@ fn a_disk_that_is_full_is_told_and_nothing_half_written_is_left() {
     let wgrad = Wgrad::with_images();
     let script = format!(
         "trap '' XFSZ; ulimit -f 100; exec '{}' finetune --data data --weights none --arch \
-         resnet18-w8 --image-size 32 --max-steps 1 --output-dir run",
+         resnet18-w8 --image-size 32 --epochs 1 --output-dir run",
         env!("CARGO_BIN_EXE_wgrad")
     );
     let mut shell = std::process::Command::new("sh");
@@ -201,6 +201,7 @@ fn a_disk_that_is_full_is_told_and_nothing_half_written_is_left() {
         "{error}"
     );
     assert_eq!(fs::read_dir(wgrad.path("run/weights")).unwrap().count(), 0);
+    assert!(!wgrad.path("run/state/state.safetensors").exists());
 }
 
 #[cfg(unix)]

@@ -10,4 +10,5 @@ mod memory;
 mod options;
 mod outputs;
 mod parity;
+mod resume;
 mod run;

@@ -1,0 +1,108 @@
+//! Whether a run that goes on is still the same: its images, and its options.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::data::{Dataset, Item};
+use crate::error::{Error, Result};
+
+/// What identifies the images of a run: those of each class in each split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint(BTreeMap<String, Class>);
+
+/// The images of a class in a split.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Class {
+    images: usize,
+    bytes: u64,
+    /// SHA-256 over paths below the data set's folder, and sizes.
+    sha256: String,
+}
+
+impl Fingerprint {
+    /// Of the images of a data set, by the sizes of their files as they are now.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that has gone.
+    pub fn of(dataset: &Dataset) -> Result<Self> {
+        let mut classes = BTreeMap::new();
+        for (split, items) in [("train", &dataset.train), ("val", &dataset.val)] {
+            for (label, name) in (0..).zip(&dataset.classes) {
+                let of_class = items.iter().filter(|item| item.label == label);
+                classes.insert(format!("{split}/{name}"), Class::of(&dataset.root, of_class)?);
+            }
+        }
+        Ok(Self(classes))
+    }
+
+    /// Checks that the images are those that the run was begun with.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the first class whose images are not.
+    pub fn check(&self, begun_with: &Self) -> Result<()> {
+        let names = self.0.keys().chain(begun_with.0.keys());
+        for name in names {
+            let (then, now) = (begun_with.0.get(name), self.0.get(name));
+            if then == now {
+                continue;
+            }
+            let count = |class: Option<&Class>| match class {
+                Some(class) => format!("{} images of {} bytes", class.images, class.bytes),
+                None => "none".into(),
+            };
+            let (then, now) = (count(then), count(now));
+            let apart = match then == now {
+                true => format!("{now} under other names"),
+                false => format!("{now}, {then} before"),
+            };
+            return Err(Error::Usage(format!(
+                "--resume: the images of {name} are not those that the run was begun with: {apart}; \
+                 bring them back, or begin a new run"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Class {
+    fn of<'a>(root: &Path, items: impl Iterator<Item = &'a Item>) -> Result<Self> {
+        let mut class = Self::default();
+        let mut hash = Sha256::new();
+        for Item { path, .. } in items {
+            let bytes = path.metadata().map_err(Error::io(path))?.len();
+            class.images += 1;
+            class.bytes += bytes;
+            hash.update(path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes());
+            hash.update([0]);
+            hash.update(bytes.to_le_bytes());
+        }
+        class.sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(class)
+    }
+}
+
+/// Checks that the options, as `args.json` has them, are those that the run was begun with.
+///
+/// # Errors
+/// [`Error::Usage`] naming the first that differs and is not among `may_change`.
+pub fn check_options(now: &Value, begun_with: &Value, may_change: &[&str]) -> Result<()> {
+    let (Value::Object(now), Value::Object(then)) = (now, begun_with) else {
+        return Err(Error::Usage("--resume: args.json holds no options".into()));
+    };
+    for (name, value) in now {
+        if may_change.contains(&name.as_str()) || then.get(name) == Some(value) {
+            continue;
+        }
+        let option = name.replace('_', "-");
+        let then = then.get(name).unwrap_or(&Value::Null);
+        return Err(Error::Usage(format!(
+            "--resume: the run was begun with another {option} ({then}, now {value}); leave the \
+             option out, or begin a new run"
+        )));
+    }
+    Ok(())
+}

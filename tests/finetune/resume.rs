@@ -1,0 +1,227 @@
+//! A run that was stopped, whenever and however, goes on to the bits it would have come to.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::program::{Ran, Wgrad};
+use crate::run::numbers;
+
+impl Wgrad {
+    /// Goes on with the run in the folder `name`.
+    fn resume(&self, name: &str, options: &str) -> Ran {
+        let options: Vec<_> = options.split_whitespace().collect();
+        self.run(&[&["finetune", "--resume", name], &options[..]].concat())
+    }
+}
+
+/// Everything of a run that may not depend on whether it was stopped.
+fn outcome(wgrad: &Wgrad, name: &str) -> (Vec<Vec<u8>>, Vec<Value>, Vec<Vec<String>>) {
+    let weights = ["best", "last"]
+        .map(|kind| fs::read(wgrad.path(&format!("{name}/weights/{kind}.safetensors"))).unwrap());
+    let without_time = |mut step: Value| {
+        step.as_object_mut().unwrap().remove("seconds");
+        step
+    };
+    let steps = wgrad.lines(&format!("{name}/steps.jsonl")).into_iter().map(without_time);
+    let results = fs::read_to_string(wgrad.path(&format!("{name}/results.csv"))).unwrap();
+    let row = |line: &str| {
+        let mut cells: Vec<String> = line.split(',').map(str::to_owned).collect();
+        cells.remove(1);
+        cells.pop();
+        cells
+    };
+    (weights.into(), steps.collect(), results.lines().map(row).collect())
+}
+
+fn assert_same(wgrad: &Wgrad, name: &str, expected: &str) {
+    let (weights, steps, results) = outcome(wgrad, name);
+    let (expected_weights, expected_steps, expected_results) = outcome(wgrad, expected);
+    assert_eq!(steps, expected_steps, "{name}");
+    assert_eq!(results, expected_results, "{name}");
+    assert!(weights == expected_weights, "{name}: the same losses, but other weights");
+}
+
+#[test]
+fn a_stopped_run_goes_on_to_the_same_bits() {
+    let wgrad = Wgrad::with_images();
+    for (kind, options) in [
+        ("sgd", "--freeze-epochs 1 --epochs 2 --augment light --lr-mult 4 --l2-sp 0.1"),
+        (
+            "adam",
+            "--freeze-epochs 1 --epochs 2 --opt adamw --clip-grad-norm 1 --lr-warmup-epochs 1",
+        ),
+    ] {
+        let whole = format!("{kind}-whole");
+        wgrad.finetune(&whole, options).answer();
+        // In the classifier's phase, at an epoch's end, after the first step of the network, and
+        // before the last.
+        for steps in [1, 3, 4, 8] {
+            let name = format!("{kind}-{steps}");
+            wgrad.finetune(&name, &format!("{options} --max-steps {steps}")).answer();
+            let ran = wgrad.resume(&name, "--max-steps 1000 --workers 3 --save-every 2");
+            assert!(
+                ran.answer().contains(&format!("going on after {steps} steps")),
+                "{}",
+                ran.stdout
+            );
+            assert_same(&wgrad, &name, &whole);
+        }
+    }
+    let ran = wgrad.resume("sgd-1", "");
+    assert!(ran.answer().contains("the run is complete"), "{}", ran.stdout);
+    assert_same(&wgrad, "sgd-1", "sgd-whole");
+}
+
+#[test]
+fn another_run_is_not_gone_on_with() {
+    let wgrad = Wgrad::with_images();
+    wgrad.finetune("run", "--epochs 2 --max-steps 4").answer();
+    for (options, texts) in [
+        ("--lr 0.5", &["another lr", "0.01", "0.5"][..]),
+        ("--epochs 3", &["another epochs", "2", "3"]),
+        ("--opt adamw --lr 0.01", &["another optimizer", "adamw"]),
+    ] {
+        let ran = wgrad.resume("run", options);
+        let error = ran.error(2);
+        assert!(texts.iter().all(|text| error.contains(text)), "{error}");
+    }
+    assert!(wgrad.run(&["pretrain", "--resume", "run"]).error(2).contains("another command"));
+
+    // Elsewhere the same images are the same; one more, or one under another name, is not.
+    fs::rename(wgrad.path("data"), wgrad.path("moved")).unwrap();
+    let ran = wgrad.resume("run", "--data moved --max-steps 5");
+    assert!(ran.answer().contains("going on after 4 steps"), "{}", ran.stdout);
+    let [old, new] = ["moved/train/b/0.png", "moved/train/b/00.png"].map(|name| wgrad.path(name));
+    fs::copy(&old, &new).unwrap();
+    let ran = wgrad.resume("run", "--data moved");
+    assert!(ran.error(2).contains("the images of train/b are not those"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("6 images") && ran.stderr.contains("5 images"), "{}", ran.stderr);
+    fs::remove_file(old).unwrap();
+    assert!(wgrad.resume("run", "--data moved").error(2).contains("under other names"));
+}
+
+#[test]
+fn a_damaged_state_is_told() {
+    let wgrad = Wgrad::with_images();
+    wgrad.finetune("run", "--epochs 1 --max-steps 2").answer();
+    let state = wgrad.path("run/state/state.safetensors");
+    let bytes = fs::read(&state).unwrap();
+    fs::write(&state, &bytes[..bytes.len() - 8]).unwrap();
+    let ran = wgrad.resume("run", "");
+    assert!(ran.error(1).contains("no state to go on from"), "{}", ran.stderr);
+    fs::remove_file(&state).unwrap();
+    let ran = wgrad.resume("run", "--max-steps 3");
+    assert!(ran.answer().contains("begins again"), "{}", ran.stdout);
+    assert_eq!(wgrad.lines("run/steps.jsonl").len(), 3, "what had been logged is cut off");
+}
+
+#[test]
+fn patience_ends_a_run_that_gets_no_better() {
+    let wgrad = Wgrad::with_images();
+    // Nothing is learnt, so that no epoch is better than the first.
+    let options = "--lr 0 --bn frozen --epochs 9 --freeze-epochs 2 --patience 3";
+    let steps = wgrad.steps("run", options);
+    assert_eq!(steps.len(), 3 * (2 + 3), "the classifier's epochs do not count");
+    let ran = wgrad.resume("run", "");
+    assert!(ran.answer().contains("the run is complete"), "{}", ran.stdout);
+}
+
+#[test]
+fn the_best_epoch_is_that_of_the_measure_asked_for() {
+    let wgrad = Wgrad::with_images();
+    // Under a wrong label, so that the surer the network is, the larger the loss.
+    for index in 2..5 {
+        let [right, wrong] = ["train/b", "val/a"].map(|of| format!("data/{of}/{index}.png"));
+        fs::copy(wgrad.path(&right), wgrad.path(&wrong)).unwrap();
+    }
+    let best = |name: &str, options: &str| {
+        let ran =
+            wgrad.finetune(name, &format!("--json --epochs 4 --bn frozen --lr 0.002 {options}"));
+        ran.answer();
+        let events = ran.objects();
+        let epochs = events.iter().filter(|event| event["event"] == "epoch");
+        let val = |key: &'static str| {
+            epochs.clone().map(move |event| event["epoch"]["val"][key].as_f64().unwrap())
+        };
+        let (top1, loss) = (val("top1").collect::<Vec<_>>(), val("loss").collect::<Vec<_>>());
+        (events.last().unwrap()["best_epoch"].as_u64().unwrap() as usize - 1, top1, loss)
+    };
+    let (by_loss, _, losses) = best("loss", "--best-by loss");
+    assert!(losses.iter().all(|&loss| loss >= losses[by_loss]), "{by_loss}: {losses:?}");
+    let (by_accuracy, top1, losses) = best("accuracy", "");
+    let better =
+        |epoch: usize| (top1[epoch], -losses[epoch]) > (top1[by_accuracy], -losses[by_accuracy]);
+    assert!(!(0..4).any(better), "{by_accuracy}: {top1:?}, {losses:?}");
+    // Both must not pick the same epoch, or this would show nothing.
+    assert_ne!(by_loss, by_accuracy, "{top1:?}, {losses:?}");
+}
+
+/// Killed twenty times, mostly once a random number of further steps is done and then a random
+/// moment later, so that every launch comes a little further; sometimes right at the start.
+#[cfg(unix)]
+#[test]
+fn a_run_killed_at_twenty_random_moments_comes_to_the_same_bits() {
+    let wgrad = Wgrad::with_images();
+    let options = "--freeze-epochs 2 --epochs 14 --augment light --save-every 1";
+    wgrad.finetune("whole", options).answer();
+
+    let begin = |arguments: &str| -> Child {
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
+        let mut command = wgrad.command(&arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let first = format!(
+        "finetune --output-dir run --data data --weights none --arch resnet18-w8 --image-size 32 \
+         --batch-size 4 {options}"
+    );
+    // Numerical Recipes' generator; the moments differ from run to run all the same.
+    let mut state = 1u64;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(1664525).wrapping_add(1013904223) % (1 << 32);
+        (state >> 8) % below
+    };
+    let begun = || wgrad.path("run/args.json").is_file();
+    let log = wgrad.path("run/steps.jsonl");
+    let logged = || fs::read_to_string(&log).unwrap_or_default().lines().count();
+    let mut ended_early = 0;
+    for kill in 0..20 {
+        let before = logged();
+        let mut child = match begun() {
+            true => begin("finetune --resume run"),
+            false => {
+                let _ = fs::remove_dir_all(wgrad.path("run"));
+                begin(&first)
+            }
+        };
+        let further = if kill % 5 == 0 { 0 } else { 1 + random(4) as usize };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while further > 0 && logged() < before + further && Instant::now() < deadline {
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            sleep(Duration::from_millis(1));
+        }
+        sleep(Duration::from_millis(random(if further > 0 { 40 } else { 400 })));
+        ended_early += usize::from(child.try_wait().unwrap().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(ended_early, 0, "every launch was to be killed");
+    wgrad.resume("run", "").answer();
+    assert_same(&wgrad, "run", "whole");
+    let [run, whole] =
+        ["run", "whole"].map(|name| numbers(&wgrad.lines(&format!("{name}/steps.jsonl")), "loss"));
+    assert_eq!(run, whole);
+    for room in ["run", "run/weights", "run/state"] {
+        let mut files = fs::read_dir(wgrad.path(room)).unwrap();
+        let temporary = |name: &str| name.starts_with(".wgrad-");
+        assert!(
+            !files.any(|file| temporary(&file.unwrap().file_name().to_string_lossy())),
+            "{room}"
+        );
+    }
+}
