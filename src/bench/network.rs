@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
         let gpu = *gpu;
         network.image_size = size;
         memory::forget();
-        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0)?;
+        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0, None)?;
         let mut spare = vec![batch(size, images)];
         let plan = stepper.plan(optimizer, &spare[0])?;
         row.device_bytes = Some(plan.peak_bytes);
@@ -157,6 +157,7 @@ fn batch(size: u32, images: usize) -> Batch {
     Batch {
         pixels: formulas::pixels(0, images, size as usize),
         features: Vec::new(),
+        targets: Vec::new(),
         labels: formulas::labels(0, images),
         failed: Vec::new(),
     }

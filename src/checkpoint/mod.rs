@@ -5,6 +5,7 @@
 //! comes from.
 
 mod atomic;
+mod classes;
 mod container;
 mod fit;
 pub mod hub;

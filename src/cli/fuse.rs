@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::interrupt;
-use super::shared::{ComputeOptions, OutputOptions};
+use super::shared::{ComputeOptions, OutputOptions, resolve_all};
+use super::train::Distill;
 use crate::checkpoint::Source;
-use crate::error::{Context, Error, Result};
+use crate::error::Result;
 use crate::fuse::{Average, FuseConfig, Recipe, ensemble, interpolate, soup};
 use crate::gpu::Gpu;
 use crate::train::config::DataSource;
@@ -26,6 +27,7 @@ enum Method {
     Interpolate(Interpolate),
     Soup(Soup),
     Ensemble(Ensemble),
+    Distill(Distill),
 }
 
 impl Fuse {
@@ -34,6 +36,7 @@ impl Fuse {
             Method::Interpolate(command) => command.run(),
             Method::Soup(command) => command.run(),
             Method::Ensemble(command) => command.run(),
+            Method::Distill(command) => command.run(),
         }
     }
 }
@@ -203,7 +206,7 @@ impl FuseOptions {
     ) -> Result<()> {
         let console = self.output.console();
         let interrupt = interrupt::install();
-        let paths = resolve(networks, &console)?;
+        let paths = resolve_all(networks, &console)?;
         let ImageOptions {
             data,
             val_fraction,
@@ -229,15 +232,4 @@ impl FuseOptions {
         let gpu = self.compute.open(&console)?;
         fuse(&gpu, config, &paths, &console, &interrupt)
     }
-}
-
-/// The files of the networks, downloaded first if need be.
-fn resolve(networks: &[Source], console: &Console) -> Result<Vec<PathBuf>> {
-    let find = |source: &Source| {
-        let path = source
-            .resolve(&mut console.download(source))
-            .context(|| format!("finding the network {source}"))?;
-        path.ok_or_else(|| Error::Usage("none: there is nothing to fuse; name a checkpoint".into()))
-    };
-    networks.iter().map(find).collect()
 }

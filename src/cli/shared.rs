@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Source;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::fuse::Ensemble;
 use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
 use crate::train::config::check_image_size;
@@ -195,6 +195,17 @@ impl ModelOptions {
     pub fn batch_size(&self) -> usize {
         self.batch_size.get()
     }
+}
+
+/// The files of networks to fuse, downloaded first if need be.
+pub fn resolve_all(networks: &[Source], console: &Console) -> Result<Vec<PathBuf>> {
+    let find = |source: &Source| {
+        let path = source
+            .resolve(&mut console.download(source))
+            .context(|| format!("finding the network {source}"))?;
+        path.ok_or_else(|| Error::Usage("none: there is nothing to fuse; name a checkpoint".into()))
+    };
+    networks.iter().map(find).collect()
 }
 
 /// Images that were told about and left out.

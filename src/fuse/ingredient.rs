@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::average::{Tensors, distance};
-use crate::checkpoint::{Checkpoint, HostTensor, file_sha256};
+use crate::checkpoint::{Checkpoint, file_sha256};
 use crate::error::{Context, Error, Result};
 use crate::train::read_finite;
 
@@ -41,8 +41,7 @@ impl Ingredient {
         &self.checkpoint.tensors
     }
 
-    /// Its name in tables: the file without what all names have in common would be shorter, but a
-    /// path can be pasted.
+    /// Its name in messages.
     pub fn name(&self) -> impl Display {
         self.path.display()
     }
@@ -81,24 +80,13 @@ impl Ingredient {
         Ok(())
     }
 
-    /// Brings the classifier's rows into the order of `classes`, by name; a network without names
-    /// needs as many outputs.
+    /// Brings the classifier's rows into the order of `classes`, by name.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming the classes that do not agree with those of `whose`.
     pub fn order_classes(&mut self, classes: &[String], whose: &dyn Display) -> Result<()> {
-        self.check_classes(classes, whose)?;
-        let own = self.checkpoint.meta.classes.replace(classes.to_vec());
-        if let Some(own) = own.filter(|own| own != classes) {
-            let of = |class: &String| own.iter().position(|name| name == class).unwrap_or_default();
-            let rows: Vec<usize> = classes.iter().map(of).collect();
-            for name in ["fc.weight", "fc.bias"] {
-                if let Some(tensor) = self.checkpoint.tensors.get_mut(name) {
-                    *tensor = select_rows(tensor, &rows);
-                }
-            }
-        }
-        Ok(())
+        let ordered = self.checkpoint.order_classes(classes, whose);
+        ordered.map_err(|what| self.error(what))
     }
 
     /// Fails unless its classifier is one for `classes`, in whatever order.
@@ -106,20 +94,7 @@ impl Ingredient {
     /// # Errors
     /// [`Error::Checkpoint`] naming the classes that do not agree with those of `whose`.
     pub fn check_classes(&self, classes: &[String], whose: &dyn Display) -> Result<()> {
-        let Some(outputs) = self.checkpoint.num_classes() else {
-            return Err(self.error("it has no classifier (fc); fine-tune it first"));
-        };
-        if fits(&self.checkpoint, classes) {
-            return Ok(());
-        }
-        Err(self.error(match &self.checkpoint.meta.classes {
-            Some(own) => {
-                format!("has other classes than {whose}: {}", differences(own, classes))
-            }
-            None => {
-                format!("has {outputs} classes without names, but {whose} has {}", classes.len())
-            }
-        }))
+        self.checkpoint.check_is_for(classes, whose).map_err(|what| self.error(what))
     }
 
     /// Why its weights and `other`'s may have nothing to do with each other, if so.
@@ -133,41 +108,5 @@ impl Ingredient {
                 other.name()
             )
         })
-    }
-}
-
-/// Whether a checkpoint's classifier is one for these classes.
-pub fn fits(checkpoint: &Checkpoint, classes: &[String]) -> bool {
-    match (&checkpoint.meta.classes, checkpoint.num_classes()) {
-        (Some(own), _) => {
-            own.len() == classes.len() && classes.iter().all(|class| own.contains(class))
-        }
-        (None, outputs) => outputs == Some(classes.len()),
-    }
-}
-
-fn select_rows(tensor: &HostTensor, rows: &[usize]) -> HostTensor {
-    let data = tensor.as_f32().unwrap_or_default();
-    let width = data.len() / tensor.shape[0].max(1);
-    let row = |&row: &usize| &data[row * width..(row + 1) * width];
-    HostTensor::f32(tensor.shape.clone(), rows.iter().flat_map(row).copied().collect())
-}
-
-/// Which names only one of two lists has.
-fn differences(own: &[String], classes: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let only = |of: &[String], not: &[String]| {
-        let mut names: Vec<&str> =
-            of.iter().filter(|name| !not.contains(name)).map(String::as_str).collect();
-        let more = if names.len() > SHOWN { ", …" } else { "" };
-        names.truncate(SHOWN);
-        names.join(", ") + more
-    };
-    let (surplus, missing) = (only(own, classes), only(classes, own));
-    match (surplus.is_empty(), missing.is_empty()) {
-        (false, false) => format!("{surplus} instead of {missing}"),
-        (false, true) => format!("also {surplus}"),
-        (true, false) => format!("it lacks {missing}"),
-        (true, true) => "some of its names come twice".into(),
     }
 }

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use super::FuseConfig;
 use super::average::{Tensors, is_backbone, same_backbone, weighted_sum};
-use super::ingredient::{Ingredient, fits};
+use super::ingredient::Ingredient;
 use super::journal::{Entry, Journal, Statistics, short_name};
 use super::judge::{Images, Judge, Measured, Recalibration};
 use super::lineage;
 use crate::checkpoint::{Checkpoint, Dtype, Meta};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
+use crate::train::run_dir::write_json;
 use crate::train::{Console, Interrupt, RunDir};
 
 /// Accuracy lost on the way from two networks to their average that tells of a barrier between them.
@@ -68,7 +69,7 @@ impl<'a> Kitchen<'a> {
             ingredient.check_same_network(&ingredients[0])?;
         }
         let mut images = Images::scan(&config, console)?;
-        let fitting = |ingredient: &Ingredient| fits(&ingredient.checkpoint, &images.classes);
+        let fitting = |ingredient: &Ingredient| ingredient.checkpoint.is_for(&images.classes);
         let fit: Vec<usize> =
             (0..ingredients.len()).filter(|&at| fitting(&ingredients[at])).collect();
         let mut head = None;
@@ -301,7 +302,7 @@ pub fn write_args(
     options: Value,
 ) -> Result<()> {
     let path = |one: &Ingredient| one.path.to_string_lossy().into_owned();
-    folder.write_args(&json!({
+    let args = json!({
         "command": command,
         "version": env!("CARGO_PKG_VERSION"),
         "commit": env!("WGRAD_COMMIT"),
@@ -310,7 +311,8 @@ pub fn write_args(
         "options": options,
         "config": config,
         "output_dir": folder.path().to_string_lossy(),
-    }))
+    });
+    write_json(&folder.args(), &args)
 }
 
 /// Where the validation images are drawn by a seed, networks trained with other seeds have seen some.

@@ -1,5 +1,6 @@
 //! Joining what several networks know: weights averaged along a line ([`interpolate`]) or among many
-//! ([`soup`]), answers averaged ([`ensemble`]), or one network taught by others ([`distill`]).
+//! ([`soup`]), answers averaged ([`ensemble`]), or one network taught by others, which
+//! is training with [`crate::train::Teachers`].
 //!
 //! Averages are taken in f64 on the host and rounded once. What an average of weights does to the
 //! activations, batch norm's running statistics do not know: they are computed anew on the training

@@ -18,6 +18,7 @@ pub mod run_dir;
 mod source;
 mod state;
 mod step;
+mod teachers;
 mod validate;
 
 pub use config::Config;
@@ -28,4 +29,5 @@ pub use run::run;
 pub use run_dir::RunDir;
 pub use source::Batch;
 pub use step::{Done, Inputs, Pending, Pipeline, Stepper};
+pub use teachers::{Lessons, Teachers};
 pub use validate::{Classifier, Judged, Reply, judge};

@@ -3,6 +3,7 @@
 #[path = "../common/program.rs"]
 mod program;
 
+mod distill;
 mod ensemble;
 mod exact;
 mod kitchen;
