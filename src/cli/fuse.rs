@@ -27,7 +27,7 @@ enum Method {
     Interpolate(Interpolate),
     Soup(Soup),
     Ensemble(Ensemble),
-    Distill(Distill),
+    Distill(Box<Distill>),
 }
 
 impl Fuse {

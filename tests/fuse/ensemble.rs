@@ -22,10 +22,11 @@ fn an_ensemble_answers_with_the_mean_probability() {
         let of_a = top.iter().find(|guess| guess["class"] == "a").unwrap();
         of_a["prob"].as_f64().unwrap()
     };
-    let answers = [&a, &b, "out/ensemble.json"].map(|weights| predict(weights));
+    let answers = [&a, &b, "out/ensemble.json"].map(predict);
     assert_eq!(answers[0].len(), 12);
-    for at in 0..12 {
-        let [a, b, both] = [0, 1, 2].map(|of| probability(&answers[of][at]));
+    let [of_a, of_b, of_both] = answers;
+    for ((a, b), both) in of_a.iter().zip(&of_b).zip(&of_both) {
+        let [a, b, both] = [a, b, both].map(probability);
         assert!((both - (a + b) / 2.0).abs() < 1e-6, "{a} {b} {both}");
     }
 

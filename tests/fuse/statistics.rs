@@ -46,11 +46,12 @@ fn stem_statistics(wgrad: &Wgrad, network: &Checkpoint) -> [Vec<f64>; 2] {
     let weight = network.tensors["conv1.weight"].as_f32().unwrap();
     let (mean, std) = (network.meta.mean, network.meta.std);
     let channels = weight.len() / 147;
-    let mut totals = [vec![0.0; channels], vec![0.0; channels]];
+    let mut means = vec![0.0; channels];
+    let mut variances = vec![0.0; channels];
     for batch in &batches {
         let images: Vec<_> =
             batch.iter().map(|&item| decode(&dataset.train[item].path).unwrap()).collect();
-        for channel in 0..channels {
+        for (channel, weight) in weight.chunks(147).enumerate() {
             let mut values = Vec::new();
             for image in &images {
                 for (y, x) in (0..16i64).flat_map(|y| (0..16i64).map(move |x| (y, x))) {
@@ -62,7 +63,7 @@ fn stem_statistics(wgrad: &Wgrad, network: &Checkpoint) -> [Vec<f64>; 2] {
                             let byte = image.get_pixel(u as u32, v as u32)[c];
                             let pixel =
                                 (f64::from(byte) / 255.0 - f64::from(mean[c])) / f64::from(std[c]);
-                            let at = channel * 147 + c * 49 + (r * 7 + s) as usize;
+                            let at = c * 49 + (r * 7 + s) as usize;
                             sum += pixel * f64::from(weight[at]);
                         }
                     }
@@ -72,11 +73,11 @@ fn stem_statistics(wgrad: &Wgrad, network: &Checkpoint) -> [Vec<f64>; 2] {
             let count = values.len() as f64;
             let mean = values.iter().sum::<f64>() / count;
             let squares = values.iter().map(|value| (value - mean) * (value - mean));
-            totals[0][channel] += mean / batches.len() as f64;
-            totals[1][channel] += squares.sum::<f64>() / (count - 1.0) / batches.len() as f64;
+            means[channel] += mean / batches.len() as f64;
+            variances[channel] += squares.sum::<f64>() / (count - 1.0) / batches.len() as f64;
         }
     }
-    totals
+    [means, variances]
 }
 
 #[test]
