@@ -62,6 +62,8 @@ pub mod provenance;
 pub mod train;
 
 pub mod fuse;
+
+pub mod tune;
 pub mod verify;
 
 pub mod bench;

@@ -158,6 +158,12 @@ struct TrainOptions {
     regularisation: RegularisationOptions,
     #[command(flatten)]
     compute: ComputeOptions,
+
+    /// Measure which kernels are the fastest on this adapter, and keep that for later runs [default:
+    /// off]
+    #[arg(long, help_heading = "Adapter")]
+    tune: bool,
+
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
@@ -485,6 +491,7 @@ impl TrainOptions {
             lessons: self.lessons.as_ref().map(|it| it.resolve(console)).transpose()?,
             seed: length.seed,
             workers: data.workers,
+            tune: self.tune,
             profile: folder.profile.clone(),
             save_every: folder.save_every,
             resume: folder.resume.clone(),

@@ -274,11 +274,11 @@ fn reference(logits: &Array, targets: &Array, options: Distillation) -> Vec<Expe
     let scale = f64::from(options.temperature).powi(2) / f64::from(options.divisor);
     let (loss, allowance) = (total * scale, EPSILON * roundings * scale);
     vec![
-        Expected { values: Array::new(Shape::vector(1), vec![loss]), allowance: vec![allowance] },
-        Expected {
-            values: Array::new(Shape::vector(4), vec![loss, 0.0, 0.0, n as f64]),
-            allowance: vec![allowance, 0.0, 0.0, 0.0],
-        },
+        Expected::within(Array::new(Shape::vector(1), vec![loss]), vec![allowance]),
+        Expected::within(
+            Array::new(Shape::vector(4), vec![loss, 0.0, 0.0, n as f64]),
+            vec![allowance, 0.0, 0.0, 0.0],
+        ),
     ]
 }
 
@@ -304,7 +304,7 @@ fn reference_gradient(
             allowance.push(EPSILON * of_factors + f64::from(f32::MIN_POSITIVE));
         }
     }
-    Expected { values: Array::new(logits.shape, d_logits), allowance }
+    Expected::within(Array::new(logits.shape, d_logits), allowance)
 }
 
 fn reference_softened(teachers: &[Array], temperature: f32) -> Expected {
@@ -324,5 +324,5 @@ fn reference_softened(teachers: &[Array], temperature: f32) -> Expected {
             }
         }
     }
-    Expected { values: targets, allowance }
+    Expected::within(targets, allowance)
 }
