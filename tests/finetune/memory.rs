@@ -40,6 +40,27 @@ fn memory_is_what_was_planned_and_stays_flat() {
 }
 
 #[test]
+fn computing_again_takes_less_and_changes_nothing() {
+    let wgrad = Wgrad::new();
+    write_images(&wgrad.path("data/train"), &[8, 8], 64);
+    write_images(&wgrad.path("data/val"), &[4, 4], 64);
+    let run = |name: &str, option: &str| {
+        let options = "--arch resnet50-w8 --image-size 64 --batch-size 8 --epochs 1 --json";
+        let ran = wgrad.finetune(name, &format!("{options} {option}"));
+        ran.answer();
+        let losses: Vec<Value> = wgrad
+            .lines(&format!("{name}/steps.jsonl"))
+            .into_iter()
+            .map(|s| s["loss"].clone())
+            .collect();
+        (memory(&ran)[0][0], losses)
+    };
+    let ((kept, losses), (recomputed, again)) = (run("kept", ""), run("again", "--recompute"));
+    assert_eq!(losses, again);
+    assert!(recomputed < kept, "{recomputed} bytes, {kept} kept");
+}
+
+#[test]
 fn what_cannot_be_bound_at_once_is_done_in_parts() {
     let wgrad = Wgrad::new();
     let ran = wgrad.run(&["devices", "--json"]);
