@@ -210,6 +210,11 @@ struct FolderOptions {
     /// in FILE [default: off]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+
+    /// Also write event files for TensorBoard: curves, pictures, options, and how weights and
+    /// gradients are distributed after each epoch [default: off]
+    #[arg(long)]
+    tensorboard: bool,
 }
 
 #[derive(Args, Debug)]
@@ -410,6 +415,7 @@ impl TrainOptions {
             seed: length.seed,
             workers: data.workers,
             profile: folder.profile.clone(),
+            tensorboard: folder.tensorboard,
             save_every: folder.save_every,
             resume: folder.resume.clone(),
             arguments: arguments(),

@@ -90,6 +90,8 @@ pub struct Config {
     pub workers: usize,
     /// Where to write a trace of the dispatches' times; none to measure nothing.
     pub profile: Option<PathBuf>,
+    /// Whether TensorBoard's event files are written.
+    pub tensorboard: bool,
     /// When the state of the run is saved, besides at the end of each epoch.
     #[serde(serialize_with = "display")]
     pub save_every: SaveEvery,
@@ -113,6 +115,7 @@ impl Config {
         "workers",
         "profile",
         "save_every",
+        "tensorboard",
         "resume",
         "arguments",
         "output_dir",
