@@ -65,6 +65,7 @@ pub mod provenance;
 pub mod report;
 
 pub mod train;
+pub mod tune;
 pub mod verify;
 
 pub mod bench;
