@@ -9,8 +9,10 @@ const NAMED: usize = 30;
 const WORST: usize = 20;
 /// Characters of a class's name.
 const NAME: usize = 16;
-/// Room for the names.
-const ROOM: f64 = 122.0;
+/// Width of a character of the names, at most.
+const CHARACTER: f64 = 6.8;
+/// The column of all classes that have none.
+const OTHERS: &str = "all others";
 /// Side of the picture of all classes where they are not named.
 const OVERVIEW: f64 = 480.0;
 
@@ -55,9 +57,10 @@ fn mistakes(metrics: &Metrics, class: usize) -> u64 {
     row + column - 2 * metrics.confusion[class][class]
 }
 
-/// How dark a share of a row is: small shares must still be seen.
-fn darkness(share: f64) -> f64 {
-    if share > 0.0 { 0.08 + 0.92 * share } else { 0.0 }
+/// How strong the colour of a share of a row is: small shares must be seen, and words be readable on
+/// the largest, on light and on dark ground.
+fn strength(share: f64) -> f64 {
+    0.06 + 0.42 * share
 }
 
 fn title(classes: &[String], actual: usize, predicted: &str, count: u64, share: f64) -> String {
@@ -78,21 +81,24 @@ fn named(metrics: &Metrics, classes: &[String], shown: &[usize]) -> Drawing {
         5..=12 => 44.0,
         _ => 32.0,
     };
-    let mut drawing = Drawing::new(ROOM + columns as f64 * cell + 4.0, ROOM);
+    let names = shown.iter().map(|&class| classes[class].chars().count().min(NAME));
+    let least = if others { OTHERS.len() } else { 0 };
+    let room = 14.0 + CHARACTER * names.max().unwrap_or(0).max(least) as f64;
+    let mut drawing = Drawing::new(room + columns as f64 * cell + 4.0, room);
     for (column, &class) in shown.iter().enumerate() {
-        let x = ROOM + (column as f64 + 0.5) * cell + 4.0;
-        drawing.shapes.push(column_name(&shortened(&classes[class], NAME), x));
+        let x = room + (column as f64 + 0.5) * cell + 4.0;
+        drawing.shapes.push(column_name(&shortened(&classes[class], NAME), x, room));
     }
     if others {
-        let x = ROOM + (columns as f64 - 0.5) * cell + 4.0;
-        drawing.shapes.push(column_name("all others", x));
+        let x = room + (columns as f64 - 0.5) * cell + 4.0;
+        drawing.shapes.push(column_name(OTHERS, x, room));
     }
     for (line, &actual) in shown.iter().enumerate() {
         let row = &metrics.confusion[actual];
         let total: u64 = row.iter().sum();
-        let y = ROOM + line as f64 * cell;
+        let y = room + line as f64 * cell;
         let name = shortened(&classes[actual], NAME);
-        drawing.words(name, (ROOM - 6.0, y + cell / 2.0 + 4.0), 11.0, Anchor::End, Ink::Text);
+        drawing.words(name, (room - 6.0, y + cell / 2.0 + 4.0), 11.0, Anchor::End, Ink::Text);
         let mut counts: Vec<u64> = shown.iter().map(|&predicted| row[predicted]).collect();
         if others {
             counts.push(total - counts.iter().sum::<u64>());
@@ -105,7 +111,7 @@ fn named(metrics: &Metrics, classes: &[String], shown: &[usize]) -> Drawing {
                 true => Ink::Series(0),
                 false => Ink::Series(1),
             };
-            let x = ROOM + column as f64 * cell;
+            let x = room + column as f64 * cell;
             drawing.shapes.push(Shape::Box {
                 at: (x, y),
                 size: (cell - 1.0, cell - 1.0),
@@ -120,29 +126,34 @@ fn named(metrics: &Metrics, classes: &[String], shown: &[usize]) -> Drawing {
                 at: (x, y),
                 size: (cell - 1.0, cell - 1.0),
                 ink,
-                opacity: darkness(share),
+                opacity: strength(share),
                 title: title(classes, actual, name, count, share),
             });
-            let on = if darkness(share) > 0.5 { Ink::Paper } else { Ink::Text };
             let middle = x + cell / 2.0;
             let has_share = cell > 40.0;
             let up = if has_share { 2.0 } else { -4.0 };
             let at = (middle, y + cell / 2.0 - up);
-            drawing.words(count.to_string(), at, 11.0, Anchor::Middle, on);
+            drawing.words(count.to_string(), at, 11.0, Anchor::Middle, Ink::Text);
             if has_share {
                 let at = (middle, y + cell / 2.0 + 13.0);
-                drawing.words(format!("{:.0}%", 100.0 * share), at, 11.0, Anchor::Middle, on);
+                drawing.words(
+                    format!("{:.0}%", 100.0 * share),
+                    at,
+                    11.0,
+                    Anchor::Middle,
+                    Ink::Text,
+                );
             }
         }
     }
-    drawing.size.1 = ROOM + shown.len() as f64 * cell + 4.0;
+    drawing.size.1 = room + shown.len() as f64 * cell + 4.0;
     drawing
 }
 
-fn column_name(name: &str, x: f64) -> Shape {
+fn column_name(name: &str, x: f64, room: f64) -> Shape {
     Shape::Words(Words {
         text: name.into(),
-        at: (x, ROOM - 6.0),
+        at: (x, room - 6.0),
         size: 11.0,
         anchor: Anchor::Start,
         ink: Ink::Text,

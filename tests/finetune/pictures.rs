@@ -117,7 +117,8 @@ fn heat_comes_from_the_gradient_of_the_graph() {
     let half = values.len() / 2;
     let direction: Vec<f32> =
         (0..values.len()).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5).collect();
-    let step = 1e-2;
+    // Small, so that few ReLUs switch within it; large, so that rounding of the logits is not seen.
+    let step = 1e-3;
     let logits = |sign: f32| {
         let moved = values.iter().zip(&direction).map(|(v, d)| v + sign * step * d);
         let moved: Vec<f32> = moved.collect();
