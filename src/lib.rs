@@ -65,6 +65,9 @@ pub mod provenance;
 pub mod report;
 
 pub mod train;
+
+pub mod fuse;
+
 pub mod tune;
 pub mod verify;
 

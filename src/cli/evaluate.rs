@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::metrics::{Average, Calibration, ClassMetrics, Metrics, Tally, Temperature};
 use crate::train::config::DataSource;
-use crate::train::{Asking, Interrupt, Network, ask};
+use crate::train::{Asking, Classifier, Interrupt, ask};
 
 /// Classes up to which the confusion matrix is shown to people.
 const MATRIX_CLASSES: usize = 20;
@@ -145,7 +145,7 @@ impl Asked {
 /// What was asked and how.
 struct Question<'a> {
     gpu: &'a Gpu,
-    network: &'a Network,
+    network: &'a dyn Classifier,
     asking: Asking,
     interrupt: &'a Interrupt,
 }
@@ -174,9 +174,10 @@ impl Evaluate {
         let interrupt = interrupt::install();
         let root = self.data.root()?;
         let gpu = self.compute.open(&console)?;
-        let network = self.model.load(&gpu, &console)?;
+        let network = self.model.load_classifier(&gpu, &console)?;
         let scan = |split: Option<&str>| {
-            Labelled::scan(&root, &network.classes, split).context(|| "looking for labelled images")
+            Labelled::scan(&root, network.classes(), split)
+                .context(|| "looking for labelled images")
         };
         let labelled = scan(self.split.as_deref())?;
         let folder = labelled.root.display().to_string();
@@ -184,12 +185,12 @@ impl Evaluate {
         let (batch_size, workers) = (self.model.batch_size(), self.workers);
         let question = Question {
             gpu: &gpu,
-            network: &network,
+            network: &*network,
             asking: Asking { batch_size, workers, flip: self.tta },
             interrupt: &interrupt,
         };
         let asked = question.ask(&labelled)?;
-        let classes = network.classes.len();
+        let classes = network.classes().len();
         let metrics = asked.metrics(classes, Temperature(1.0));
         let (temperature, fitted_on) = match self.temperature {
             None => (None, None),
@@ -217,8 +218,8 @@ impl Evaluate {
             loss: metrics.loss,
             top1: metrics.top1,
             top5: metrics.top5,
-            classes: &network.classes,
-            per_class: named(&network.classes, metrics.per_class()),
+            classes: network.classes(),
+            per_class: named(network.classes(), metrics.per_class()),
             confusion: &metrics.confusion,
             split: &folder,
             tta: self.tta,

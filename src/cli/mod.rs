@@ -4,6 +4,7 @@ mod bench;
 mod devices;
 mod evaluate;
 mod explain;
+mod fuse;
 mod inspect;
 pub mod interrupt;
 mod predict;
@@ -33,6 +34,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Predict(predict::Predict),
     Explain(explain::Explain),
+    Fuse(fuse::Fuse),
     Verify(verify::Verify),
     Bench(bench::Bench),
     Devices(devices::Devices),
@@ -51,6 +53,7 @@ impl Cli {
             Command::Evaluate(command) => command.run(),
             Command::Predict(command) => command.run(),
             Command::Explain(command) => command.run(),
+            Command::Fuse(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),

@@ -5,13 +5,53 @@ use std::sync::Arc;
 
 use super::Interrupt;
 use super::metrics::{Metrics, Tally};
-use super::network::{Answer, Network};
+use super::network::Network;
 use crate::data::{Augment, Batch, Item, Loader, Order, Skipped, Transform};
 use crate::error::Result;
 use crate::gpu::Gpu;
 
 /// Batches whose answers may be on their way.
 const IN_FLIGHT: usize = 2;
+
+/// Logits that are on their way from the device, and how to wait for them.
+pub type Reply = Box<dyn FnOnce() -> Result<Vec<f32>>>;
+
+/// What answers images: a network, or several together.
+pub trait Classifier {
+    /// What the outputs stand for.
+    fn classes(&self) -> &[String];
+
+    /// Side of the square input in pixels.
+    fn image_size(&self) -> u32;
+
+    /// How many of `images` images the adapter can take at a time.
+    fn images_at_a_time(&self, gpu: &Gpu, images: usize) -> usize;
+
+    /// Logits of `count` images given as bytes.
+    ///
+    /// # Errors
+    /// What the device reported.
+    fn answer(&self, gpu: &Gpu, pixels: &[u8], count: usize) -> Result<Reply>;
+}
+
+impl Classifier for Network {
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn image_size(&self) -> u32 {
+        self.image_size
+    }
+
+    fn images_at_a_time(&self, gpu: &Gpu, images: usize) -> usize {
+        self.images_at_a_time(gpu, images)
+    }
+
+    fn answer(&self, gpu: &Gpu, pixels: &[u8], count: usize) -> Result<Reply> {
+        let answer = self.evaluate(gpu, pixels, count)?;
+        Ok(Box::new(|| answer.wait()))
+    }
+}
 
 /// What evaluating a network gave.
 pub struct Judged {
@@ -32,21 +72,21 @@ pub struct Asking {
     pub flip: bool,
 }
 
-/// Lets the network answer every item, resized and cropped as in validation.
+/// Lets a network, or several together, answer every item, resized and cropped as in validation.
 ///
 /// # Errors
 /// [`crate::Error::Interrupted`], too many unreadable images, and what the device reported.
 pub fn judge(
     gpu: &Gpu,
-    network: &Network,
+    classifier: &(impl Classifier + ?Sized),
     items: &Arc<[Item]>,
     batch_size: usize,
     workers: usize,
     interrupt: &Interrupt,
 ) -> Result<Judged> {
-    let mut tally = Tally::new(network.classes.len());
+    let mut tally = Tally::new(classifier.classes().len());
     let asking = Asking { batch_size, workers, flip: false };
-    let failed = ask(gpu, network, items, asking, interrupt, |logits, batch| {
+    let failed = ask(gpu, classifier, items, asking, interrupt, |logits, batch| {
         tally.add(logits, &batch.labels, &batch.items);
     })?;
     Ok(Judged { metrics: tally.metrics(), failed })
@@ -59,25 +99,25 @@ pub fn judge(
 /// Those of [`judge`].
 pub fn ask(
     gpu: &Gpu,
-    network: &Network,
+    classifier: &(impl Classifier + ?Sized),
     items: &Arc<[Item]>,
     asking: Asking,
     interrupt: &Interrupt,
     mut answered: impl FnMut(&[f32], &Batch),
 ) -> Result<Vec<Skipped>> {
     let mut failed = Vec::new();
-    let mut pending: VecDeque<(Answer, Option<Answer>, Batch)> = VecDeque::new();
-    let mut settle = |(answer, mirrored, batch): (Answer, Option<Answer>, Batch)| -> Result<()> {
-        let mut logits = answer.wait()?;
+    let mut pending: VecDeque<(Reply, Option<Reply>, Batch)> = VecDeque::new();
+    let mut settle = |(answer, mirrored, batch): (Reply, Option<Reply>, Batch)| -> Result<()> {
+        let mut logits = answer()?;
         if let Some(mirrored) = mirrored {
-            let mirrored = mirrored.wait()?;
+            let mirrored = mirrored()?;
             logits.iter_mut().zip(mirrored).for_each(|(to, other)| *to = (*to + other) / 2.0);
         }
         answered(&logits, &batch);
         Ok(())
     };
-    let batch_size = network.images_at_a_time(gpu, asking.batch_size);
-    for batch in in_order(items, network.image_size, batch_size, asking.workers)? {
+    let batch_size = classifier.images_at_a_time(gpu, asking.batch_size);
+    for batch in in_order(items, classifier.image_size(), batch_size, asking.workers)? {
         interrupt.check()?;
         let mut batch = batch?;
         failed.append(&mut batch.failed);
@@ -85,11 +125,11 @@ pub fn ask(
             continue;
         }
         let mut pixels = std::mem::take(&mut batch.pixels);
-        let answer = network.evaluate(gpu, &pixels, batch.labels.len())?;
+        let answer = classifier.answer(gpu, &pixels, batch.labels.len())?;
         let mirrored = match asking.flip {
             true => {
-                mirror(&mut pixels, network.image_size as usize);
-                Some(network.evaluate(gpu, &pixels, batch.labels.len())?)
+                mirror(&mut pixels, classifier.image_size() as usize);
+                Some(classifier.answer(gpu, &pixels, batch.labels.len())?)
             }
             false => None,
         };
