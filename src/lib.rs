@@ -44,6 +44,8 @@
 // In order of dependency: a room may use those above it.
 pub mod error;
 
+pub mod metrics;
+
 pub mod gpu;
 
 pub mod tensor;
@@ -59,6 +61,9 @@ pub mod nn;
 pub mod optim;
 
 pub mod provenance;
+
+pub mod report;
+
 pub mod train;
 
 pub mod fuse;

@@ -1,15 +1,19 @@
 //! `wgrad evaluate`: how good a checkpoint is on labelled images.
 
+use std::num::NonZero;
+use std::str::FromStr;
+
 use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
 use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
-use crate::data::Labelled;
+use crate::data::{Labelled, Skipped};
 use crate::error::{Context, Error, Result};
+use crate::gpu::Gpu;
+use crate::metrics::{Average, Calibration, ClassMetrics, Metrics, Tally, Temperature};
 use crate::train::config::DataSource;
-use crate::train::judge;
-use crate::train::metrics::{ClassMetrics, Metrics};
+use crate::train::{Asking, Classifier, Interrupt, ask};
 
 /// Classes up to which the confusion matrix is shown to people.
 const MATRIX_CLASSES: usize = 20;
@@ -23,6 +27,24 @@ pub struct Evaluate {
     #[arg(long, value_name = "DIR|demo", default_value = "demo")]
     data: DataSource,
 
+    /// Which images of the folder: train, val, test [default: val, else test, else the folder itself]
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+
+    /// Test-time augmentation: the logits are the mean of the image's and its mirror image's
+    /// [default: off]
+    #[arg(long)]
+    tta: bool,
+
+    /// Divide the logits by T; fit finds the T with which the images of val/ are answered with the
+    /// least loss [default: 1]
+    #[arg(long, value_name = "fit|T")]
+    temperature: Option<TemperatureOption>,
+
+    /// Also tell how often the class is among the K likeliest [default: 1 and 5]
+    #[arg(long, value_name = "K")]
+    top: Option<NonZero<usize>>,
+
     /// Threads that load images; 0 for one a core
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0)]
     workers: usize,
@@ -35,6 +57,27 @@ pub struct Evaluate {
     output: OutputOptions,
 }
 
+/// What `--temperature` takes.
+#[derive(Clone, Copy, Debug)]
+enum TemperatureOption {
+    Fit,
+    Fixed(Temperature),
+}
+
+impl FromStr for TemperatureOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "fit" => Ok(Self::Fit),
+            Ok(number) if f64::is_finite(number) && number > 0.0 => {
+                Ok(Self::Fixed(Temperature(number)))
+            }
+            _ => Err("it is fit, or a number above 0".into()),
+        }
+    }
+}
+
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -45,6 +88,17 @@ struct Answer<'a> {
     classes: &'a [String],
     per_class: Vec<NamedClass<'a>>,
     confusion: &'a [Vec<u64>],
+    split: &'a str,
+    tta: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top: Option<Top>,
+    #[serde(rename = "macro")]
+    macro_average: Average,
+    #[serde(rename = "weighted")]
+    weighted_average: Average,
+    calibration: Calibration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scaled: Option<&'a Scaled>,
 }
 
 #[derive(Serialize)]
@@ -54,6 +108,66 @@ struct NamedClass<'a> {
     metrics: ClassMetrics,
 }
 
+/// How often the class was among the `k` likeliest.
+#[derive(Serialize)]
+struct Top {
+    k: usize,
+    accuracy: f64,
+}
+
+/// What changes when logits are divided by a temperature; no accuracy does.
+#[derive(Serialize)]
+struct Scaled {
+    temperature: Temperature,
+    /// The folder that it was fitted on; none for a temperature that was given.
+    fitted_on: Option<String>,
+    loss: f64,
+    calibration: Calibration,
+}
+
+/// Logits and what they should have said.
+#[derive(Default)]
+struct Asked {
+    logits: Vec<f32>,
+    labels: Vec<u32>,
+    items: Vec<usize>,
+    failed: Vec<Skipped>,
+}
+
+impl Asked {
+    fn metrics(&self, classes: usize, temperature: Temperature) -> Metrics {
+        let mut tally = Tally::new(classes);
+        tally.add(&temperature.scale(&self.logits), &self.labels, &self.items);
+        tally.metrics()
+    }
+}
+
+/// What was asked and how.
+struct Question<'a> {
+    gpu: &'a Gpu,
+    network: &'a dyn Classifier,
+    asking: Asking,
+    interrupt: &'a Interrupt,
+}
+
+impl Question<'_> {
+    fn ask(&self, folder: &Labelled) -> Result<Asked> {
+        let mut asked = Asked::default();
+        let items = folder.items.clone().into();
+        let failed =
+            ask(self.gpu, self.network, &items, self.asking, self.interrupt, |logits, batch| {
+                asked.logits.extend_from_slice(logits);
+                asked.labels.extend(&batch.labels);
+                asked.items.extend(&batch.items);
+            })
+            .context(|| format!("evaluating on {}", folder.root.display()))?;
+        if asked.labels.is_empty() {
+            return Err(Error::data(&folder.root, "holds no image that can be read"));
+        }
+        Ok(Asked { failed, ..asked })
+    }
+}
+
 impl Evaluate {
     pub fn run(self) -> Result<()> {
         let console = self.output.console();
@@ -61,60 +175,126 @@ impl Evaluate {
         let root = self.data.root()?;
         let gpu = self.compute.open(&console)?;
         let network = self.model.load_classifier(&gpu, &console)?;
-        let classes = network.classes();
-        let labelled =
-            Labelled::scan(&root, classes, None).context(|| "looking for labelled images")?;
-        let folder = labelled.root.display();
+        let scan = |split: Option<&str>| {
+            Labelled::scan(&root, network.classes(), split)
+                .context(|| "looking for labelled images")
+        };
+        let labelled = scan(self.split.as_deref())?;
+        let folder = labelled.root.display().to_string();
         console.note(format_args!("{} images in {folder}", labelled.items.len()));
-        let (batch_size, items) = (self.model.batch_size(), labelled.items.into());
-        let judged = judge(&gpu, &*network, &items, batch_size, self.workers, &interrupt)
-            .context(|| format!("evaluating on {folder}"))?;
-        let metrics = judged.metrics;
-        if metrics.images == 0 {
-            return Err(Error::data(labelled.root, "holds no image that can be read"));
-        }
+        let (batch_size, workers) = (self.model.batch_size(), self.workers);
+        let question = Question {
+            gpu: &gpu,
+            network: &*network,
+            asking: Asking { batch_size, workers, flip: self.tta },
+            interrupt: &interrupt,
+        };
+        let asked = question.ask(&labelled)?;
+        let classes = network.classes().len();
+        let metrics = asked.metrics(classes, Temperature(1.0));
+        let (temperature, fitted_on) = match self.temperature {
+            None => (None, None),
+            Some(TemperatureOption::Fixed(temperature)) => (Some(temperature), None),
+            Some(TemperatureOption::Fit) => {
+                let val = scan(Some("val"))
+                    .context(|| "--temperature fit takes the images of val/; or give a number")?;
+                let of_val = match val.root == labelled.root {
+                    true => None,
+                    false => Some(question.ask(&val)?),
+                };
+                let of_val = of_val.as_ref().unwrap_or(&asked);
+                let fitted = Temperature::fit(&of_val.logits, &of_val.labels, classes);
+                (Some(fitted), Some(val.root.display().to_string()))
+            }
+        };
+        let scaled = temperature.map(|temperature| {
+            let metrics = asked.metrics(classes, temperature);
+            let (loss, calibration) = (metrics.loss, metrics.calibration());
+            Scaled { temperature, fitted_on, loss, calibration }
+        });
+        let top = self.top.map(|k| Top { k: k.get(), accuracy: metrics.top(k.get()) });
+        let answer = Answer {
+            images: metrics.images,
+            loss: metrics.loss,
+            top1: metrics.top1,
+            top5: metrics.top5,
+            classes: network.classes(),
+            per_class: named(network.classes(), metrics.per_class()),
+            confusion: &metrics.confusion,
+            split: &folder,
+            tta: self.tta,
+            top,
+            macro_average: metrics.macro_average(),
+            weighted_average: metrics.weighted_average(),
+            calibration: metrics.calibration(),
+            scaled: scaled.as_ref(),
+        };
         match console.is_json() {
-            true => console.answer_json(&answer(&metrics, classes))?,
-            false => console.answer(text(&metrics, classes))?,
+            true => console.answer_json(&answer)?,
+            false => console.answer(answer.text(&metrics))?,
         }
         let mut skips = Skips::new(&console);
-        for skipped in labelled.skipped.iter().chain(&judged.failed) {
+        for skipped in labelled.skipped.iter().chain(&asked.failed) {
             skips.add(&skipped.path, &Error::data(&skipped.path, &skipped.reason));
         }
         skips.into_result()
     }
 }
 
-fn answer<'a>(metrics: &'a Metrics, classes: &'a [String]) -> Answer<'a> {
-    let named = |(class, metrics): (&'a String, ClassMetrics)| NamedClass { class, metrics };
-    Answer {
-        images: metrics.images,
-        loss: metrics.loss,
-        top1: metrics.top1,
-        top5: metrics.top5,
-        classes,
-        per_class: classes.iter().zip(metrics.per_class()).map(named).collect(),
-        confusion: &metrics.confusion,
+fn named(classes: &[String], metrics: Vec<ClassMetrics>) -> Vec<NamedClass<'_>> {
+    let named = |(class, metrics)| NamedClass { class, metrics };
+    classes.iter().map(String::as_str).zip(metrics).map(named).collect()
+}
+
+impl Answer<'_> {
+    fn text(&self, metrics: &Metrics) -> String {
+        let percent = |share: f64| format!("{:.1}", 100.0 * share);
+        let mut first = format!(
+            "{} images  loss {:.4}  Acc@1 {}  Acc@5 {}",
+            self.images,
+            self.loss,
+            percent(self.top1),
+            percent(self.top5)
+        );
+        if let Some(Top { k, accuracy }) = self.top {
+            first += &format!("  Acc@{k} {}", percent(accuracy));
+        }
+        let mut lines = vec![first];
+        lines.push(format!("expected calibration error {} %", percent(self.calibration.ece)));
+        if let Some(Scaled { temperature, fitted_on, loss, calibration }) = self.scaled {
+            let origin = fitted_on.as_ref().map(|folder| format!(", fitted on {folder}"));
+            lines.push(format!(
+                "at temperature {:.4}{}: loss {loss:.4}, expected calibration error {} %",
+                temperature.0,
+                origin.unwrap_or_default(),
+                percent(calibration.ece)
+            ));
+        }
+        let lengths = self.classes.iter().map(|class| class.chars().count());
+        let width = lengths.max().unwrap_or(0).max("weighted average".len());
+        lines.push(String::new());
+        lines.push(format!("{:>4} {:width$}  images  precision  recall     f1", "", "class"));
+        let row = |index: &str, name: &str, images: u64, of: Average| {
+            let Average { precision, recall, f1 } = of;
+            format!(
+                "{index:>4} {name:width$}  {images:>6}  {precision:>9.3}  {recall:>6.3}  {f1:>5.3}"
+            )
+        };
+        for (index, NamedClass { class, metrics }) in self.per_class.iter().enumerate() {
+            let &ClassMetrics { images, precision, recall, f1 } = metrics;
+            let of = Average { precision, recall, f1 };
+            lines.push(row(&index.to_string(), class, images, of));
+        }
+        lines.push(row("", "macro average", self.images, self.macro_average));
+        lines.push(row("", "weighted average", self.images, self.weighted_average));
+        lines.extend(confusion_lines(metrics, self.classes));
+        lines.join("\n")
     }
 }
 
-fn text(metrics: &Metrics, classes: &[String]) -> String {
-    let (top1, top5) = (100.0 * metrics.top1, 100.0 * metrics.top5);
-    let mut lines = vec![
-        format!(
-            "{} images  loss {:.4}  Acc@1 {top1:.1}  Acc@5 {top5:.1}",
-            metrics.images, metrics.loss
-        ),
-        String::new(),
-    ];
-    let width = classes.iter().map(|class| class.chars().count()).max().unwrap_or(0).max(5);
-    lines.push(format!("{:>4} {:width$}  images  precision  recall     f1", "", "class"));
-    for (index, (class, metrics)) in classes.iter().zip(metrics.per_class()).enumerate() {
-        let ClassMetrics { images, precision, recall, f1 } = metrics;
-        lines.push(format!(
-            "{index:>4} {class:width$}  {images:>6}  {precision:>9.3}  {recall:>6.3}  {f1:>5.3}"
-        ));
-    }
+/// The matrix, if people can read it, and the most frequent mistakes.
+fn confusion_lines(metrics: &Metrics, classes: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
     if classes.len() <= MATRIX_CLASSES {
         let row = |cells: &mut dyn Iterator<Item = String>| {
             cells.map(|cell| format!("{cell:>6}")).collect::<String>()
@@ -137,5 +317,5 @@ fn text(metrics: &Metrics, classes: &[String]) -> String {
         let (actual, predicted) = (&classes[mistake.actual], &classes[mistake.predicted]);
         lines.push(format!("{:>4} × {actual} taken for {predicted}", mistake.images));
     }
-    lines.join("\n")
+    lines
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod devices;
 mod evaluate;
+mod explain;
 mod fuse;
 mod inspect;
 pub mod interrupt;
@@ -32,6 +33,7 @@ enum Command {
     Pretrain(train::Pretrain),
     Evaluate(evaluate::Evaluate),
     Predict(predict::Predict),
+    Explain(explain::Explain),
     Fuse(fuse::Fuse),
     Verify(verify::Verify),
     Bench(bench::Bench),
@@ -50,6 +52,7 @@ impl Cli {
             Command::Pretrain(command) => command.run(),
             Command::Evaluate(command) => command.run(),
             Command::Predict(command) => command.run(),
+            Command::Explain(command) => command.run(),
             Command::Fuse(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Bench(command) => command.run(),

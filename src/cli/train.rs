@@ -296,6 +296,11 @@ struct FolderOptions {
     /// in FILE [default: off]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
+
+    /// Also write event files for TensorBoard: curves, pictures, options, and how weights and
+    /// gradients are distributed after each epoch [default: off]
+    #[arg(long)]
+    tensorboard: bool,
 }
 
 #[derive(Args, Debug)]
@@ -499,6 +504,7 @@ impl TrainOptions {
             recompute: self.recompute,
             tune: self.tune,
             profile: folder.profile.clone(),
+            tensorboard: folder.tensorboard,
             save_every: folder.save_every,
             resume: folder.resume.clone(),
             arguments: arguments(),

@@ -1,14 +1,12 @@
 //! After the last step: the best weights judged again from their file, and where everything is.
 
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::metrics::Metrics;
 use super::network::Network;
-use super::run::Run;
+use super::pictures::Answers;
+use super::run::{Images, Run};
 use super::validate::judge;
-use crate::data::Item;
 use crate::error::{Context, Result};
 
 impl Run<'_> {
@@ -16,12 +14,12 @@ impl Run<'_> {
     ///
     /// # Errors
     /// Those of reading and judging them.
-    pub(super) fn conclude(self, val: &Arc<[Item]>) -> Result<()> {
+    pub(super) fn conclude(self, images: &Images) -> Result<()> {
         if let Some(profile) = &self.profile {
             profile.finish(self.console)?;
         }
         self.gpu.trim();
-        let metrics = self.judge_best(val)?;
+        let metrics = self.judge_best(images)?;
         let best = self.progress.best.as_ref().filter(|_| metrics.is_some());
         self.console.event(&json!({
             "event": "end",
@@ -40,13 +38,16 @@ impl Run<'_> {
     }
 
     /// What the best weights do on the validation images; none without such.
-    fn judge_best(&self, val: &Arc<[Item]>) -> Result<Option<Metrics>> {
+    fn judge_best(&self, images: &Images) -> Result<Option<Metrics>> {
         let Self { gpu, config, console, .. } = self;
-        let Some(best) = &self.progress.best else { return Ok(None) };
+        let Some(best) = &self.progress.best else {
+            self.illustrate_end(images, None);
+            return Ok(None);
+        };
         let network = Network::load(gpu, &self.folder.best(), None)
             .context(|| "reading the best weights back")?;
         let (batch, workers) = (config.batch_size, config.workers);
-        let metrics = judge(gpu, &network, val, batch, workers, self.interrupt)?.metrics;
+        let metrics = judge(gpu, &network, &images.val, batch, workers, self.interrupt)?.metrics;
         console.line(format_args!(
             "best: epoch {}, val Acc@1 {:.1}  Acc@5 {:.1}  loss {:.3} from the written file",
             best.epoch,
@@ -63,6 +64,8 @@ impl Run<'_> {
         if !confused.is_empty() {
             console.line(format_args!("most confused: {}", confused.join(", ")));
         }
+        let (epoch, network) = (best.epoch, &network);
+        self.illustrate_end(images, Some(Answers { epoch, network, metrics: &metrics }));
         Ok(Some(metrics))
     }
 }

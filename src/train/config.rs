@@ -98,6 +98,8 @@ pub struct Config {
     pub tune: bool,
     /// Where to write a trace of the dispatches' times; none to measure nothing.
     pub profile: Option<PathBuf>,
+    /// Whether TensorBoard's event files are written.
+    pub tensorboard: bool,
     /// When the state of the run is saved, besides at the end of each epoch.
     #[serde(serialize_with = "display")]
     pub save_every: SaveEvery,
@@ -123,6 +125,7 @@ impl Config {
         "tune",
         "profile",
         "save_every",
+        "tensorboard",
         "resume",
         "arguments",
         "output_dir",

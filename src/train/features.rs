@@ -77,7 +77,8 @@ impl Features {
             let shape = Shape::matrix(images.len(), self.size);
             let features = tape.constant(Tensor::from_host(gpu, shape, &values)?);
             let logits = network.net.classify(&tape, &features, Mode::EVAL)?;
-            tally.add(&Answer::new(gpu, logits.value())?.wait()?, &labels);
+            let items: Vec<usize> = images.iter().map(|&image| self.items[image]).collect();
+            tally.add(&Answer::new(gpu, logits.value())?.wait()?, &labels, &items);
         }
         Ok(tally.metrics())
     }

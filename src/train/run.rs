@@ -17,6 +17,7 @@ use super::opening::{
     Args, Unreadable, scan, tell_network, tell_plan, tell_teachers, tell_weights,
 };
 use super::phase::{Phase, Rates};
+use super::pictures::Pictures;
 use super::profile::Profile;
 use super::progress::{Best, Progress};
 use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
@@ -106,6 +107,7 @@ pub fn run(
         unreadable,
         memory_bytes: 0,
         profile: config.profile.as_deref().map(Profile::new),
+        pictures: Pictures::default(),
         saver: Saver::new(config.save_every),
         state: None,
         under_way: false,
@@ -125,7 +127,7 @@ pub fn run(
         run.phases(&phases, &network, &images)?;
     }
     drop(network);
-    run.conclude(&images.val)
+    run.conclude(&images)
 }
 
 /// What the penalty of `--l2-sp` pulls to: the parameters that the run begins with.
@@ -139,9 +141,9 @@ fn start_of(gpu: &Gpu, config: &Config, network: &Network) -> Option<Slice> {
 }
 
 /// The images of a run.
-struct Images {
-    train: Arc<[Item]>,
-    val: Arc<[Item]>,
+pub(super) struct Images {
+    pub train: Arc<[Item]>,
+    pub val: Arc<[Item]>,
 }
 
 /// How a phase or an epoch ended.
@@ -172,6 +174,7 @@ pub(super) struct Run<'a> {
     /// Device memory at the end of the latest epoch.
     pub memory_bytes: u64,
     pub profile: Option<Profile>,
+    pub pictures: Pictures,
     pub saver: Saver,
     /// What the run goes on from, until its optimizer is there.
     state: Option<State>,
@@ -239,7 +242,7 @@ impl<'r> Run<'r> {
             if ending == Ending::StepLimit {
                 self.save_state(&leg)?;
             }
-            let closed = self.interrupt.check().and_then(|()| self.close_epoch(&leg));
+            let closed = self.interrupt.check().and_then(|()| self.close_epoch(&leg, images));
             if let Err(Error::Interrupted) = closed {
                 self.stop(&leg)?;
             }
@@ -479,7 +482,7 @@ impl<'r> Run<'r> {
     }
 
     /// Validates after an epoch's steps, and notes, tells and saves what it brought.
-    fn close_epoch(&mut self, leg: &Leg) -> Result<()> {
+    fn close_epoch(&mut self, leg: &Leg, images: &Images) -> Result<()> {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let network = leg.network;
         let number = self.progress.epoch + 1;
@@ -489,7 +492,8 @@ impl<'r> Run<'r> {
         if let Some(judged) = &judged {
             self.unreadable.tell(console, &judged.failed);
         }
-        let val = judged.map(|judged| Validation::from(&judged.metrics));
+        let metrics = judged.map(|judged| judged.metrics);
+        let val = metrics.as_ref().map(Validation::from);
         let totals = std::mem::take(&mut self.progress.totals);
         let epoch = Epoch {
             epoch: number,
@@ -520,6 +524,7 @@ impl<'r> Run<'r> {
         }
         self.progress.epoch = number;
         self.progress.batches = 0;
+        self.illustrate(leg, images, metrics.as_ref());
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Interrupt;
 use super::metrics::{Metrics, Tally};
 use super::network::Network;
-use crate::data::{Augment, Item, Loader, Order, Skipped, Transform};
+use crate::data::{Augment, Batch, Item, Loader, Order, Skipped, Transform};
 use crate::error::Result;
 use crate::gpu::Gpu;
 
@@ -61,6 +61,17 @@ pub struct Judged {
     pub failed: Vec<Skipped>,
 }
 
+/// How images are asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    /// Images at a time.
+    pub batch_size: usize,
+    /// Threads that load images; 0 for one a core.
+    pub workers: usize,
+    /// Whether the logits are the mean of the image's and its mirror image's.
+    pub flip: bool,
+}
+
 /// Lets a network, or several together, answer every item, resized and cropped as in validation.
 ///
 /// # Errors
@@ -74,28 +85,70 @@ pub fn judge(
     interrupt: &Interrupt,
 ) -> Result<Judged> {
     let mut tally = Tally::new(classifier.classes().len());
+    let asking = Asking { batch_size, workers, flip: false };
+    let failed = ask(gpu, classifier, items, asking, interrupt, |logits, batch| {
+        tally.add(logits, &batch.labels, &batch.items);
+    })?;
+    Ok(Judged { metrics: tally.metrics(), failed })
+}
+
+/// Asks the network about every item, resized and cropped as in validation, and passes on the logits
+/// (images × classes) of each batch. Returns the images that could not be read.
+///
+/// # Errors
+/// Those of [`judge`].
+pub fn ask(
+    gpu: &Gpu,
+    classifier: &(impl Classifier + ?Sized),
+    items: &Arc<[Item]>,
+    asking: Asking,
+    interrupt: &Interrupt,
+    mut answered: impl FnMut(&[f32], &Batch),
+) -> Result<Vec<Skipped>> {
     let mut failed = Vec::new();
-    let mut pending: VecDeque<(Reply, Vec<u32>)> = VecDeque::new();
-    let batch_size = classifier.images_at_a_time(gpu, batch_size);
-    for batch in in_order(items, classifier.image_size(), batch_size, workers)? {
+    let mut pending: VecDeque<(Reply, Option<Reply>, Batch)> = VecDeque::new();
+    let mut settle = |(answer, mirrored, batch): (Reply, Option<Reply>, Batch)| -> Result<()> {
+        let mut logits = answer()?;
+        if let Some(mirrored) = mirrored {
+            let mirrored = mirrored()?;
+            logits.iter_mut().zip(mirrored).for_each(|(to, other)| *to = (*to + other) / 2.0);
+        }
+        answered(&logits, &batch);
+        Ok(())
+    };
+    let batch_size = classifier.images_at_a_time(gpu, asking.batch_size);
+    for batch in in_order(items, classifier.image_size(), batch_size, asking.workers)? {
         interrupt.check()?;
-        let batch = batch?;
-        failed.extend(batch.failed);
+        let mut batch = batch?;
+        failed.append(&mut batch.failed);
         if batch.labels.is_empty() {
             continue;
         }
-        let answer = classifier.answer(gpu, &batch.pixels, batch.labels.len())?;
-        pending.push_back((answer, batch.labels));
+        let mut pixels = std::mem::take(&mut batch.pixels);
+        let answer = classifier.answer(gpu, &pixels, batch.labels.len())?;
+        let mirrored = match asking.flip {
+            true => {
+                mirror(&mut pixels, classifier.image_size() as usize);
+                Some(classifier.answer(gpu, &pixels, batch.labels.len())?)
+            }
+            false => None,
+        };
+        pending.push_back((answer, mirrored, batch));
         if pending.len() > IN_FLIGHT
-            && let Some((answer, labels)) = pending.pop_front()
+            && let Some(oldest) = pending.pop_front()
         {
-            tally.add(&answer()?, &labels);
+            settle(oldest)?;
         }
     }
-    for (answer, labels) in pending {
-        tally.add(&answer()?, &labels);
+    pending.into_iter().try_for_each(settle)?;
+    Ok(failed)
+}
+
+/// Turns left and right about in images `width` pixels wide.
+fn mirror(pixels: &mut [u8], width: usize) {
+    for row in pixels.chunks_exact_mut(3 * width) {
+        bytemuck::cast_slice_mut::<u8, [u8; 3]>(row).reverse();
     }
-    Ok(Judged { metrics: tally.metrics(), failed })
 }
 
 /// Loads items in their order, without augmentation.
@@ -111,4 +164,16 @@ pub fn in_order(
     let order = Order { seed: 0, epoch: 0, shuffle: false, batch_size, drop_last: false };
     let transform = Transform { size, augment: Augment::None };
     Loader::new(items.clone(), order.batches(items.len()), transform, 0, 0, workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirroring_reverses_the_pixels_of_each_row() {
+        let mut pixels: Vec<u8> = (0..12).collect();
+        mirror(&mut pixels, 2);
+        assert_eq!(pixels, [3, 4, 5, 0, 1, 2, 9, 10, 11, 6, 7, 8]);
+    }
 }

@@ -10,5 +10,6 @@ mod memory;
 mod options;
 mod outputs;
 mod parity;
+mod pictures;
 mod resume;
 mod run;

@@ -1,6 +1,10 @@
 //! How good a classifier's answers are, counted on the host in f64.
 
+mod calibration;
+
 use std::fmt;
+
+pub use calibration::{Bin, Calibration, Temperature};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,34 +48,81 @@ pub struct Tally {
     top5: u64,
     /// Images of a class (row) taken for a class (column).
     confusion: Vec<u64>,
+    answers: Vec<Answered>,
+}
+
+/// What was answered to an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answered {
+    /// Which image, as an index into the list of those asked about.
+    pub item: usize,
+    /// The image's class.
+    pub label: usize,
+    /// The likeliest class.
+    pub predicted: usize,
+    /// The probability of `predicted`, 0 to 1.
+    pub confidence: f64,
+    /// The probability of `label`, 0 to 1.
+    pub probability: f64,
+    /// Cross-entropy.
+    pub loss: f64,
+    /// How many classes were likelier than `label`.
+    pub rank: usize,
+}
+
+impl Answered {
+    /// What `logits` answer to the image `item` of the class `label`.
+    ///
+    /// # Panics
+    /// If there is no such label.
+    pub fn new(item: usize, label: usize, logits: &[f32]) -> Self {
+        let order = top_k(logits, logits.len());
+        let (predicted, loss) = (order[0], cross_entropy(logits, label));
+        Self {
+            item,
+            label,
+            predicted,
+            confidence: (-cross_entropy(logits, predicted)).exp(),
+            probability: (-loss).exp(),
+            loss,
+            rank: order.iter().position(|&class| class == label).unwrap_or(order.len()),
+        }
+    }
+
+    /// Whether the likeliest class was the image's.
+    pub fn is_right(&self) -> bool {
+        self.predicted == self.label
+    }
 }
 
 impl Tally {
     /// Nothing counted yet, for a network of `classes` outputs.
     pub fn new(classes: usize) -> Self {
         let confusion = vec![0; classes * classes];
-        Self { classes, images: 0, loss: 0.0, top1: 0, top5: 0, confusion }
+        Self { classes, images: 0, loss: 0.0, top1: 0, top5: 0, confusion, answers: Vec::new() }
     }
 
-    /// Counts `logits` (`labels.len()` × classes) of images of the classes `labels`.
+    /// Counts `logits` (`labels.len()` × classes) of the images `items`, of the classes `labels`.
     ///
     /// # Panics
     /// If a label is none of the classes or the logits are of another size.
-    pub fn add(&mut self, logits: &[f32], labels: &[u32]) {
+    pub fn add(&mut self, logits: &[f32], labels: &[u32], items: &[usize]) {
         assert_eq!(logits.len(), labels.len() * self.classes, "a logit for each image and class");
-        for (logits, &label) in logits.chunks_exact(self.classes).zip(labels) {
-            let label = label as usize;
-            let best = top_k(logits, 5);
+        assert_eq!(labels.len(), items.len(), "a label for each image");
+        let rows = logits.chunks_exact(self.classes);
+        for ((logits, &label), &item) in rows.zip(labels).zip(items) {
+            let answer = Answered::new(item, label as usize, logits);
             self.images += 1;
-            self.loss += cross_entropy(logits, label);
-            self.top1 += u64::from(best[0] == label);
-            self.top5 += u64::from(best.contains(&label));
-            self.confusion[label * self.classes + best[0]] += 1;
+            self.loss += answer.loss;
+            self.top1 += u64::from(answer.rank < 1);
+            self.top5 += u64::from(answer.rank < 5);
+            self.confusion[answer.label * self.classes + answer.predicted] += 1;
+            self.answers.push(answer);
         }
     }
 
     /// What was counted; all NaN without images.
-    pub fn metrics(&self) -> Metrics {
+    pub fn metrics(self) -> Metrics {
         let images = self.images as f64;
         Metrics {
             images: self.images,
@@ -79,6 +130,7 @@ impl Tally {
             top1: self.top1 as f64 / images,
             top5: self.top5 as f64 / images,
             confusion: self.confusion.chunks(self.classes).map(<[u64]>::to_vec).collect(),
+            answers: self.answers,
         }
     }
 }
@@ -96,6 +148,9 @@ pub struct Metrics {
     pub top5: f64,
     /// Images of a class (row) taken for a class (column).
     pub confusion: Vec<Vec<u64>>,
+    /// What was answered to each image, in the order of asking.
+    #[serde(skip)]
+    pub answers: Vec<Answered>,
 }
 
 /// How a class fared. A ratio without anything to count is 0, as scikit-learn has it.
@@ -108,6 +163,17 @@ pub struct ClassMetrics {
     /// Of its images, the share that were taken for it.
     pub recall: f64,
     /// The harmonic mean of both.
+    pub f1: f64,
+}
+
+/// Precision, recall and F1 of all classes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Average {
+    /// Of the images taken for a class, the share that were.
+    pub precision: f64,
+    /// Of a class's images, the share that were taken for it.
+    pub recall: f64,
+    /// The mean of the classes' F1, not the F1 of the means.
     pub f1: f64,
 }
 
@@ -138,6 +204,44 @@ impl Metrics {
             }
         };
         (0..self.confusion.len()).map(of_class).collect()
+    }
+
+    /// Share of images whose class was among the `k` likeliest, 0 to 1.
+    pub fn top(&self, k: usize) -> f64 {
+        let right = self.answers.iter().filter(|answer| answer.rank < k).count();
+        right as f64 / self.answers.len() as f64
+    }
+
+    /// The mean over classes, as scikit-learn's `macro`: every class that has an image or was guessed
+    /// counts alike.
+    pub fn macro_average(&self) -> Average {
+        let occurs = |class: usize| self.confusion.iter().any(|row| row[class] > 0);
+        self.average(|class, of_class| f64::from(u8::from(of_class.images > 0 || occurs(class))))
+    }
+
+    /// The mean over classes, as scikit-learn's `weighted`: a class counts as often as it has images.
+    pub fn weighted_average(&self) -> Average {
+        self.average(|_, of_class| of_class.images as f64)
+    }
+
+    fn average(&self, weight: impl Fn(usize, &ClassMetrics) -> f64) -> Average {
+        let classes = self.per_class();
+        let weights: Vec<f64> =
+            classes.iter().enumerate().map(|(index, class)| weight(index, class)).collect();
+        let total: f64 = weights.iter().sum();
+        if total == 0.0 {
+            return Average::default();
+        }
+        let mean = |number: fn(&ClassMetrics) -> f64| {
+            let sum: f64 = classes.iter().zip(&weights).map(|(class, w)| w * number(class)).sum();
+            sum / total
+        };
+        Average { precision: mean(|c| c.precision), recall: mean(|c| c.recall), f1: mean(|c| c.f1) }
+    }
+
+    /// How far the probabilities can be believed.
+    pub fn calibration(&self) -> Calibration {
+        Calibration::new(self.answers.iter().map(|answer| (answer.confidence, answer.is_right())))
     }
 
     /// The `count` most frequent mistakes, the most frequent first.
@@ -245,8 +349,8 @@ mod tests {
             (guess([0, 1, 2, 3, 4, 5]), 5),
         ];
         let mut tally = Tally::new(6);
-        for (logits, label) in answers {
-            tally.add(&logits, &[label]);
+        for (item, (logits, label)) in answers.into_iter().enumerate() {
+            tally.add(&logits, &[label], &[item]);
         }
         tally.metrics()
     }
@@ -272,6 +376,37 @@ mod tests {
         let mistake = |actual, predicted, images| Confused { actual, predicted, images };
         assert_eq!(metrics.most_confused(9), [mistake(0, 1, 2), mistake(5, 0, 1)]);
         assert_eq!(metrics.most_confused(1), [mistake(0, 1, 2)]);
+    }
+
+    #[test]
+    fn averages_are_scikit_learns() {
+        // Labels 0 0 0 1 5, guesses 0 1 1 1 0: classes 0, 1 and 5 occur.
+        let metrics = example();
+        let near = |found: Average, precision: f64, recall: f64, f1: f64| {
+            for (found, expected) in
+                [(found.precision, precision), (found.recall, recall), (found.f1, f1)]
+            {
+                assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+            }
+        };
+        near(metrics.macro_average(), 5.0 / 18.0, 4.0 / 9.0, 0.3);
+        near(metrics.weighted_average(), (1.5 + 1.0 / 3.0) / 5.0, 0.4, (1.2 + 0.5) / 5.0);
+        assert_eq!(Tally::new(3).metrics().macro_average(), Average::default());
+    }
+
+    #[test]
+    fn each_image_keeps_its_answer() {
+        let metrics = example();
+        let ranks: Vec<_> = metrics.answers.iter().map(|answer| answer.rank).collect();
+        assert_eq!(ranks, [0, 1, 1, 0, 5]);
+        assert_eq!((metrics.top(1), metrics.top(2), metrics.top(6)), (0.4, 0.8, 1.0));
+        let sum: f64 = (0..6).map(|rank| f64::exp(-f64::from(rank))).sum();
+        let Answered { item, label, predicted, confidence, probability, loss, .. } =
+            metrics.answers[4];
+        assert_eq!((item, label, predicted), (4, 5, 0));
+        assert!((confidence - 1.0 / sum).abs() < 1e-12, "{confidence}");
+        assert!((probability - f64::exp(-5.0) / sum).abs() < 1e-12, "{probability}");
+        assert!((loss - (sum.ln() + 5.0)).abs() < 1e-12, "{loss}");
     }
 
     #[test]

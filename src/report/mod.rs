@@ -1,0 +1,221 @@
+//! Pictures of a run: `report.html`, `results.png`, `confusion_matrix.png`, `val_predictions.jpg`,
+//! `train_batch0.jpg`, and TensorBoard's event files. Nothing here knows a device or a network.
+
+mod chart;
+mod drawing;
+mod history;
+mod matrix;
+mod mosaic;
+mod page;
+mod raster;
+pub mod tensorboard;
+
+use std::io::{Cursor, Write};
+use std::path::Path;
+
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ImageEncoder, RgbImage};
+use serde_json::Value;
+
+pub use drawing::Ink;
+pub use history::{History, Row};
+pub use mosaic::{Tile, heated, mosaic};
+
+use crate::checkpoint::write_atomically;
+use crate::error::{Context, Result};
+use crate::metrics::{Answered, Metrics};
+use chart::Curve;
+use drawing::Drawing;
+
+/// Pixels of a file to a CSS pixel.
+const SCALE: f64 = 1.5;
+/// Of a hundred.
+const JPEG_QUALITY: u8 = 90;
+
+/// Everything a report tells.
+pub struct Report<'a> {
+    /// `args.json`.
+    pub args: &'a Value,
+    /// What the outputs stand for.
+    pub classes: &'a [String],
+    /// What the run has brought so far.
+    pub history: &'a History,
+    /// Epochs in all.
+    pub epochs: u32,
+    /// Images to train on.
+    pub train_images: usize,
+    /// Whether the run has ended.
+    pub finished: bool,
+    /// The best epoch, from 1.
+    pub best: Option<u32>,
+    /// Device memory in bytes.
+    pub memory_bytes: u64,
+    /// How the network answered the validation images; none without such.
+    pub judged: Option<Judged<'a>>,
+}
+
+/// How a network answered the validation images.
+pub struct Judged<'a> {
+    /// The epoch after which it did, from 1.
+    pub epoch: u32,
+    /// How good the answers were.
+    pub metrics: &'a Metrics,
+    /// Images the report shows.
+    pub shown: &'a Shown,
+}
+
+/// Images as the network sees them, with its answers to them.
+#[derive(Default)]
+pub struct Shown {
+    /// The two classes most often confused first: what was taken for what.
+    pub confused: Vec<Vec<Example>>,
+    /// The images with the largest losses.
+    pub losses: Vec<Example>,
+    /// Images spread evenly over all.
+    pub sample: Vec<Example>,
+    /// Right and wrong answers with heat over what the network went by.
+    pub heated: Vec<Example>,
+}
+
+/// An image and the answer to it.
+#[derive(Clone)]
+pub struct Example {
+    /// The image as the network sees it.
+    pub image: RgbImage,
+    /// With heat over what the network went by, where that was asked for.
+    pub heat: Option<RgbImage>,
+    /// The file's name.
+    pub name: String,
+    /// The answer.
+    pub answer: Answered,
+}
+
+impl Report<'_> {
+    /// Writes `report.html` and the pictures beside it, each whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) with the path.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        self.write_files(folder).context(|| "drawing the pictures of the run")
+    }
+
+    fn write_files(&self, folder: &Path) -> Result<()> {
+        let charts = self.charts();
+        let mut results = Drawing::default();
+        for (index, drawing) in charts.iter().enumerate() {
+            results.place(drawing, index as f64 * chart::SIZE.0, 0.0);
+        }
+        write_png(&folder.join("results.png"), &results.pixels(SCALE))?;
+        if let Some(judged) = &self.judged {
+            let matrix = matrix::confusion_picture(judged.metrics, self.classes).pixels(SCALE);
+            write_png(&folder.join("confusion_matrix.png"), &matrix)?;
+            let tiles: Vec<Tile> = judged.shown.sample.iter().map(|e| self.tile(e)).collect();
+            if let Some(picture) = mosaic(&tiles) {
+                write_jpeg(&folder.join("val_predictions.jpg"), &picture)?;
+            }
+        }
+        let page = self.page(&charts);
+        write_atomically(folder.join("report.html"), |file| file.write_all(page.as_bytes()))
+    }
+
+    /// An answered image with what it is and what it was taken for.
+    fn tile(&self, example: &Example) -> Tile {
+        let Answered { label, predicted, confidence, .. } = example.answer;
+        let ink = if example.answer.is_right() { Ink::Right } else { Ink::Wrong };
+        let percent = format!("{:.0}% {}", 100.0 * confidence, self.classes[predicted]);
+        let lines = vec![(self.classes[label].clone(), Ink::Text), (percent, ink)];
+        Tile { image: example.image.clone(), lines }
+    }
+
+    /// Loss, accuracy and learning rate over the run.
+    fn charts(&self) -> [Drawing; 3] {
+        let History { epochs, steps } = self.history;
+        let times = self.history.step_times();
+        let of_epochs = |name: &str, ink: usize, value: fn(&Row) -> f64| Curve {
+            name: name.into(),
+            points: epochs.iter().map(|row| (f64::from(row.epoch), value(row))).collect(),
+            ink: Ink::Series(ink),
+            faint: false,
+        };
+        let losses = times.iter().zip(steps);
+        let losses = losses.map(|(&time, step)| (time, step.loss.unwrap_or(f64::NAN))).collect();
+        let by_step =
+            Curve { name: "each step".into(), points: losses, ink: Ink::Series(0), faint: true };
+        let groups = steps.iter().map(|step| step.lr.len()).max().unwrap_or(0);
+        let rates: Vec<Curve> = (0..groups)
+            .map(|group| {
+                let rate = |step: &history::Step| step.lr.get(group).copied().unwrap_or(f64::NAN);
+                Curve {
+                    name: if groups == 1 { "all".into() } else { format!("pg{group}") },
+                    points: times.iter().zip(steps).map(|(&t, step)| (t, rate(step))).collect(),
+                    ink: Ink::Series(group),
+                    faint: false,
+                }
+            })
+            .collect();
+        let loss = [
+            by_step,
+            of_epochs("train", 0, |row| row.train_loss),
+            of_epochs("validation", 1, |row| row.val_loss),
+        ];
+        let mut accuracy = vec![
+            of_epochs("train", 0, |row| 100.0 * row.train_top1),
+            of_epochs("validation", 1, |row| 100.0 * row.val_top1),
+        ];
+        if self.classes.len() > 5 {
+            accuracy.push(of_epochs("validation, first five", 2, |row| 100.0 * row.val_top5));
+        }
+        [
+            chart::curves("Loss", "epoch", true, &loss),
+            chart::curves("Accuracy in %", "epoch", false, &accuracy),
+            chart::curves("Learning rate", "epoch", true, &rates),
+        ]
+    }
+}
+
+/// Writes `train_batch0.jpg`: a batch as the network sees it before normalisation.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) with the path.
+pub fn write_train_batch(folder: &Path, tiles: &[Tile]) -> Result<()> {
+    match mosaic(tiles) {
+        Some(picture) => write_jpeg(&folder.join("train_batch0.jpg"), &picture),
+        None => Ok(()),
+    }
+}
+
+/// Writes an image as PNG, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) with the path.
+pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    let bytes = png(image);
+    write_atomically(path, |file| file.write_all(&bytes))
+}
+
+fn write_jpeg(path: &Path, image: &RgbImage) -> Result<()> {
+    let bytes = jpeg(image);
+    write_atomically(path, |file| file.write_all(&bytes))
+}
+
+/// The bytes of a PNG file.
+pub fn png(image: &RgbImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = PngEncoder::new_with_quality(
+        Cursor::new(&mut bytes),
+        CompressionType::Fast,
+        FilterType::Adaptive,
+    );
+    let color = image::ExtendedColorType::Rgb8;
+    let written = encoder.write_image(image.as_raw(), image.width(), image.height(), color);
+    written.expect("an RGB image in memory can be written to memory");
+    bytes
+}
+
+fn jpeg(image: &RgbImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(Cursor::new(&mut bytes), JPEG_QUALITY);
+    image.write_with_encoder(encoder).expect("an RGB image in memory can be written to memory");
+    bytes
+}
