@@ -1,6 +1,7 @@
 //! One training step: forward, loss, backward, update, recorded as one submission.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::network::Network;
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
 use crate::nn::Mode;
 use crate::ops::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
-use crate::optim::Optimizer;
+use crate::optim::{Ema, Optimizer};
 use crate::tensor::{Shape, Tensor};
 
 /// Steps the host may be ahead of the device.
@@ -35,6 +36,8 @@ pub struct Stepper<'a> {
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
     micro_batch: usize,
+    /// What averages the weights after each step.
+    ema: Option<Rc<Ema>>,
     /// The gradient of the loss by itself.
     one: Tensor,
 }
@@ -52,7 +55,18 @@ impl<'a> Stepper<'a> {
     ) -> Result<Self> {
         let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
         let label_smoothing = label_smoothing as f32;
-        Ok(Self { gpu, network, mode, label_smoothing, micro_batch: usize::MAX, one })
+        let micro_batch = usize::MAX;
+        Ok(Self { gpu, network, mode, label_smoothing, micro_batch, ema: None, one })
+    }
+
+    /// Has at most `images` images go through the network at a time.
+    pub fn limit(&mut self, images: usize) {
+        self.micro_batch = images;
+    }
+
+    /// Has an average of the weights follow each step.
+    pub fn average(&mut self, ema: Rc<Ema>) {
+        self.ema = Some(ema);
     }
 
     /// Images that go through the network at a time, at most.
@@ -75,6 +89,9 @@ impl<'a> Stepper<'a> {
         for _ in &losses {
             self.network.net.count_batch(self.mode);
         }
+        if let Some(ema) = &self.ema {
+            ema.update(self.gpu)?;
+        }
         self.gpu.submit()?;
         Ok(losses)
     }
@@ -85,7 +102,7 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// [`Error::Gpu`] if not even one image fits.
     pub fn plan(&mut self, optimizer: &Optimizer, batch: &Batch) -> Result<Plan> {
-        self.micro_batch = batch.labels.len();
+        self.micro_batch = self.micro_batch.min(batch.labels.len());
         loop {
             let plan = self.gpu.plan(|| self.record(optimizer, batch).map(|_| ()))?;
             if plan.fits() {
@@ -108,7 +125,9 @@ impl<'a> Stepper<'a> {
         let (inputs, divisor) = (batch.inputs(), batch.labels.len() as f32);
         let mut losses = Vec::new();
         let mut start = 0;
-        let mut parts = batch.labels.chunks(self.micro_batch.min(batch.labels.len())).peekable();
+        // Parts are as even as can be, so that none is too small for batch norm.
+        let parts = even_part(batch.labels.len(), self.micro_batch);
+        let mut parts = batch.labels.chunks(parts).peekable();
         while let Some(classes) = parts.next() {
             let mode = Mode { accumulate: start > 0, ..self.mode };
             let stats = self.gradients(inputs, start, classes, mode, divisor)?;
@@ -185,6 +204,11 @@ impl<'a> Stepper<'a> {
         }
         Ok(tape.first_non_finite())
     }
+}
+
+/// Images of each part of `images` that are at most `most` at a time, as even as can be.
+fn even_part(images: usize, most: usize) -> usize {
+    images.div_ceil(images.div_ceil(most).max(1))
 }
 
 /// A step whose loss has been asked for.
