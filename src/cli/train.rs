@@ -14,7 +14,9 @@ use crate::gpu::GpuOptions;
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
 use crate::train::RunDir;
-use crate::train::config::{BestBy, Config, DataSource, Freeze, LrScheduler, SaveEvery};
+use crate::train::config::{
+    BestBy, CacheFeatures, Config, DataSource, Freeze, LrScheduler, SaveEvery,
+};
 use crate::train::run_dir::read_json;
 
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
@@ -151,6 +153,10 @@ struct NetworkOptions {
     /// What is never trained: everything up to and including it
     #[arg(long, value_enum, default_value_t = Freeze::None)]
     freeze: Freeze,
+
+    /// Whether what frozen layers make of the images is computed once
+    #[arg(long, value_enum, default_value_t = CacheFeatures::Auto)]
+    cache_features: CacheFeatures,
 
     /// What batch norm does in the layers that are trained; in frozen layers it is always frozen
     #[arg(long, value_enum, default_value_t = BnPolicy::Train)]
@@ -525,6 +531,7 @@ impl TrainOptions {
             model_ema_decay: regularisation.model_ema_decay,
             clip_grad_norm: regularisation.clip_grad_norm,
             freeze: network.freeze,
+            cache_features: network.cache_features,
             bn: network.bn,
             augment: if data.no_augment { Augment::None } else { data.augment },
             shuffle: !data.no_shuffle,

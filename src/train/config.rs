@@ -91,6 +91,8 @@ pub struct Config {
     pub clip_grad_norm: Option<f64>,
     /// What is never trained.
     pub freeze: Freeze,
+    /// Whether what frozen layers make of the images is computed once.
+    pub cache_features: CacheFeatures,
     /// What batch norm does in the layers that are trained.
     pub bn: BnPolicy,
     /// How training images are varied.
@@ -341,6 +343,20 @@ impl LrScheduler {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether what frozen layers make of the images is computed once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheFeatures {
+    /// Where it changes nothing (--augment none), and where only the classifier is trained, which then
+    /// sees images as validation does; up to 2 GiB.
+    #[default]
+    Auto,
+    /// Wherever layers are frozen: they are never shown an augmented image.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// What makes a validation better than another.

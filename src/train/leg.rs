@@ -25,6 +25,8 @@ pub(super) struct Leg<'a> {
     pub phase: &'a Phase,
     pub network: &'a Network,
     pub source: Source,
+    /// What the frozen layers took for the training images, if that is done only once.
+    pub frozen_seconds: Option<f64>,
     pub stepper: Stepper<'a>,
     pub optimizer: Optimizer,
     /// What a step takes.
@@ -59,10 +61,13 @@ impl<'r> Run<'r> {
         'r: 'a,
     {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
-        let source = if phase.caches() {
-            self.cache(network, images)?
+        let count = images.train.len() + images.val.len();
+        let bytes = network.activation(phase.train_from, count).len() as u64 * 4;
+        let (source, frozen_seconds) = if phase.caches(config, bytes) {
+            let (source, seconds) = self.cache(network, phase.train_from, images)?;
+            (source, Some(seconds))
         } else {
-            Source::Images { train: images.train.clone(), val: images.val.clone() }
+            (Source::Images { train: images.train.clone(), val: images.val.clone() }, None)
         };
         let settings = Settings {
             algorithm: config.optimizer,
@@ -110,6 +115,7 @@ impl<'r> Run<'r> {
             phase,
             network,
             source,
+            frozen_seconds,
             stepper,
             optimizer,
             plan,
@@ -120,23 +126,25 @@ impl<'r> Run<'r> {
         })
     }
 
-    /// Computes the features of all images once.
-    fn cache(&mut self, network: &Network, images: &Images) -> Result<Source> {
+    /// Computes once what the layers before `first` make of all images. Returns also the seconds that
+    /// the training images took.
+    fn cache(&mut self, network: &Network, first: Stage, images: &Images) -> Result<(Source, f64)> {
         let started = Instant::now();
         let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
             let (features, failed) =
-                Features::compute(self.gpu, network, items, self.config, self.interrupt)?;
+                Features::compute(self.gpu, network, first, items, self.config, self.interrupt)?;
             self.unreadable.tell(self.console, &failed);
             Ok(features)
         };
-        let source =
-            Source::Features { train: compute(&images.train)?, val: compute(&images.val)? };
+        let train = compute(&images.train)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let source = Source::Features { train, val: compute(&images.val)? };
         self.console.line(format_args!(
             "features of {} images computed once, in {:.1} s",
             images.train.len() + images.val.len(),
             started.elapsed().as_secs_f64()
         ));
-        Ok(source)
+        Ok((source, seconds))
     }
 }
 

@@ -1,7 +1,11 @@
 //! What is trained for how long, and at which rates.
 
-use super::config::{Config, LrScheduler};
+use super::config::{CacheFeatures, Config, LrScheduler};
+use crate::data::Augment;
 use crate::nn::Stage;
+
+/// Bytes of features that are kept in the host's memory unasked.
+const MOST_CACHED: u64 = 2 << 30;
 
 /// A part of a run with its own optimizer and schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,9 +69,19 @@ impl Phase {
         phases.into_iter().filter(|phase| phase.epochs > 0).collect()
     }
 
-    /// Whether the backbone is frozen, so that its features can be computed once.
-    pub fn caches(&self) -> bool {
-        self.train_from == Stage::Head
+    /// Whether what the frozen layers make of the images is to be computed once, given the bytes that
+    /// takes: where they see the same pixels in every epoch, or only the classifier is trained, or the
+    /// user says so.
+    pub fn caches(&self, config: &Config, bytes: u64) -> bool {
+        let same_pixels = config.augment == Augment::None;
+        self.train_from > Stage::Stem
+            && match config.cache_features {
+                CacheFeatures::Never => false,
+                CacheFeatures::Always => true,
+                CacheFeatures::Auto => {
+                    bytes <= MOST_CACHED && (same_pixels || self.train_from == Stage::Head)
+                }
+            }
     }
 }
 

@@ -16,7 +16,7 @@ use super::network::Network;
 use super::opening::{Args, Unreadable, scan, tell_network, tell_weights};
 use super::phase::{Phase, Rates};
 use super::profile::Profile;
-use super::progress::{Best, Progress};
+use super::progress::{Best, Progress, Totals};
 use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
 use super::state::{Saver, State};
 use super::validate::Judged;
@@ -60,7 +60,7 @@ pub fn run(
     config.image_size = Some(network.image_size);
     let folder = match begun {
         Some(folder) => {
-            if config.lr_auto && state.is_some() {
+            if config.lr_auto {
                 config.lr = read_json::<Value>(&folder.args())?["lr"].as_f64().unwrap_or(config.lr);
             }
             let args = Args::new(gpu, &config, &network.classes, name);
@@ -77,7 +77,7 @@ pub fn run(
         write_json(&folder.args(), &Args::new(gpu, &config, &network.classes, name))?;
         write_json(&folder.images(), &fingerprint)?;
     }
-    let phases = Phase::all(&config);
+    let mut phases = Phase::all(&config);
     let rates = Rates::new(&phases, config.lr_mult);
     let progress = state.as_ref().map(|state| state.progress().clone()).unwrap_or_default();
     let mut run = Run {
@@ -111,7 +111,6 @@ pub fn run(
     };
     let images = Images { train: dataset.train.into(), val: dataset.val.into() };
     run.tell_start(&network, &images);
-    let mut phases = phases;
     if (config.lr_auto || config.lr_find) && state.is_none() {
         let last = phases.last().expect("a run has a phase");
         let lr = run.find_rate(last, &network, &images)?;
@@ -213,6 +212,7 @@ impl Run<'_> {
         images: &Images,
     ) -> Result<Ending> {
         let mut leg = self.prepare(phase, network, images)?;
+        let (mut seconds, mut epochs) = (0.0, 0);
         while self.progress.epoch < end && !self.out_of_patience(phase, end) {
             let ending = self.train_epoch(&mut leg)?;
             if ending == Ending::StepLimit {
@@ -222,7 +222,8 @@ impl Run<'_> {
             if let Err(Error::Interrupted) = closed {
                 self.stop(&leg)?;
             }
-            closed?;
+            seconds += closed?.seconds;
+            epochs += 1;
             if ending == Ending::StepLimit {
                 return Ok(ending);
             }
@@ -230,6 +231,14 @@ impl Run<'_> {
                 self.progress.phase_step = 0;
             }
             self.save_state(&leg)?;
+        }
+        if let Some(frozen) = leg.frozen_seconds.filter(|_| epochs > 0) {
+            let epoch = seconds / f64::from(epochs);
+            self.console.line(format_args!(
+                "an epoch on cached features took {epoch:.2} s, and would have taken {frozen:.2} s \
+                 more with the frozen layers: {:.1} times as fast",
+                (epoch + frozen) / epoch
+            ));
         }
         Ok(Ending::Complete)
     }
@@ -287,7 +296,7 @@ impl Run<'_> {
     }
 
     /// Validates after an epoch's steps, and notes, tells and saves what it brought.
-    fn close_epoch(&mut self, leg: &Leg) -> Result<()> {
+    fn close_epoch(&mut self, leg: &Leg) -> Result<Totals> {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let network = leg.network;
         let number = self.progress.epoch + 1;
@@ -338,7 +347,7 @@ impl Run<'_> {
         }
         self.progress.epoch = number;
         self.progress.batches = 0;
-        Ok(())
+        Ok(totals)
     }
 }
 

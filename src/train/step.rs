@@ -9,7 +9,7 @@ use super::source::Batch;
 use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
-use crate::nn::Mode;
+use crate::nn::{Mode, Stage};
 use crate::ops::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
 use crate::optim::{Ema, Optimizer};
 use crate::tensor::{Shape, Tensor};
@@ -22,7 +22,7 @@ const IN_FLIGHT: usize = 2;
 pub enum Inputs<'a> {
     /// Images, `[n, size, size, 3]` bytes.
     Pixels(&'a [u8]),
-    /// What the frozen backbone made of the images, n × features.
+    /// What the layers before the first that is trained made of the images, n × features.
     Features(&'a [f32]),
 }
 
@@ -32,6 +32,8 @@ pub struct Stepper<'a> {
     network: &'a Network,
     /// What is trained, and how batch norm behaves.
     mode: Mode,
+    /// The first stage that is trained; what it takes may be given instead of pixels.
+    first: Stage,
     label_smoothing: f32,
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
@@ -56,7 +58,8 @@ impl<'a> Stepper<'a> {
         let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
         let label_smoothing = label_smoothing as f32;
         let micro_batch = usize::MAX;
-        Ok(Self { gpu, network, mode, label_smoothing, micro_batch, ema: None, one })
+        let first = mode.train_from.unwrap_or(Stage::Head);
+        Ok(Self { gpu, network, mode, first, label_smoothing, micro_batch, ema: None, one })
     }
 
     /// Has at most `images` images go through the network at a time.
@@ -162,10 +165,9 @@ impl<'a> Stepper<'a> {
                 network.net.forward(&tape, &images, mode)?
             }
             Inputs::Features(features) => {
-                let size = network.net.arch().features();
-                let shape = Shape::matrix(classes.len(), size);
-                let features = Tensor::from_host(gpu, shape, &features[start * size..end * size])?;
-                network.net.classify(&tape, &tape.constant(features), mode)?
+                let size = network.activation(self.first, 1).len();
+                let features = &features[start * size..end * size];
+                network.after(&tape, self.first, features, classes.len(), mode)?
             }
         };
         let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
@@ -197,9 +199,7 @@ impl<'a> Stepper<'a> {
                 network.net.forward(&tape, &images, self.mode)?;
             }
             Inputs::Features(features) => {
-                let shape = Shape::matrix(count, network.net.arch().features());
-                let features = tape.constant(Tensor::from_host(gpu, shape, features)?);
-                network.net.classify(&tape, &features, self.mode)?;
+                network.after(&tape, self.first, features, count, self.mode)?;
             }
         }
         Ok(tape.first_non_finite())
