@@ -65,5 +65,5 @@ fn reference(inputs: &[Array], decay: f64) -> Expected {
         *average += pull;
         allowance.push(EPSILON * (2.0 * pull.abs() + average.abs()) * (1.0 + 4.0 * EPSILON));
     }
-    Expected { values, allowance }
+    Expected::within(values, allowance)
 }

@@ -171,7 +171,7 @@ fn a_recipe_is_what_is_not_said() {
 #[test]
 fn what_frozen_layers_make_of_the_same_pixels_is_computed_once() {
     let wgrad = Wgrad::with_images();
-    let mut told = |name: &str, options: &str| {
+    let told = |name: &str, options: &str| {
         let ran = wgrad.finetune(name, &format!("--epochs 2 --lr 0.001 {options}"));
         let cached = ran.answer().contains("computed once");
         assert_eq!(cached, ran.stdout.contains("times as fast"), "{}", ran.stdout);
