@@ -22,6 +22,8 @@ pub struct Features {
     pub values: Vec<f32>,
     /// The class of each image.
     pub labels: Vec<u32>,
+    /// Which item each image is.
+    pub items: Vec<usize>,
     /// Features of an image.
     pub size: usize,
 }
@@ -41,7 +43,8 @@ impl Features {
         interrupt: &Interrupt,
     ) -> Result<(Self, Vec<Skipped>)> {
         let size = network.activation(first, 1).len();
-        let mut features = Self { first, values: Vec::new(), labels: Vec::new(), size };
+        let (values, labels, items_seen) = (Vec::new(), Vec::new(), Vec::new());
+        let mut features = Self { first, values, labels, items: items_seen, size };
         let mut failed = Vec::new();
         let batch_size = network.images_at_a_time(gpu, config.batch_size);
         for batch in in_order(items, network.image_size, batch_size, config.workers)? {
@@ -54,6 +57,7 @@ impl Features {
             let answer = network.before(gpu, first, &batch.pixels, batch.labels.len())?;
             features.values.extend(answer.wait()?);
             features.labels.extend(batch.labels);
+            features.items.extend(batch.items);
         }
         Ok((features, failed))
     }

@@ -1,8 +1,10 @@
 //! A phase on its way: what its steps take, made ready before the first of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::config::Config;
 use super::features::Features;
 use super::network::Network;
 use super::opening::tell_plan;
@@ -10,7 +12,8 @@ use super::phase::Phase;
 use super::run::{Images, Run};
 use super::source::Source;
 use super::step::Stepper;
-use crate::data::Item;
+use super::teachers::Targets;
+use crate::data::{Augment, Item};
 use crate::error::{Error, Result};
 use crate::gpu::Plan;
 use crate::nn::{BnPolicy, Mode, Stage};
@@ -68,7 +71,13 @@ impl<'r> Run<'r> {
             let (source, seconds) = self.cache(network, phase.train_from, images)?;
             (source, Some(seconds))
         } else {
-            (Source::Images { train: images.train.clone(), val: images.val.clone() }, None)
+            // Images that are never the same are shown to the teachers step by step.
+            let targets = match config.augment {
+                Augment::None => self.targets(images)?,
+                _ => None,
+            };
+            let (train, val) = (images.train.clone(), images.val.clone());
+            (Source::Images { train, val, targets }, None)
         };
         let settings = Settings {
             algorithm: config.optimizer,
@@ -103,7 +112,7 @@ impl<'r> Run<'r> {
             "training {} for {} of {} epochs, {steps} steps each",
             phase.name, phase.epochs, self.epochs
         ));
-        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing)?;
+        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
         stepper.limit(config.batch_size);
         if let Some(ema) = &self.ema {
             stepper.average(ema.clone());
@@ -133,9 +142,22 @@ impl<'r> Run<'r> {
         })
     }
 
+    /// What the teachers make of the training images without augmentation, computed once; none
+    /// without teachers.
+    fn targets(&mut self, images: &Images) -> Result<Option<Rc<Targets>>> {
+        if let (None, Some(teachers)) = (&self.targets, self.teachers) {
+            let Config { batch_size, workers, .. } = *self.config;
+            let (gpu, train) = (self.gpu, &images.train);
+            let targets = teachers.all_targets(gpu, train, batch_size, workers, self.interrupt)?;
+            self.targets = Some(Rc::new(targets));
+        }
+        Ok(self.targets.clone())
+    }
+
     /// Computes once what the layers before `first` make of all images. Returns also the seconds that
     /// the training images took.
     fn cache(&mut self, network: &Network, first: Stage, images: &Images) -> Result<(Source, f64)> {
+        let targets = self.targets(images)?;
         let started = Instant::now();
         let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
             let (features, failed) =
@@ -145,7 +167,7 @@ impl<'r> Run<'r> {
         };
         let train = compute(&images.train)?;
         let seconds = started.elapsed().as_secs_f64();
-        let source = Source::Features { train, val: compute(&images.val)? };
+        let source = Source::Features { train, val: compute(&images.val)?, targets };
         self.console.line(format_args!(
             "features of {} images computed once, in {:.1} s",
             images.train.len() + images.val.len(),

@@ -13,12 +13,13 @@ use super::interrupt::Interrupt;
 use super::leg::Leg;
 use super::metrics::{Epoch, Validation};
 use super::network::Network;
-use super::opening::{Args, Unreadable, scan, tell_network, tell_weights};
+use super::opening::{Args, Unreadable, scan, tell_network, tell_teachers, tell_weights};
 use super::phase::{Phase, Rates};
 use super::profile::Profile;
 use super::progress::{Best, Progress, Totals};
 use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
 use super::state::{Saver, State};
+use super::teachers::{Targets, Teachers};
 use super::validate::Judged;
 use crate::data::Item;
 use crate::error::{Error, Result};
@@ -55,6 +56,11 @@ pub fn run(
         }
     };
     tell_network(console, &config, &network);
+    let teachers =
+        config.lessons.as_ref().map(|it| Teachers::load(gpu, it, &network)).transpose()?;
+    if let Some(teachers) = &teachers {
+        tell_teachers(console, teachers);
+    }
     network.net.parameters_mut().require_gradients(gpu);
     config.arch = Some(network.net.arch());
     config.image_size = Some(network.image_size);
@@ -105,6 +111,8 @@ pub fn run(
         saver: Saver::new(config.save_every),
         state: None,
         under_way: false,
+        teachers: teachers.as_ref(),
+        targets: None,
         before: progress.seconds,
         progress,
         started,
@@ -186,6 +194,10 @@ pub(super) struct Run<'a> {
     /// Seconds that the run took before it was stopped.
     before: f64,
     pub started: Instant,
+    /// Whom the network learns from besides the labels.
+    pub teachers: Option<&'a Teachers>,
+    /// What they make of the training images, once that was needed.
+    pub targets: Option<Rc<Targets>>,
 }
 
 impl Run<'_> {
@@ -218,7 +230,7 @@ impl Run<'_> {
             if ending == Ending::StepLimit {
                 self.save_state(&leg)?;
             }
-            let closed = self.interrupt.check().and_then(|()| self.close_epoch(&leg));
+            let closed = self.interrupt.check().and_then(|()| self.close_epoch(&leg, ending));
             if let Err(Error::Interrupted) = closed {
                 self.stop(&leg)?;
             }
@@ -296,11 +308,11 @@ impl Run<'_> {
     }
 
     /// Validates after an epoch's steps, and notes, tells and saves what it brought.
-    fn close_epoch(&mut self, leg: &Leg) -> Result<Totals> {
+    fn close_epoch(&mut self, leg: &Leg, ending: Ending) -> Result<Totals> {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let network = leg.network;
         let number = self.progress.epoch + 1;
-        let provenance = provenance(config, number);
+        let provenance = self.provenance(number);
         network.save(gpu, &self.folder.last(), provenance.clone())?;
         let val = self.validate(leg)?;
         let averaged = match self.ema.clone() {
@@ -334,7 +346,10 @@ impl Run<'_> {
         let val = averaged.or(val);
         let better = match (&self.progress.best, &val) {
             (_, None) | (None, _) => true,
-            (Some(best), Some(val)) => config.best_by.is_better(val, &best.val),
+            // The best of a run must not depend on where it was cut short and gone on with.
+            (Some(best), Some(val)) => {
+                ending == Ending::Complete && config.best_by.is_better(val, &best.val)
+            }
         };
         if better {
             let save = || network.save(gpu, &self.folder.best(), provenance);
@@ -349,14 +364,4 @@ impl Run<'_> {
         self.progress.batches = 0;
         Ok(totals)
     }
-}
-
-pub(super) fn provenance(config: &Config, epoch: u32) -> serde_json::Value {
-    json!({
-        "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
-        "weights": config.weights.to_string(),
-        "data": config.data.to_string(),
-        "epoch": epoch,
-        "seed": config.seed,
-    })
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::leg::Leg;
 use super::network::Network;
-use super::run::{Run, provenance};
+use super::run::Run;
 use super::state::{Named, State};
 use crate::error::Result;
 
@@ -14,7 +14,7 @@ impl Run<'_> {
     /// Saves what a run that is asked to stop can go on from.
     pub(super) fn stop(&mut self, leg: &Leg) -> Result<()> {
         let (last, folder) = (self.folder.last(), self.folder.path().display());
-        leg.network.save(self.gpu, &last, provenance(self.config, self.progress.epoch + 1))?;
+        leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
         self.console.line(format_args!("the weights so far are in {}", last.display()));
         self.console.line(format_args!("`wgrad finetune --resume {folder}` goes on"));
         self.console.event(&json!({
@@ -54,5 +54,28 @@ impl Run<'_> {
             memory.extend(names.into_iter().zip(ema.averages().cloned()));
         }
         memory
+    }
+
+    /// What the weights' file says of where they come from.
+    pub(super) fn provenance(&self, epoch: u32) -> serde_json::Value {
+        let config = self.config;
+        let mut provenance = json!({
+            "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
+            "weights": config.weights.to_string(),
+            "data": config.data.to_string(),
+            "epoch": epoch,
+            "seed": config.seed,
+        });
+        if let Some(teachers) = self.teachers {
+            let lessons = teachers.lessons();
+            provenance["fuse"] = json!({
+                "method": "distill",
+                "temperature": lessons.temperature,
+                "task_loss_weight": lessons.task_loss_weight,
+                "distill_loss_weight": lessons.distill_loss_weight,
+            });
+            provenance["parents"] = teachers.lineage().into();
+        }
+        provenance
     }
 }

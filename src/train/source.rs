@@ -1,5 +1,6 @@
 //! Where a phase's batches come from: images, or cached features of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::config::Config;
@@ -7,6 +8,7 @@ use super::features::Features;
 use super::interrupt::Interrupt;
 use super::network::Network;
 use super::step::Inputs;
+use super::teachers::Targets;
 use super::validate::{Judged, judge};
 use crate::data::{Item, Loader, Order, Skipped, Transform};
 use crate::error::Result;
@@ -20,6 +22,8 @@ pub enum Source {
         train: Features,
         /// Of the validation images.
         val: Features,
+        /// What the teachers make of the training images, where there are teachers.
+        targets: Option<Rc<Targets>>,
     },
     /// The images themselves.
     Images {
@@ -27,6 +31,9 @@ pub enum Source {
         train: Arc<[Item]>,
         /// The validation images.
         val: Arc<[Item]>,
+        /// What the teachers make of the training images, where there are teachers and images are
+        /// always the same.
+        targets: Option<Rc<Targets>>,
     },
 }
 
@@ -36,6 +43,8 @@ pub struct Batch {
     pub pixels: Vec<u8>,
     /// Features of the images, or nothing.
     pub features: Vec<f32>,
+    /// What the teachers make of the images, or nothing: images × classes.
+    pub targets: Vec<f32>,
     /// The class of each image.
     pub labels: Vec<u32>,
     /// Images that could not be read.
@@ -66,6 +75,12 @@ impl Source {
         Batch {
             pixels: vec![0; images * pixels],
             features: vec![0.0; images * features],
+            targets: match self {
+                Self::Features { targets: Some(_), .. } | Self::Images { targets: Some(_), .. } => {
+                    vec![0.0; images * network.net.classes()]
+                }
+                _ => Vec::new(),
+            },
             labels: vec![0; images],
             failed: Vec::new(),
         }
@@ -106,22 +121,26 @@ impl Source {
         batches: Vec<Vec<usize>>,
     ) -> Result<Batches<'a>> {
         match self {
-            Self::Features { train, .. } => {
+            Self::Features { train, targets, .. } => {
                 let select = move |images: Vec<usize>| {
                     let (features, labels) = train.select(&images);
-                    Ok(Batch { pixels: Vec::new(), features, labels, failed: Vec::new() })
+                    let items: Vec<usize> = images.iter().map(|&at| train.items[at]).collect();
+                    let targets = selected(targets.as_ref(), &items);
+                    let (pixels, failed) = (Vec::new(), Vec::new());
+                    Ok(Batch { pixels, features, targets, labels, failed })
                 };
                 Ok(Box::new(batches.into_iter().map(select)))
             }
-            Self::Images { train, .. } => {
+            Self::Images { train, targets, .. } => {
                 let transform = Transform { size: network.image_size, augment: config.augment };
                 let (seed, workers) = (config.seed, config.workers);
                 let loader =
                     Loader::new(train.clone(), batches, transform, seed, epoch.into(), workers)?;
-                let take = |batch: Result<crate::data::Batch>| {
+                let take = move |batch: Result<crate::data::Batch>| {
                     batch.map(|batch| Batch {
                         pixels: batch.pixels,
                         features: Vec::new(),
+                        targets: selected(targets.as_ref(), &batch.items),
                         labels: batch.labels,
                         failed: batch.failed,
                     })
@@ -154,4 +173,8 @@ impl Source {
             _ => Ok(None),
         }
     }
+}
+
+fn selected(targets: Option<&Rc<Targets>>, items: &[usize]) -> Vec<f32> {
+    targets.map(|targets| targets.select(items)).unwrap_or_default()
 }

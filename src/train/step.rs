@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use super::network::Network;
 use super::source::Batch;
+use super::teachers::Teachers;
 use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
 use crate::nn::{Mode, Stage};
-use crate::ops::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
+use crate::ops::{
+    CrossEntropy, CrossEntropyOutput, Distillation, add, cross_entropy, distillation, labels,
+};
 use crate::optim::{Ema, Optimizer};
 use crate::tensor::{Shape, Tensor};
 
@@ -35,6 +38,8 @@ pub struct Stepper<'a> {
     /// The first stage that is trained; what it takes may be given instead of pixels.
     first: Stage,
     label_smoothing: f32,
+    /// Whom to learn from besides the labels.
+    teachers: Option<&'a Teachers>,
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
     micro_batch: usize,
@@ -54,12 +59,23 @@ impl<'a> Stepper<'a> {
         network: &'a Network,
         mode: Mode,
         label_smoothing: f64,
+        teachers: Option<&'a Teachers>,
     ) -> Result<Self> {
         let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
         let label_smoothing = label_smoothing as f32;
         let micro_batch = usize::MAX;
         let first = mode.train_from.unwrap_or(Stage::Head);
-        Ok(Self { gpu, network, mode, first, label_smoothing, micro_batch, ema: None, one })
+        Ok(Self {
+            gpu,
+            network,
+            mode,
+            first,
+            label_smoothing,
+            teachers,
+            micro_batch,
+            ema: None,
+            one,
+        })
     }
 
     /// Has at most `images` images go through the network at a time.
@@ -89,7 +105,7 @@ impl<'a> Stepper<'a> {
     ) -> Result<Vec<Download>> {
         optimizer.begin_step(self.gpu, learning_rate)?;
         let losses = self.record(optimizer, batch)?;
-        for _ in &losses {
+        for _ in batch.labels.chunks(self.micro_batch) {
             self.network.net.count_batch(self.mode);
         }
         if let Some(ema) = &self.ema {
@@ -125,7 +141,6 @@ impl<'a> Stepper<'a> {
     }
 
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
-        let (inputs, divisor) = (batch.inputs(), batch.labels.len() as f32);
         let mut losses = Vec::new();
         let mut start = 0;
         // Parts are as even as can be, so that none is too small for batch norm.
@@ -133,8 +148,9 @@ impl<'a> Stepper<'a> {
         let mut parts = batch.labels.chunks(parts).peekable();
         while let Some(classes) = parts.next() {
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            let stats = self.gradients(inputs, start, classes, mode, divisor)?;
+            let (stats, by_teachers) = self.gradients(batch, start, classes, mode)?;
             losses.push(self.gpu.download(stats.memory()));
+            losses.extend(by_teachers.map(|stats| self.gpu.download(stats.memory())));
             start += classes.len();
             if parts.peek().is_none() {
                 optimizer.step_if_finite(self.gpu, stats.memory())?;
@@ -143,24 +159,32 @@ impl<'a> Stepper<'a> {
         Ok(losses)
     }
 
-    /// Records the gradients of the part of a batch that begins with image `start`. Returns
-    /// [`CrossEntropyOutput::stats`].
+    /// Records the gradients of the part of a batch that begins with image `start`. Returns the
+    /// statistics of the losses by the labels and by the teachers, if there are any.
     fn gradients(
         &self,
-        inputs: Inputs<'_>,
+        batch: &Batch,
         start: usize,
         classes: &[u32],
         mode: Mode,
-        divisor: f32,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (gpu, network) = (self.gpu, self.network);
         let targets = labels(gpu, classes)?;
         let tape = Tape::new(gpu);
         let end = start + classes.len();
-        let logits = match inputs {
+        let mut goals = None;
+        if !batch.targets.is_empty() {
+            let width = network.net.classes();
+            let values = &batch.targets[start * width..end * width];
+            goals = Some(Tensor::from_host(gpu, Shape::matrix(classes.len(), width), values)?);
+        }
+        let logits = match batch.inputs() {
             Inputs::Pixels(pixels) => {
                 let size = (network.image_size as usize).pow(2) * 3;
                 let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
+                if let (Some(teachers), None) = (self.teachers, &goals) {
+                    goals = Some(teachers.targets(gpu, &pixels, classes.len())?);
+                }
                 let images = network.input(&tape, &pixels, classes.len())?;
                 network.net.forward(&tape, &images, mode)?
             }
@@ -170,10 +194,24 @@ impl<'a> Stepper<'a> {
                 network.after(&tape, self.first, features, classes.len(), mode)?
             }
         };
+        let lessons = self.teachers.map(Teachers::lessons);
+        let count = batch.labels.len() as f64;
+        // A loss's weight divides what its sum over images is divided by.
+        let divisor = (count / lessons.map_or(1.0, |lessons| lessons.task_loss_weight)) as f32;
         let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
         let CrossEntropyOutput { loss, stats } = cross_entropy(&tape, &logits, &targets, options)?;
+        let (Some(lessons), Some(goals)) = (lessons, goals) else {
+            tape.backward(&loss, self.one.clone())?;
+            return Ok((stats, None));
+        };
+        let options = Distillation {
+            temperature: lessons.temperature as f32,
+            divisor: (count / lessons.distill_loss_weight) as f32,
+        };
+        let by_teachers = distillation(&tape, &logits, &goals, options)?;
+        let loss = add(&tape, &loss, &by_teachers.loss)?;
         tape.backward(&loss, self.one.clone())?;
-        Ok(stats)
+        Ok((stats, Some(by_teachers.stats)))
     }
 
     /// Which parameter, or which operation on the images of `batch`, first holds a value that is not
