@@ -1,6 +1,7 @@
 //! `wgrad finetune` and `wgrad pretrain`: the same trainer from pretrained and from random weights.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::{Args, Command, ValueEnum};
 
@@ -12,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
-use crate::train::config::{BestBy, Config, DataSource, Freeze, LrScheduler, SaveEvery};
+use crate::train::config::{
+    BestBy, CacheFeatures, Config, DataSource, Freeze, LrScheduler, SaveEvery,
+};
 use crate::train::run_dir::read_json;
 use crate::train::{Console, Lessons, RunDir};
 
@@ -237,6 +240,10 @@ struct NetworkOptions {
     #[arg(long, value_enum, default_value_t = Freeze::None)]
     freeze: Freeze,
 
+    /// Whether what frozen layers make of the images is computed once
+    #[arg(long, value_enum, default_value_t = CacheFeatures::Auto)]
+    cache_features: CacheFeatures,
+
     /// What batch norm does in the layers that are trained; in frozen layers it is always frozen
     #[arg(long, value_enum, default_value_t = BnPolicy::Train)]
     bn: BnPolicy,
@@ -253,9 +260,18 @@ struct LengthOptions {
     #[arg(long, value_name = "N")]
     freeze_epochs: Option<u32>,
 
-    /// Images a step
+    /// Unfreeze a stage, from the last to the first, every N of those epochs [default: all at once]
+    #[arg(long, value_name = "N")]
+    unfreeze_every: Option<u32>,
+
+    /// Images that go through the network at a time
     #[arg(short, long, value_name = "N", default_value_t = 16)]
     batch_size: usize,
+
+    /// Batches whose gradients add up to one step; each is normalised by itself, so that batch norm
+    /// still sees --batch-size images
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    accumulate: usize,
 
     /// Stop after this many steps [default: none]
     #[arg(long, value_name = "N")]
@@ -306,9 +322,13 @@ struct FolderOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Optimizer")]
 struct OptimizerOptions {
-    /// PyTorch's definitions
-    #[arg(long, value_enum, default_value_t = OptimizerName::Sgd)]
-    opt: OptimizerName,
+    /// What the options below are where they are not given
+    #[arg(long, value_enum, default_value_t = Recipe::Plain)]
+    recipe: Recipe,
+
+    /// PyTorch's definitions [default: sgd; adamw with --recipe fastai]
+    #[arg(long, value_enum)]
+    opt: Option<OptimizerName>,
 
     /// Momentum of sgd [default: 0.9]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
@@ -318,19 +338,29 @@ struct OptimizerOptions {
     #[arg(long)]
     nesterov: bool,
 
-    /// Weight decay of everything but batch norm
+    /// Weight decay of everything but batch norm [default: 0.0001; 0.01 with --recipe fastai]
     #[arg(
         long = "weight-decay",
         visible_alias = "wd",
         value_name = "X",
-        default_value_t = 1e-4,
         allow_negative_numbers = true
     )]
-    weight_decay: f64,
+    weight_decay: Option<f64>,
 
     /// Weight decay of batch norm's weights and biases
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     norm_weight_decay: f64,
+}
+
+/// What `--recipe` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+enum Recipe {
+    /// sgd at one rate that falls along a cosine
+    Plain,
+    /// As fastai's fine_tune: adamw, --lr 0.001, --lr-mult 100, --wd 0.01, onecycle with --div-factor
+    /// 5; the classifier alone at 2 × --lr, rising for 99 % of its steps
+    FastAi,
 }
 
 /// What `--opt` takes.
@@ -344,11 +374,15 @@ enum OptimizerName {
 
 impl OptimizerOptions {
     fn resolve(&self) -> Result<Algorithm> {
-        if self.opt != OptimizerName::Sgd && (self.momentum.is_some() || self.nesterov) {
+        let opt = self.opt.unwrap_or(match self.recipe {
+            Recipe::Plain => OptimizerName::Sgd,
+            Recipe::FastAi => OptimizerName::AdamW,
+        });
+        if opt != OptimizerName::Sgd && (self.momentum.is_some() || self.nesterov) {
             let text = "--momentum and --nesterov are options of --opt sgd; leave them out";
             return Err(Error::Usage(text.into()));
         }
-        Ok(match self.opt {
+        Ok(match opt {
             OptimizerName::Sgd => {
                 Algorithm::Sgd { momentum: self.momentum.unwrap_or(0.9), nesterov: self.nesterov }
             }
@@ -356,27 +390,42 @@ impl OptimizerOptions {
             OptimizerName::AdamW => Algorithm::AdamW,
         })
     }
+
+    fn weight_decay(&self) -> f64 {
+        self.weight_decay.unwrap_or(match self.recipe {
+            Recipe::Plain => 1e-4,
+            Recipe::FastAi => 1e-2,
+        })
+    }
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Learning rate")]
 struct RateOptions {
-    /// Learning rate of the whole network [default: 0.01 for sgd, 0.001 for adam and adamw]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    lr: Option<f64>,
+    /// Learning rate of the whole network; auto finds it by a range test first [default: 0.01 for
+    /// sgd, 0.001 for adam and adamw]
+    #[arg(long, value_name = "X|auto", allow_negative_numbers = true)]
+    lr: Option<LearningRate>,
+
+    /// Do that range test only (100 steps from 1e-7 to 10, or until the loss is 4 times its best), and
+    /// write its curve to lr_find.csv [default: off]
+    #[arg(long)]
+    lr_find: bool,
 
     /// Learning rate of the classifier alone, in --freeze-epochs [default: 5 × --lr for sgd, --lr
-    /// for adam and adamw]
+    /// for adam and adamw, 2 × --lr with --recipe fastai]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     head_lr: Option<f64>,
 
-    /// Earlier layers learn at lr/X, those between geometrically between [default: 1]
+    /// Earlier layers learn at lr/X, those between geometrically between [default: 1; 100 with
+    /// --recipe fastai]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr_mult: Option<f64>,
 
-    /// How the rate changes from step to step, in each of the two phases
-    #[arg(long, value_enum, default_value_t = SchedulerName::Cosine)]
-    lr_scheduler: SchedulerName,
+    /// How the rate changes from step to step, in each of the two phases [default: cosine; onecycle
+    /// with --recipe fastai]
+    #[arg(long, value_enum)]
+    lr_scheduler: Option<SchedulerName>,
 
     /// Epochs of the whole network in which the rate rises linearly before that
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -389,6 +438,37 @@ struct RateOptions {
     /// What a drop of step multiplies the rate by [default: 0.1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr_gamma: Option<f64>,
+
+    /// The share of the steps in which onecycle rises [default: 0.3]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pct_start: Option<f64>,
+
+    /// The highest rate of onecycle over its first [default: 25; 5 with --recipe fastai]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    div_factor: Option<f64>,
+
+    /// The first rate of onecycle over its last [default: 10000; 20000 with --recipe fastai]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    final_div_factor: Option<f64>,
+}
+
+/// What `--lr` takes.
+#[derive(Clone, Copy, Debug)]
+enum LearningRate {
+    Auto,
+    Given(f64),
+}
+
+impl FromStr for LearningRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(rate)) => Ok(Self::Given(rate)),
+            (_, Err(_)) => Err("a number or auto is expected".into()),
+        }
+    }
 }
 
 /// What `--lr-scheduler` takes.
@@ -401,27 +481,53 @@ enum SchedulerName {
     Step,
     /// Falls to 0 along half a cosine
     Cosine,
-    /// Rises to --lr, then falls: PyTorch's OneCycleLR
+    /// Rises to --lr, then falls: PyTorch's OneCycleLR, without its cycle of momentum
     OneCycle,
 }
 
 impl RateOptions {
-    fn resolve(&self) -> Result<LrScheduler> {
+    /// The schedules of the whole network and of the classifier alone.
+    fn resolve(&self, recipe: Recipe) -> Result<[LrScheduler; 2]> {
+        let chosen = self.lr_scheduler.unwrap_or(match recipe {
+            Recipe::Plain => SchedulerName::Cosine,
+            Recipe::FastAi => SchedulerName::OneCycle,
+        });
         let of_step = self.lr_step_size.is_some() || self.lr_gamma.is_some();
-        if self.lr_scheduler != SchedulerName::Step && of_step {
+        if chosen != SchedulerName::Step && of_step {
             let text = "--lr-step-size and --lr-gamma are options of --lr-scheduler step; leave \
                         them out, or add that";
             return Err(Error::Usage(text.into()));
         }
-        Ok(match self.lr_scheduler {
+        let of_cycle = [self.pct_start, self.div_factor, self.final_div_factor];
+        if chosen != SchedulerName::OneCycle && of_cycle.iter().any(Option::is_some) {
+            let text = "--pct-start, --div-factor and --final-div-factor are options of \
+                        --lr-scheduler onecycle; leave them out, or add that";
+            return Err(Error::Usage(text.into()));
+        }
+        let (div, final_div) = match recipe {
+            Recipe::Plain => (25.0, 1e4),
+            Recipe::FastAi => (5.0, 2e4),
+        };
+        let scheduler = match chosen {
             SchedulerName::Constant => LrScheduler::Constant,
             SchedulerName::Step => LrScheduler::Step {
                 size: self.lr_step_size.unwrap_or(7),
                 gamma: self.lr_gamma.unwrap_or(0.1),
             },
             SchedulerName::Cosine => LrScheduler::Cosine,
-            SchedulerName::OneCycle => LrScheduler::OneCycle,
-        })
+            SchedulerName::OneCycle => LrScheduler::OneCycle {
+                pct_start: self.pct_start.unwrap_or(0.3),
+                div_factor: self.div_factor.unwrap_or(div),
+                final_div_factor: self.final_div_factor.unwrap_or(final_div),
+            },
+        };
+        let of_head = match (recipe, self.lr_scheduler) {
+            (Recipe::FastAi, None) => {
+                LrScheduler::OneCycle { pct_start: 0.99, div_factor: 25.0, final_div_factor: 4e3 }
+            }
+            _ => scheduler,
+        };
+        Ok([scheduler, of_head])
     }
 }
 
@@ -436,6 +542,11 @@ struct RegularisationOptions {
     /// The share of the target spread over all classes
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
     label_smoothing: f64,
+
+    /// Average the weights and batch norm's statistics: at each step the average keeps X of itself; it
+    /// is validated too, and best.safetensors is the best average [default: off]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    model_ema_decay: Option<f64>,
 
     /// The largest norm that all gradients together may have [default: none]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -467,7 +578,17 @@ impl TrainOptions {
     fn config(&self, console: &Console) -> Result<Config> {
         let Self { data, network, length, optimizer, rate, regularisation, folder, .. } = self;
         let chosen = optimizer.resolve()?;
-        let lr = rate.lr.unwrap_or(chosen.default_lr());
+        let lr = match rate.lr {
+            Some(LearningRate::Given(lr)) => lr,
+            Some(LearningRate::Auto) | None => chosen.default_lr(),
+        };
+        let head_over_lr = match (optimizer.recipe, chosen) {
+            (_, Algorithm::Sgd { .. }) => 5.0,
+            (Recipe::FastAi, _) => 2.0,
+            (Recipe::Plain, _) => 1.0,
+        };
+        let of_recipe = (optimizer.recipe == Recipe::FastAi).then_some(100.0);
+        let [lr_scheduler, head_lr_scheduler] = rate.resolve(optimizer.recipe)?;
         let scratch = network.weights == Source::None;
         let config = Config {
             data: data.data.clone(),
@@ -478,22 +599,30 @@ impl TrainOptions {
             image_size: network.image_size,
             epochs: length.epochs,
             freeze_epochs: length.freeze_epochs.unwrap_or(if scratch { 0 } else { 1 }),
+            unfreeze_every: length.unfreeze_every,
             batch_size: length.batch_size,
+            accumulate: length.accumulate,
             max_steps: length.max_steps,
             patience: length.patience,
             best_by: length.best_by,
             optimizer: chosen,
             lr,
-            head_lr: rate.head_lr.unwrap_or(chosen.default_head_lr(lr)),
-            lr_mult: rate.lr_mult,
-            lr_scheduler: rate.resolve()?,
+            lr_auto: matches!(rate.lr, Some(LearningRate::Auto)),
+            lr_find: rate.lr_find,
+            head_lr: rate.head_lr,
+            head_over_lr,
+            lr_mult: rate.lr_mult.or(of_recipe),
+            lr_scheduler,
+            head_lr_scheduler,
             lr_warmup_epochs: rate.lr_warmup_epochs,
-            weight_decay: optimizer.weight_decay,
+            weight_decay: optimizer.weight_decay(),
             norm_weight_decay: optimizer.norm_weight_decay,
             l2_sp: regularisation.l2_sp,
             label_smoothing: regularisation.label_smoothing,
+            model_ema_decay: regularisation.model_ema_decay,
             clip_grad_norm: regularisation.clip_grad_norm,
             freeze: network.freeze,
+            cache_features: network.cache_features,
             bn: network.bn,
             augment: if data.no_augment { Augment::None } else { data.augment },
             shuffle: !data.no_shuffle,

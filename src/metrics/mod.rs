@@ -274,6 +274,8 @@ pub struct Epoch {
     pub train_top1: f64,
     /// How the network then did on images it had not seen; none without such.
     pub val: Option<Validation>,
+    /// How the average of its weights did; none without an average.
+    pub val_ema: Option<Validation>,
     /// The learning rate of each group in the epoch's last step.
     pub lr: Vec<f64>,
     /// Training images a second, validation left out.
@@ -303,6 +305,9 @@ impl fmt::Display for Epoch {
         write!(f, "epoch {}/{}  loss {:.3}", self.epoch, self.epochs, self.train_loss)?;
         if let Some(Validation { top1, top5, .. }) = self.val {
             write!(f, "  val Acc@1 {:.1}  Acc@5 {:.1}", 100.0 * top1, 100.0 * top5)?;
+        }
+        if let Some(Validation { top1, .. }) = self.val_ema {
+            write!(f, "  average {:.1}", 100.0 * top1)?;
         }
         write!(f, "  {:.0} img/s", self.images_per_second)
     }
@@ -418,6 +423,7 @@ mod tests {
             train_loss: 0.4121,
             train_top1: 0.9,
             val: Some(Validation { loss: 0.5, top1: 0.911, top5: 0.99 }),
+            val_ema: None,
             lr: vec![0.01],
             images_per_second: 812.3,
         };

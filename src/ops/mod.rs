@@ -12,6 +12,7 @@ mod conv2d;
 mod conv2d_batch_norm;
 mod cross_entropy;
 mod distillation;
+mod ema;
 mod global_avg_pool;
 mod grad_norm;
 mod l2_sp;
@@ -29,6 +30,7 @@ pub use conv2d::{Conv2d, Operands, Trial, conv2d, conv2d_with_stats};
 pub use conv2d_batch_norm::conv2d_batch_norm;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
 pub use distillation::{Distillation, DistillationOutput, distillation, soften};
+pub use ema::ema;
 pub use global_avg_pool::global_avg_pool;
 pub use grad_norm::grad_norm;
 pub use l2_sp::l2_sp;
@@ -61,6 +63,7 @@ pub const OPS: &[Op] = &[
     conv2d_batch_norm::OP,
     cross_entropy::OP,
     distillation::OP,
+    ema::OP,
     global_avg_pool::OP,
     grad_norm::OP,
     l2_sp::OP,

@@ -2,6 +2,8 @@
 
 pub mod schedule;
 
+mod ema;
 mod optimizer;
 
+pub use ema::Ema;
 pub use optimizer::{Algorithm, Optimizer, Settings};

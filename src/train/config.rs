@@ -44,8 +44,13 @@ pub struct Config {
     pub epochs: u32,
     /// Epochs of the classifier alone, before.
     pub freeze_epochs: u32,
-    /// Images a step.
+    /// Epochs from the unfreezing of a stage to that of the one before it; none to unfreeze all at
+    /// once.
+    pub unfreeze_every: Option<u32>,
+    /// Images that go through the network at a time.
     pub batch_size: usize,
+    /// Batches whose gradients add up to a step.
+    pub accumulate: usize,
     /// Ends the run after this many steps, over all phases.
     pub max_steps: Option<u64>,
     /// Ends the run after this many epochs of its last phase without a better validation.
@@ -56,12 +61,21 @@ pub struct Config {
     pub optimizer: Algorithm,
     /// Learning rate of the whole network.
     pub lr: f64,
-    /// Learning rate of the phase of the classifier alone.
-    pub head_lr: f64,
+    /// Whether a range test decides that.
+    pub lr_auto: bool,
+    /// Whether to do the range test and nothing else.
+    pub lr_find: bool,
+    /// Learning rate of the phase of the classifier alone; none for `head_over_lr` times `lr`.
+    pub head_lr: Option<f64>,
+    /// The classifier's learning rate over the whole network's where none is given. A new classifier
+    /// has further to go.
+    pub head_over_lr: f64,
     /// Earlier stages learn at `lr / lr_mult`, those between geometrically between.
     pub lr_mult: Option<f64>,
-    /// How the rate changes within a phase.
+    /// How the rate changes in the whole network's epochs.
     pub lr_scheduler: LrScheduler,
+    /// How the rate changes in the epochs of the classifier alone.
+    pub head_lr_scheduler: LrScheduler,
     /// Epochs in which the rate rises linearly, at the start of the whole network's phase.
     pub lr_warmup_epochs: u32,
     /// Weight decay of everything but batch norm.
@@ -72,10 +86,14 @@ pub struct Config {
     pub l2_sp: f64,
     /// Share of the target spread over all classes.
     pub label_smoothing: f64,
+    /// Share that an average of the weights keeps at each step; none for no average.
+    pub model_ema_decay: Option<f64>,
     /// Largest norm that all gradients together may have.
     pub clip_grad_norm: Option<f64>,
     /// What is never trained.
     pub freeze: Freeze,
+    /// Whether what frozen layers make of the images is computed once.
+    pub cache_features: CacheFeatures,
     /// What batch norm does in the layers that are trained.
     pub bn: BnPolicy,
     /// How training images are varied.
@@ -144,6 +162,25 @@ impl Config {
         if self.batch_size == 0 {
             return wrong("--batch-size 0: a step needs at least 1 image");
         }
+        if self.accumulate == 0 {
+            return wrong("--accumulate 0: a step needs at least 1 batch");
+        }
+        if let Some(every) = self.unfreeze_every {
+            let stages = Stage::Head as u32 - self.freeze.train_from() as u32;
+            if stages == 0 {
+                return wrong("--unfreeze-every: --freeze backbone leaves nothing to unfreeze");
+            }
+            let needed = (stages - 1).saturating_mul(every).saturating_add(1);
+            if every == 0 || self.epochs < needed {
+                return wrong(format!(
+                    "--unfreeze-every {every}: {stages} stages become free one after the other, \
+                     which takes 1 epoch each at least and {needed} --epochs with this"
+                ));
+            }
+        }
+        if let Some(decay) = self.model_ema_decay {
+            share("--model-ema-decay", decay)?;
+        }
         if self.patience == Some(0) {
             return wrong("--patience 0 ends before anything can be better; it must be 1 or more");
         }
@@ -156,7 +193,7 @@ impl Config {
         share("--val-fraction", self.val_fraction)?;
         share("--label-smoothing", self.label_smoothing)?;
         not_negative("--lr", self.lr)?;
-        not_negative("--head-lr", self.head_lr)?;
+        not_negative("--head-lr", self.head_lr())?;
         not_negative("--weight-decay", self.weight_decay)?;
         not_negative("--norm-weight-decay", self.norm_weight_decay)?;
         not_negative("--l2-sp", self.l2_sp)?;
@@ -175,6 +212,16 @@ impl Config {
         self.lessons.as_ref().map_or(Ok(()), Lessons::check)?;
         self.optimizer.check()?;
         self.lr_scheduler.check(self.lr_warmup_epochs)
+    }
+
+    /// The learning rate of the phase of the classifier alone.
+    pub fn head_lr(&self) -> f64 {
+        self.head_lr.unwrap_or(self.head_over_lr * self.lr)
+    }
+
+    /// Images a step.
+    pub fn step_images(&self) -> usize {
+        self.batch_size.saturating_mul(self.accumulate)
     }
 }
 
@@ -243,12 +290,6 @@ impl Algorithm {
         if matches!(self, Self::Sgd { .. }) { 0.01 } else { 0.001 }
     }
 
-    /// The learning rate of the classifier's phase if none is given, for a network's `lr`. A new
-    /// classifier has further to go; Adam's steps are as long as the rate whatever the gradient.
-    pub fn default_head_lr(&self, lr: f64) -> f64 {
-        if matches!(self, Self::Sgd { .. }) { 5.0 * lr } else { lr }
-    }
-
     fn check(&self) -> Result<()> {
         let &Self::Sgd { momentum, nesterov } = self else { return Ok(()) };
         share("--momentum", momentum)?;
@@ -275,7 +316,14 @@ pub enum LrScheduler {
     /// It falls to 0 along half a cosine.
     Cosine,
     /// It rises and falls: PyTorch's `OneCycleLR` with the learning rate as its highest.
-    OneCycle,
+    OneCycle {
+        /// Share of the steps in which it rises.
+        pct_start: f64,
+        /// The highest rate over the first.
+        div_factor: f64,
+        /// The first rate over the last.
+        final_div_factor: f64,
+    },
 }
 
 impl LrScheduler {
@@ -287,7 +335,9 @@ impl LrScheduler {
                 Schedule::Step { size: u64::from(size) * epoch_steps, gamma }
             }
             Self::Cosine => Schedule::Cosine,
-            Self::OneCycle => Schedule::ONE_CYCLE,
+            Self::OneCycle { pct_start, div_factor: div, final_div_factor: div_final } => {
+                Schedule::OneCycle { pct_start, div, div_final }
+            }
         }
     }
 
@@ -295,13 +345,32 @@ impl LrScheduler {
         match *self {
             Self::Step { size: 0, .. } => wrong("--lr-step-size 0: it must be 1 epoch at least"),
             Self::Step { gamma, .. } => positive("--lr-gamma", gamma),
-            Self::OneCycle if warmup_epochs > 0 => wrong(
+            Self::OneCycle { .. } if warmup_epochs > 0 => wrong(
                 "--lr-warmup-epochs: onecycle warms up by itself; leave it out, or take \
                  --lr-scheduler cosine",
             ),
+            Self::OneCycle { pct_start, div_factor, final_div_factor } => {
+                share("--pct-start", pct_start)?;
+                positive("--div-factor", div_factor)?;
+                positive("--final-div-factor", final_div_factor)
+            }
             _ => Ok(()),
         }
     }
+}
+
+/// Whether what frozen layers make of the images is computed once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheFeatures {
+    /// Where it changes nothing (--augment none), and where only the classifier is trained, which then
+    /// sees images as validation does; up to 2 GiB.
+    #[default]
+    Auto,
+    /// Wherever layers are frozen: they are never shown an augmented image.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// What makes a validation better than another.

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::console::EpochBar;
-use super::run::{Ending, Leg, Run};
+use super::leg::Leg;
+use super::run::{Ending, Run};
 use super::run_dir::Step;
 use super::step::{Done, Pending, Pipeline, Stepper};
 use crate::error::{Context, Error, Result};

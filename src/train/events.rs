@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::run::{Leg, Run};
+use super::leg::Leg;
+use super::run::Run;
 use super::run_dir::read_json;
 use crate::data::decode;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! What the frozen backbone makes of images, computed once.
+//! What frozen layers make of images, computed once.
 
 use std::sync::Arc;
 
@@ -11,12 +11,13 @@ use crate::Tape;
 use crate::data::{Item, Skipped};
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::nn::Mode;
-use crate::tensor::{Shape, Tensor};
+use crate::nn::{Mode, Stage};
 
-/// What the frozen backbone makes of images, computed once: in evaluation, of the resized and
+/// What the layers before a stage make of images, computed once: in evaluation, of the resized and
 /// cropped image.
 pub struct Features {
+    /// The first stage that is not part of it.
+    first: Stage,
     /// Images × features.
     pub values: Vec<f32>,
     /// The class of each image.
@@ -28,19 +29,22 @@ pub struct Features {
 }
 
 impl Features {
-    /// Runs the backbone over every item. Images that cannot be read are left out and returned.
+    /// Runs the layers before `first` over every item. Images that cannot be read are left out and
+    /// returned.
     ///
     /// # Errors
     /// [`crate::Error::Interrupted`], too many unreadable images, and what the device reported.
     pub fn compute(
         gpu: &Gpu,
         network: &Network,
+        first: Stage,
         items: &Arc<[Item]>,
         config: &Config,
         interrupt: &Interrupt,
     ) -> Result<(Self, Vec<Skipped>)> {
-        let size = network.net.arch().features();
-        let mut features = Self { values: Vec::new(), labels: Vec::new(), items: Vec::new(), size };
+        let size = network.activation(first, 1).len();
+        let (values, labels, items_seen) = (Vec::new(), Vec::new(), Vec::new());
+        let mut features = Self { first, values, labels, items: items_seen, size };
         let mut failed = Vec::new();
         let batch_size = network.images_at_a_time(gpu, config.batch_size);
         for batch in in_order(items, network.image_size, batch_size, config.workers)? {
@@ -50,7 +54,7 @@ impl Features {
             if batch.labels.is_empty() {
                 continue;
             }
-            let answer = network.features(gpu, &batch.pixels, batch.labels.len())?;
+            let answer = network.before(gpu, first, &batch.pixels, batch.labels.len())?;
             features.values.extend(answer.wait()?);
             features.labels.extend(batch.labels);
             features.items.extend(batch.items);
@@ -64,7 +68,7 @@ impl Features {
         (rows.copied().collect(), images.iter().map(|&i| self.labels[i]).collect())
     }
 
-    /// How good the classifier's answers to these images are.
+    /// How good the answers of the layers that follow are.
     ///
     /// # Errors
     /// What the device reported.
@@ -74,9 +78,7 @@ impl Features {
         for images in images.chunks(batch_size) {
             let (values, labels) = self.select(images);
             let tape = Tape::no_grad(gpu);
-            let shape = Shape::matrix(images.len(), self.size);
-            let features = tape.constant(Tensor::from_host(gpu, shape, &values)?);
-            let logits = network.net.classify(&tape, &features, Mode::EVAL)?;
+            let logits = network.after(&tape, self.first, &values, images.len(), Mode::EVAL)?;
             let items: Vec<usize> = images.iter().map(|&image| self.items[image]).collect();
             tally.add(&Answer::new(gpu, logits.value())?.wait()?, &labels, &items);
         }

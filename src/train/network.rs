@@ -9,7 +9,7 @@ use super::console::Console;
 use crate::checkpoint::{Checkpoint, Dtype, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta};
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
-use crate::nn::{Arch, Mode, ResNet};
+use crate::nn::{Arch, Mode, ResNet, Stage};
 use crate::ops::normalize;
 use crate::tensor::{Shape, Tensor};
 use crate::{Tape, Var};
@@ -230,17 +230,60 @@ impl Network {
         Answer::new(gpu, logits.value())
     }
 
-    /// The features of `count` images given as bytes, in evaluation; they are on their way when
-    /// this returns.
+    /// Shape of what the stages before `first` make of `count` images: for the classifier, after the
+    /// average over pixels.
+    pub fn activation(&self, first: Stage, count: usize) -> Shape {
+        let arch = self.net.arch();
+        if first == Stage::Head {
+            return Shape::matrix(count, arch.features());
+        }
+        let mut side = self.image_size.div_ceil(4) as usize;
+        let mut channels = arch.stem().out_channels;
+        for block in arch.blocks().iter().filter(|block| Stage::of(&block.name) < first) {
+            for conv in &block.convs {
+                side = side.div_ceil(conv.stride);
+                channels = conv.out_channels;
+            }
+        }
+        Shape::new(count, side, side, channels)
+    }
+
+    /// What the stages before `first` make of `count` images given as bytes, in evaluation; it is on
+    /// its way when this returns.
     ///
     /// # Errors
     /// What the device reported.
-    pub fn features(&self, gpu: &Gpu, pixels: &[u8], count: usize) -> Result<Answer> {
+    pub fn before(&self, gpu: &Gpu, first: Stage, pixels: &[u8], count: usize) -> Result<Answer> {
         let pixels = self.upload(gpu, pixels)?;
         let tape = Tape::no_grad(gpu);
         let input = self.input(&tape, &pixels, count)?;
-        let features = self.net.features(&tape, &input)?;
+        let last = Stage::ALL.into_iter().rfind(|&stage| stage < first);
+        let features = match last {
+            Some(Stage::Layer4) => self.net.features(&tape, &input)?,
+            Some(last) => self.net.forward_between(&tape, &input, Stage::Stem, last, Mode::EVAL)?,
+            None => input,
+        };
         Answer::new(gpu, features.value())
+    }
+
+    /// The logits of `count` images of which the stages before `first` made `features`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are other than [`Network::activation`]'s many features.
+    pub fn after(
+        &self,
+        tape: &Tape,
+        first: Stage,
+        features: &[f32],
+        count: usize,
+        mode: Mode,
+    ) -> Result<Var> {
+        let shape = self.activation(first, count);
+        let features = tape.constant(Tensor::from_host(tape.gpu(), shape, features)?);
+        match first {
+            Stage::Head => self.net.classify(tape, &features, mode),
+            first => self.net.forward_between(tape, &features, first, Stage::Head, mode),
+        }
     }
 }
 

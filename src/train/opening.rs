@@ -95,7 +95,13 @@ pub fn tell_weights(console: &Console, config: &Config, report: Option<&LoadRepo
 }
 
 /// Tells what a step takes, and warns if a batch has to be done in parts.
-pub fn tell_plan(console: &Console, plan: &Plan, micro_batch: usize, batch: usize, bn: BnPolicy) {
+pub fn tell_plan(
+    console: &Console,
+    config: &Config,
+    plan: &Plan,
+    micro_batch: usize,
+    batch: usize,
+) {
     let mb = |bytes: u64| bytes as f64 / 1e6;
     console.line(format_args!(
         "memory: {:.0} MB on the device; the largest tensor takes {:.1} of the {:.0} MB that can be \
@@ -105,15 +111,15 @@ pub fn tell_plan(console: &Console, plan: &Plan, micro_batch: usize, batch: usiz
         mb(plan.binding_limit),
         plan.dispatches
     ));
-    if micro_batch < batch {
-        let statistics = match bn {
-            BnPolicy::Train => ", and batch norm sees each part by itself",
-            BnPolicy::Frozen => "",
-        };
-        console.warning(format_args!(
-            "a batch of {batch} does not fit and is done {micro_batch} at a time; gradients add up\
-             {statistics}"
-        ));
+    let statistics = match config.bn {
+        BnPolicy::Train => ", and batch norm sees each part by itself",
+        BnPolicy::Frozen => "",
+    };
+    let in_parts = format_args!("{micro_batch} at a time; gradients add up{statistics}");
+    if micro_batch < batch.min(config.batch_size) {
+        console.warning(format_args!("a batch of {batch} does not fit and is done {in_parts}"));
+    } else if micro_batch < batch {
+        console.line(format_args!("a step of {batch} images is done {in_parts}"));
     }
 }
 

@@ -1,53 +1,96 @@
 //! What is trained for how long, and at which rates.
 
-use super::config::Config;
+use super::config::{CacheFeatures, Config, LrScheduler};
+use crate::data::Augment;
 use crate::nn::Stage;
+
+/// Bytes of features that are kept in the host's memory unasked.
+const MOST_CACHED: u64 = 2 << 30;
 
 /// A part of a run with its own optimizer and schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
     /// What the console calls it.
-    pub name: &'static str,
+    pub name: String,
     /// The first stage that is trained.
     pub train_from: Stage,
     /// How long.
     pub epochs: u32,
     /// The learning rate that the schedule multiplies.
     pub learning_rate: f64,
-    /// Epochs in which the rate rises linearly at first.
+    /// How that changes.
+    pub scheduler: LrScheduler,
+    /// Epochs of the schedule, which phases may share.
+    pub schedule_epochs: u32,
+    /// Epochs of the schedule that are over when the phase begins.
+    pub schedule_done: u32,
+    /// Epochs of the schedule in which the rate rises linearly at first.
     pub warmup_epochs: u32,
 }
 
 impl Phase {
-    /// The phases of a run: the classifier alone, then everything that is not frozen.
+    /// The phases of a run: the classifier alone, then everything that is not frozen, all at once or
+    /// a stage after the other.
     pub fn all(config: &Config) -> Vec<Self> {
-        let train_from = config.freeze.train_from();
-        let phases = [
-            Self {
-                name: "the classifier",
-                train_from: Stage::Head,
-                epochs: config.freeze_epochs,
-                learning_rate: config.head_lr,
-                warmup_epochs: 0,
-            },
-            Self {
-                name: match train_from {
-                    Stage::Stem => "the whole network",
-                    Stage::Head => "the classifier",
-                    _ => "the layers that are not frozen",
-                },
+        let mut phases = vec![Self {
+            name: name(Stage::Head),
+            train_from: Stage::Head,
+            epochs: config.freeze_epochs,
+            learning_rate: config.head_lr(),
+            scheduler: config.head_lr_scheduler,
+            schedule_epochs: config.freeze_epochs,
+            schedule_done: 0,
+            warmup_epochs: 0,
+        }];
+        let last = config.freeze.train_from();
+        let stages = Stage::ALL.into_iter().rev().filter(|&stage| stage < Stage::Head);
+        let mut done = 0;
+        let mut add = |train_from: Stage, epochs: u32| {
+            phases.push(Self {
+                name: name(train_from),
                 train_from,
-                epochs: config.epochs,
+                epochs,
                 learning_rate: config.lr,
+                scheduler: config.lr_scheduler,
+                schedule_epochs: config.epochs,
+                schedule_done: done,
                 warmup_epochs: config.lr_warmup_epochs,
-            },
-        ];
+            });
+            done += epochs;
+            config.epochs - done
+        };
+        let mut left = config.epochs;
+        if let Some(every) = config.unfreeze_every {
+            for stage in stages.take_while(|&stage| stage > last) {
+                left = add(stage, every.min(left));
+            }
+        }
+        add(last, left);
         phases.into_iter().filter(|phase| phase.epochs > 0).collect()
     }
 
-    /// Whether the backbone is frozen, so that its features can be computed once.
-    pub fn caches(&self) -> bool {
-        self.train_from == Stage::Head
+    /// Whether what the frozen layers make of the images is to be computed once, given the bytes that
+    /// takes: where they see the same pixels in every epoch, or only the classifier is trained, or the
+    /// user says so.
+    pub fn caches(&self, config: &Config, bytes: u64) -> bool {
+        let same_pixels = config.augment == Augment::None;
+        self.train_from > Stage::Stem
+            && match config.cache_features {
+                CacheFeatures::Never => false,
+                CacheFeatures::Always => true,
+                CacheFeatures::Auto => {
+                    bytes <= MOST_CACHED && (same_pixels || self.train_from == Stage::Head)
+                }
+            }
+    }
+}
+
+/// What the console calls the training of everything from a stage on.
+fn name(train_from: Stage) -> String {
+    match train_from {
+        Stage::Stem => "the whole network".into(),
+        Stage::Head => "the classifier".into(),
+        stage => format!("{} and what follows it", stage.name()),
     }
 }
 

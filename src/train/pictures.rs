@@ -8,8 +8,9 @@ use image::RgbImage;
 use serde_json::Value;
 
 use super::grad_cam::{Activations, layer_for};
+use super::leg::Leg;
 use super::network::Network;
-use super::run::{Images, Leg, Run};
+use super::run::{Images, Run};
 use super::run_dir::read_json;
 use super::source::Source;
 use super::validate::in_order;

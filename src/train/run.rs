@@ -4,37 +4,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::config::Config;
 use super::console::Console;
-use super::features::Features;
 use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
-use super::metrics::{Epoch, Validation};
+use super::leg::Leg;
+use super::metrics::{Epoch, Metrics, Validation};
 use super::network::Network;
-use super::opening::{
-    Args, Unreadable, scan, tell_network, tell_plan, tell_teachers, tell_weights,
-};
+use super::opening::{Args, Unreadable, scan, tell_network, tell_teachers, tell_weights};
 use super::phase::{Phase, Rates};
 use super::pictures::Pictures;
 use super::profile::Profile;
-use super::progress::{Best, Progress};
+use super::progress::{Best, Progress, Totals};
 use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
-use super::source::Source;
-use super::state::{Named, Saver, State};
-use super::step::Stepper;
+use super::state::{Saver, State};
 use super::teachers::{Targets, Teachers};
-use crate::data::{Augment, Item};
+use super::validate::Judged;
+use crate::data::Item;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Plan, Slice};
-use crate::nn::{BnPolicy, Mode, Stage};
-use crate::optim::schedule::{Schedule, Warmup};
-use crate::optim::{Optimizer, Settings};
-use crate::tune::tune;
-
-/// Start of a warm-up, as torchvision's reference training has it.
-const WARMUP_START: f64 = 0.01;
+use crate::gpu::{Gpu, Slice};
+use crate::optim::Ema;
 
 /// Trains as `config` says, into a folder of its own under the name `name`.
 ///
@@ -76,6 +67,9 @@ pub fn run(
     config.image_size = Some(network.image_size);
     let folder = match begun {
         Some(folder) => {
+            if config.lr_auto {
+                config.lr = read_json::<Value>(&folder.args())?["lr"].as_f64().unwrap_or(config.lr);
+            }
             let args = Args::new(gpu, &config, &network.classes, name);
             args.check(&read_json(&folder.args())?, console)?;
             if state.is_some() {
@@ -90,11 +84,15 @@ pub fn run(
         write_json(&folder.args(), &Args::new(gpu, &config, &network.classes, name))?;
         write_json(&folder.images(), &fingerprint)?;
     }
-    let phases = Phase::all(&config);
+    let mut phases = Phase::all(&config);
     let rates = Rates::new(&phases, config.lr_mult);
     let progress = state.as_ref().map(|state| state.progress().clone()).unwrap_or_default();
     let mut run = Run {
-        results: folder.results(rates.groups(), progress.epoch)?,
+        results: folder.results(
+            rates.groups(),
+            config.model_ema_decay.is_some(),
+            progress.epoch,
+        )?,
         steps: folder.step_log(progress.step)?,
         gpu,
         config: &config,
@@ -104,6 +102,10 @@ pub fn run(
         epochs: phases.iter().map(|phase| phase.epochs).sum(),
         rates,
         start: start_of(gpu, &config, &network),
+        ema: config.model_ema_decay.map(|decay| {
+            let arenas = [network.net.parameters().values(), network.net.statistics()];
+            Rc::new(Ema::new(gpu, &arenas, decay, progress.step))
+        }),
         unreadable,
         memory_bytes: 0,
         profile: config.profile.as_deref().map(Profile::new),
@@ -119,6 +121,16 @@ pub fn run(
     };
     let images = Images { train: dataset.train.into(), val: dataset.val.into() };
     run.tell_start(&network, &images);
+    if (config.lr_auto || config.lr_find) && state.is_none() {
+        let last = phases.last().expect("a run has a phase");
+        let lr = run.find_rate(last, &network, &images)?;
+        if config.lr_find {
+            return Ok(());
+        }
+        let found = Config { lr, ..config.clone() };
+        write_json(&run.folder.args(), &Args::new(gpu, &found, &network.classes, name))?;
+        phases = Phase::all(&found);
+    }
     if !run.progress.complete {
         if let Some(state) = state {
             state.restore(gpu, &run.folder.state(), &run.memory(&network))?;
@@ -166,7 +178,9 @@ pub(super) struct Run<'a> {
     pub steps: StepLog,
     pub rates: Rates,
     /// What `--l2-sp` pulls to.
-    start: Option<Slice>,
+    pub start: Option<Slice>,
+    /// The average of the weights.
+    pub ema: Option<Rc<Ema>>,
     /// Epochs in all.
     pub epochs: u32,
     pub progress: Progress,
@@ -177,43 +191,19 @@ pub(super) struct Run<'a> {
     pub pictures: Pictures,
     pub saver: Saver,
     /// What the run goes on from, until its optimizer is there.
-    state: Option<State>,
+    pub state: Option<State>,
     /// Whether a step has been done.
     pub under_way: bool,
     /// Seconds that the run took before it was stopped.
     before: f64,
     pub started: Instant,
     /// Whom the network learns from besides the labels.
-    teachers: Option<&'a Teachers>,
+    pub teachers: Option<&'a Teachers>,
     /// What they make of the training images, once that was needed.
-    targets: Option<Rc<Targets>>,
+    pub targets: Option<Rc<Targets>>,
 }
 
-/// A phase on its way.
-pub(super) struct Leg<'a> {
-    pub phase: &'a Phase,
-    pub network: &'a Network,
-    pub source: Source,
-    pub stepper: Stepper<'a>,
-    pub optimizer: Optimizer,
-    /// What a step takes.
-    plan: Plan,
-    /// Images a batch must have.
-    pub smallest: usize,
-    schedule: Schedule,
-    warmup: Warmup,
-    /// Steps of the whole phase.
-    steps: u64,
-}
-
-impl Leg<'_> {
-    /// The learning rate of a step, counted from the start of the phase.
-    pub fn learning_rate(&self, step: u64) -> f64 {
-        self.phase.learning_rate * self.warmup.factor(self.schedule, step, self.steps)
-    }
-}
-
-impl<'r> Run<'r> {
+impl Run<'_> {
     fn phases(&mut self, phases: &[Phase], network: &Network, images: &Images) -> Result<()> {
         let mut end = 0;
         for phase in phases {
@@ -237,16 +227,19 @@ impl<'r> Run<'r> {
         images: &Images,
     ) -> Result<Ending> {
         let mut leg = self.prepare(phase, network, images)?;
+        let (mut seconds, mut epochs) = (0.0, 0);
         while self.progress.epoch < end && !self.out_of_patience(phase, end) {
             let ending = self.train_epoch(&mut leg)?;
             if ending == Ending::StepLimit {
                 self.save_state(&leg)?;
             }
-            let closed = self.interrupt.check().and_then(|()| self.close_epoch(&leg, images));
+            let closed =
+                self.interrupt.check().and_then(|()| self.close_epoch(&leg, images, ending));
             if let Err(Error::Interrupted) = closed {
                 self.stop(&leg)?;
             }
-            closed?;
+            seconds += closed?.seconds;
+            epochs += 1;
             if ending == Ending::StepLimit {
                 return Ok(ending);
             }
@@ -254,6 +247,14 @@ impl<'r> Run<'r> {
                 self.progress.phase_step = 0;
             }
             self.save_state(&leg)?;
+        }
+        if let Some(frozen) = leg.frozen_seconds.filter(|_| epochs > 0) {
+            let epoch = seconds / f64::from(epochs);
+            self.console.line(format_args!(
+                "an epoch on cached features took {epoch:.2} s, and would have taken {frozen:.2} s \
+                 more with the frozen layers: {:.1} times as fast",
+                (epoch + frozen) / epoch
+            ));
         }
         Ok(Ending::Complete)
     }
@@ -274,49 +275,8 @@ impl<'r> Run<'r> {
         ends
     }
 
-    /// Saves what a run that is asked to stop can go on from.
-    fn stop(&mut self, leg: &Leg) -> Result<()> {
-        let (last, folder) = (self.folder.last(), self.folder.path().display());
-        leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
-        self.console.line(format_args!("the weights so far are in {}", last.display()));
-        self.console.line(format_args!("`wgrad finetune --resume {folder}` goes on"));
-        self.console.event(&json!({
-            "event": "interrupted",
-            "step": self.progress.step,
-            "output_dir": self.folder.path().to_string_lossy(),
-        }));
-        self.save_state(leg)
-    }
-
-    /// Saves what the run can go on from.
-    pub fn save_state(&mut self, leg: &Leg) -> Result<()> {
-        let started = Instant::now();
-        self.progress.seconds = self.seconds();
-        let mut memory = self.memory(leg.network);
-        if self.progress.phase_step > 0 {
-            memory.extend(leg.optimizer.state());
-        }
-        let state = State::take(self.gpu, leg.network, &memory, &self.progress)?;
-        // What the state says is logged must be on the disk before it.
-        self.steps.sync()?;
-        self.results.sync()?;
-        state.write(&self.folder.state())?;
-        self.saver.saved(started);
-        Ok(())
-    }
-
-    /// The device memory that lasts as long as the run.
-    fn memory(&self, network: &Network) -> Vec<Named> {
-        let mut memory = vec![
-            ("parameters".to_owned(), network.net.parameters().values().clone()),
-            ("statistics".to_owned(), network.net.statistics().clone()),
-        ];
-        memory.extend(self.start.clone().map(|start| ("start".to_owned(), start)));
-        memory
-    }
-
     /// What the run took so far.
-    fn seconds(&self) -> f64 {
+    pub fn seconds(&self) -> f64 {
         self.before + self.started.elapsed().as_secs_f64()
     }
 
@@ -343,157 +303,30 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Everything that a phase needs, compiled and counted.
-    fn prepare<'a>(
-        &mut self,
-        phase: &'a Phase,
-        network: &'a Network,
-        images: &Images,
-    ) -> Result<Leg<'a>>
-    where
-        'r: 'a,
-    {
-        let (gpu, config, console) = (self.gpu, self.config, self.console);
-        let source = if phase.caches() {
-            self.cache(network, images)?
-        } else {
-            // Images that are never the same are shown to the teachers step by step.
-            let targets = match config.augment {
-                Augment::None => self.targets(images)?,
-                _ => None,
-            };
-            Source::Images { train: images.train.clone(), val: images.val.clone(), targets }
-        };
-        let settings = Settings {
-            algorithm: config.optimizer,
-            weight_decay: config.weight_decay,
-            norm_weight_decay: config.norm_weight_decay,
-            clip_grad_norm: config.clip_grad_norm,
-            l2_sp: config.l2_sp,
-        };
-        let rate = |stage: Stage| self.rates.of(stage);
-        let parameters = network.net.parameters();
-        let mut optimizer = Optimizer::new(gpu, parameters, settings, phase.train_from, rate)?;
-        if let Some(start) = &self.start {
-            optimizer.pull_to(start);
-        }
-        let state = self.state.take().filter(|_| self.progress.phase_step > 0);
-        if let Some(state) = state {
-            state.restore(gpu, &self.folder.state(), &optimizer.state())?;
-            optimizer.resume(self.progress.phase_step);
-        }
-        let recompute = config.recompute;
-        let mode = Mode { recompute, ..Mode::train_from(phase.train_from, config.bn) };
-        let smallest = smallest_batch(network, mode);
-        let steps = source.batches(config, self.progress.epoch, smallest).len();
-        if steps == 0 {
-            return Err(Error::Usage(format!(
-                "{} images make no batch of {}; lower --batch-size, or leave --drop-last out",
-                source.train_images(),
-                config.batch_size
-            )));
-        }
-        let steps = steps as u64;
-        console.line(format_args!(
-            "training {} for {} of {} epochs, {steps} steps each",
-            phase.name, phase.epochs, self.epochs
-        ));
-        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
-        let largest = config.batch_size.min(source.train_images());
-        let blank = source.blank(network, largest);
-        let mut plan = stepper.plan(&optimizer, &blank)?;
-        if config.tune {
-            console.line(format_args!("tuning {} passes", plan.problems.len()));
-            tune(gpu, &plan.problems, |tuned| console.detail(tuned))?;
-            plan = stepper.plan(&optimizer, &blank)?;
-        }
-        tell_plan(console, &plan, stepper.micro_batch(), largest, config.bn);
-        gpu.prepare(&plan)?;
-        Ok(Leg {
-            phase,
-            network,
-            source,
-            stepper,
-            optimizer,
-            plan,
-            smallest,
-            schedule: config.lr_scheduler.in_steps(steps),
-            warmup: Warmup { steps: u64::from(phase.warmup_epochs) * steps, start: WARMUP_START },
-            steps: u64::from(phase.epochs) * steps,
-        })
-    }
-
-    /// Computes the features of all images once.
-    fn cache(&mut self, network: &Network, images: &Images) -> Result<Source> {
-        let started = Instant::now();
-        let targets = self.targets(images)?;
-        let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
-            let (features, failed) =
-                Features::compute(self.gpu, network, items, self.config, self.interrupt)?;
-            self.unreadable.tell(self.console, &failed);
-            Ok(features)
-        };
-        let source = Source::Features {
-            train: compute(&images.train)?,
-            val: compute(&images.val)?,
-            targets,
-        };
-        self.console.line(format_args!(
-            "features of {} images computed once, in {:.1} s",
-            images.train.len() + images.val.len(),
-            started.elapsed().as_secs_f64()
-        ));
-        Ok(source)
-    }
-
-    /// What the teachers make of the training images without augmentation, computed once; none
-    /// without teachers.
-    fn targets(&mut self, images: &Images) -> Result<Option<Rc<Targets>>> {
-        if let (None, Some(teachers)) = (&self.targets, self.teachers) {
-            let Config { batch_size, workers, .. } = *self.config;
-            let (gpu, train) = (self.gpu, &images.train);
-            let targets = teachers.all_targets(gpu, train, batch_size, workers, self.interrupt)?;
-            self.targets = Some(Rc::new(targets));
-        }
-        Ok(self.targets.clone())
-    }
-
-    /// What the weights' file says of where they come from.
-    fn provenance(&self, epoch: u32) -> serde_json::Value {
-        let config = self.config;
-        let mut provenance = json!({
-            "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
-            "weights": config.weights.to_string(),
-            "data": config.data.to_string(),
-            "epoch": epoch,
-            "seed": config.seed,
-        });
-        if let Some(teachers) = self.teachers {
-            let lessons = teachers.lessons();
-            provenance["fuse"] = json!({
-                "method": "distill",
-                "temperature": lessons.temperature,
-                "task_loss_weight": lessons.task_loss_weight,
-                "distill_loss_weight": lessons.distill_loss_weight,
-            });
-            provenance["parents"] = teachers.lineage().into();
-        }
-        provenance
+    /// How the network does on the validation images; none without such.
+    fn validate(&mut self, leg: &Leg) -> Result<Option<Metrics>> {
+        let judged = leg.source.validate(self.gpu, leg.network, self.config, self.interrupt)?;
+        let Some(Judged { metrics, failed }) = judged else { return Ok(None) };
+        self.unreadable.tell(self.console, &failed);
+        Ok(Some(metrics))
     }
 
     /// Validates after an epoch's steps, and notes, tells and saves what it brought.
-    fn close_epoch(&mut self, leg: &Leg, images: &Images) -> Result<()> {
+    fn close_epoch(&mut self, leg: &Leg, images: &Images, ending: Ending) -> Result<Totals> {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let network = leg.network;
         let number = self.progress.epoch + 1;
         let provenance = self.provenance(number);
         network.save(gpu, &self.folder.last(), provenance.clone())?;
-        let judged = leg.source.validate(gpu, network, config, self.interrupt)?;
-        if let Some(judged) = &judged {
-            self.unreadable.tell(console, &judged.failed);
-        }
-        let metrics = judged.map(|judged| judged.metrics);
+        let metrics = self.validate(leg)?;
         let val = metrics.as_ref().map(Validation::from);
+        let averaged = match self.ema.clone() {
+            Some(ema) => ema.applied(gpu, || {
+                network.save(gpu, &self.folder.ema(), provenance.clone())?;
+                Ok(self.validate(leg)?.as_ref().map(Validation::from))
+            })?,
+            None => None,
+        };
         let totals = std::mem::take(&mut self.progress.totals);
         let epoch = Epoch {
             epoch: number,
@@ -502,6 +335,7 @@ impl<'r> Run<'r> {
             train_loss: totals.loss(),
             train_top1: totals.top1(),
             val,
+            val_ema: averaged,
             lr: self.rates.told(leg.phase, totals.learning_rate),
             images_per_second: totals.images as f64 / totals.seconds,
         };
@@ -513,27 +347,27 @@ impl<'r> Run<'r> {
             "planned": leg.plan.peak_bytes,
             "allocated": self.memory_bytes,
         }));
+        // What counts with an average is how the average does.
+        let val = averaged.or(val);
         let better = match (&self.progress.best, &val) {
             (_, None) | (None, _) => true,
-            (Some(best), Some(val)) => config.best_by.is_better(val, &best.val),
+            // The best of a run must not depend on where it was cut short and gone on with.
+            (Some(best), Some(val)) => {
+                ending == Ending::Complete && config.best_by.is_better(val, &best.val)
+            }
         };
         if better {
-            network.save(gpu, &self.folder.best(), provenance)?;
+            let save = || network.save(gpu, &self.folder.best(), provenance);
+            match &self.ema {
+                Some(ema) => ema.applied(gpu, save)?,
+                None => save()?,
+            }
             self.progress.best = val.map(|val| Best { epoch: number, val });
             console.event(&json!({ "event": "best", "epoch": number, "val": val }));
         }
         self.progress.epoch = number;
         self.progress.batches = 0;
         self.illustrate(leg, images, metrics.as_ref());
-        Ok(())
-    }
-}
-
-/// Images a batch must have for batch norm to see two values a channel.
-fn smallest_batch(network: &Network, mode: Mode) -> usize {
-    let last_side = network.image_size.div_ceil(32);
-    match mode.train_from {
-        Some(stage) if stage < Stage::Head && mode.bn == BnPolicy::Train && last_side == 1 => 2,
-        _ => 1,
+        Ok(totals)
     }
 }

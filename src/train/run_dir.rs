@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::metrics::Epoch;
+use super::metrics::{Epoch, Validation};
 use crate::checkpoint::{is_temporary, write_atomically};
 use crate::error::{Context, Error, Result};
 
@@ -95,6 +95,11 @@ impl RunDir {
         self.0.join(WEIGHTS).join("last.safetensors")
     }
 
+    /// Where the latest average of the weights goes.
+    pub fn ema(&self) -> PathBuf {
+        self.0.join(WEIGHTS).join("ema.safetensors")
+    }
+
     /// Where what the run goes on from goes.
     pub fn state(&self) -> PathBuf {
         self.0.join(STATE).join("state.safetensors")
@@ -118,22 +123,23 @@ impl RunDir {
         Ok(StepLog(Log::open(self.0.join("steps.jsonl"), steps)?))
     }
 
-    /// Opens `results.csv`, for an optimizer of `groups` learning rates, behind the rows of its first
+    /// Opens `results.csv`, for `groups` learning rates and perhaps an average of the weights, behind the rows of its first
     /// `epochs` epochs; what comes after them is cut off.
     ///
     /// # Errors
     /// [`Error::Io`] with the path, [`Error::Data`] if there are fewer rows.
-    pub fn results(&self, groups: usize, epochs: u32) -> Result<Results> {
+    pub fn results(&self, groups: usize, ema: bool, epochs: u32) -> Result<Results> {
         let header = u64::from(epochs > 0);
         let mut log = Log::open(self.0.join("results.csv"), header + u64::from(epochs))?;
         let rates: String = (0..groups).map(|group| format!("lr/pg{group},")).collect();
+        let average = if ema { ",ema/loss,ema/accuracy_top1,ema/accuracy_top5" } else { "" };
         if epochs == 0 {
             log.line(&format!(
                 "epoch,time,train/loss,train/accuracy_top1,val/loss,metrics/accuracy_top1,\
-                 metrics/accuracy_top5,{rates}images_per_second"
+                 metrics/accuracy_top5,{rates}images_per_second{average}"
             ))?;
         }
-        Ok(Results { log, groups })
+        Ok(Results { log, groups, ema })
     }
 }
 
@@ -251,6 +257,7 @@ impl StepLog {
 pub struct Results {
     log: Log,
     groups: usize,
+    ema: bool,
 }
 
 impl Results {
@@ -261,19 +268,27 @@ impl Results {
     /// [`Error::Io`] with the path.
     pub fn append(&mut self, epoch: &Epoch) -> Result<()> {
         let cell = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
-        let validation = epoch.val.as_ref();
+        let measures = |validation: Option<Validation>| {
+            let val = validation.as_ref();
+            [
+                cell(val.map(|val| val.loss)),
+                cell(val.map(|val| val.top1)),
+                cell(val.map(|val| val.top5)),
+            ]
+        };
         let mut cells = vec![
             epoch.epoch.to_string(),
             format!("{:.3}", epoch.seconds),
             epoch.train_loss.to_string(),
             epoch.train_top1.to_string(),
-            cell(validation.map(|val| val.loss)),
-            cell(validation.map(|val| val.top1)),
-            cell(validation.map(|val| val.top5)),
         ];
+        cells.extend(measures(epoch.val));
         let rates = epoch.lr.iter().copied().chain(std::iter::repeat(0.0));
         cells.extend(rates.take(self.groups).map(|lr| lr.to_string()));
         cells.push(format!("{:.1}", epoch.images_per_second));
+        if self.ema {
+            cells.extend(measures(epoch.val_ema));
+        }
         self.log.line(&cells.join(","))
     }
 
@@ -331,7 +346,6 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics::Validation;
 
     #[test]
     fn runs_are_numbered_and_never_shared() {
@@ -381,7 +395,7 @@ mod tests {
     fn logs_have_the_columns_that_scripts_read() {
         let root = tempfile::tempdir().unwrap();
         let run = RunDir::create(Some(&root.path().join("run")), "finetune").unwrap();
-        let mut results = run.results(2, 0).unwrap();
+        let mut results = run.results(2, false, 0).unwrap();
         let mut epoch = Epoch {
             epoch: 1,
             epochs: 6,
@@ -389,6 +403,7 @@ mod tests {
             train_loss: 0.5,
             train_top1: 0.75,
             val: Some(Validation { loss: 0.25, top1: 0.875, top5: 1.0 }),
+            val_ema: None,
             lr: vec![0.01],
             images_per_second: 812.04,
         };

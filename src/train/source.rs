@@ -101,7 +101,7 @@ impl Source {
             seed: config.seed,
             epoch: epoch.into(),
             shuffle: config.shuffle,
-            batch_size: config.batch_size,
+            batch_size: config.step_images(),
             drop_last: config.drop_last,
         };
         let mut batches = order.batches(self.train_images());

@@ -1,6 +1,7 @@
 //! One training step: forward, loss, backward, update, recorded as one submission.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::network::Network;
@@ -9,11 +10,11 @@ use super::teachers::Teachers;
 use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
-use crate::nn::Mode;
+use crate::nn::{Mode, Stage};
 use crate::ops::{
     CrossEntropy, CrossEntropyOutput, Distillation, add, cross_entropy, distillation, labels,
 };
-use crate::optim::Optimizer;
+use crate::optim::{Ema, Optimizer};
 use crate::tensor::{Shape, Tensor};
 
 /// Steps the host may be ahead of the device.
@@ -24,7 +25,7 @@ const IN_FLIGHT: usize = 2;
 pub enum Inputs<'a> {
     /// Images, `[n, size, size, 3]` bytes.
     Pixels(&'a [u8]),
-    /// What the frozen backbone made of the images, n × features.
+    /// What the layers before the first that is trained made of the images, n × features.
     Features(&'a [f32]),
 }
 
@@ -34,12 +35,16 @@ pub struct Stepper<'a> {
     network: &'a Network,
     /// What is trained, and how batch norm behaves.
     mode: Mode,
+    /// The first stage that is trained; what it takes may be given instead of pixels.
+    first: Stage,
     label_smoothing: f32,
     /// Whom to learn from besides the labels.
     teachers: Option<&'a Teachers>,
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
     micro_batch: usize,
+    /// What averages the weights after each step.
+    ema: Option<Rc<Ema>>,
     /// The gradient of the loss by itself.
     one: Tensor,
 }
@@ -58,7 +63,29 @@ impl<'a> Stepper<'a> {
     ) -> Result<Self> {
         let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
         let label_smoothing = label_smoothing as f32;
-        Ok(Self { gpu, network, mode, label_smoothing, teachers, micro_batch: usize::MAX, one })
+        let micro_batch = usize::MAX;
+        let first = mode.train_from.unwrap_or(Stage::Head);
+        Ok(Self {
+            gpu,
+            network,
+            mode,
+            first,
+            label_smoothing,
+            teachers,
+            micro_batch,
+            ema: None,
+            one,
+        })
+    }
+
+    /// Has at most `images` images go through the network at a time.
+    pub fn limit(&mut self, images: usize) {
+        self.micro_batch = images;
+    }
+
+    /// Has an average of the weights follow each step.
+    pub fn average(&mut self, ema: Rc<Ema>) {
+        self.ema = Some(ema);
     }
 
     /// Images that go through the network at a time, at most.
@@ -81,6 +108,9 @@ impl<'a> Stepper<'a> {
         for _ in batch.labels.chunks(self.micro_batch) {
             self.network.net.count_batch(self.mode);
         }
+        if let Some(ema) = &self.ema {
+            ema.update(self.gpu)?;
+        }
         self.gpu.submit()?;
         Ok(losses)
     }
@@ -91,7 +121,7 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// [`Error::Gpu`] if not even one image fits.
     pub fn plan(&mut self, optimizer: &Optimizer, batch: &Batch) -> Result<Plan> {
-        self.micro_batch = batch.labels.len();
+        self.micro_batch = self.micro_batch.min(batch.labels.len());
         loop {
             let plan = self.gpu.plan(|| self.record(optimizer, batch).map(|_| ()))?;
             if plan.fits() {
@@ -113,7 +143,9 @@ impl<'a> Stepper<'a> {
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
         let mut losses = Vec::new();
         let mut start = 0;
-        let mut parts = batch.labels.chunks(self.micro_batch.min(batch.labels.len())).peekable();
+        // Parts are as even as can be, so that none is too small for batch norm.
+        let parts = even_part(batch.labels.len(), self.micro_batch);
+        let mut parts = batch.labels.chunks(parts).peekable();
         while let Some(classes) = parts.next() {
             let mode = Mode { accumulate: start > 0, ..self.mode };
             let (stats, by_teachers) = self.gradients(batch, start, classes, mode)?;
@@ -157,10 +189,9 @@ impl<'a> Stepper<'a> {
                 network.net.forward(&tape, &images, mode)?
             }
             Inputs::Features(features) => {
-                let size = network.net.arch().features();
-                let shape = Shape::matrix(classes.len(), size);
-                let features = Tensor::from_host(gpu, shape, &features[start * size..end * size])?;
-                network.net.classify(&tape, &tape.constant(features), mode)?
+                let size = network.activation(self.first, 1).len();
+                let features = &features[start * size..end * size];
+                network.after(&tape, self.first, features, classes.len(), mode)?
             }
         };
         let lessons = self.teachers.map(Teachers::lessons);
@@ -206,13 +237,16 @@ impl<'a> Stepper<'a> {
                 network.net.forward(&tape, &images, self.mode)?;
             }
             Inputs::Features(features) => {
-                let shape = Shape::matrix(count, network.net.arch().features());
-                let features = tape.constant(Tensor::from_host(gpu, shape, features)?);
-                network.net.classify(&tape, &features, self.mode)?;
+                network.after(&tape, self.first, features, count, self.mode)?;
             }
         }
         Ok(tape.first_non_finite())
     }
+}
+
+/// Images of each part of `images` that are at most `most` at a time, as even as can be.
+fn even_part(images: usize, most: usize) -> usize {
+    images.div_ceil(images.div_ceil(most).max(1))
 }
 
 /// A step whose loss has been asked for.

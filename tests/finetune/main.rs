@@ -4,6 +4,7 @@
 #[path = "../common/program.rs"]
 mod program;
 
+mod craft;
 mod failures;
 mod freezing;
 mod memory;

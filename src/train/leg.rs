@@ -1,0 +1,188 @@
+//! A phase on its way: what its steps take, made ready before the first of them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::config::Config;
+use super::features::Features;
+use super::network::Network;
+use super::opening::tell_plan;
+use super::phase::Phase;
+use super::run::{Images, Run};
+use super::source::Source;
+use super::step::Stepper;
+use super::teachers::Targets;
+use crate::data::{Augment, Item};
+use crate::error::{Error, Result};
+use crate::gpu::Plan;
+use crate::nn::{BnPolicy, Mode, Stage};
+use crate::optim::schedule::{Schedule, Warmup};
+use crate::optim::{Optimizer, Settings};
+use crate::tune::tune;
+
+/// Start of a warm-up, as torchvision's reference training has it.
+const WARMUP_START: f64 = 0.01;
+
+/// A phase on its way.
+pub(super) struct Leg<'a> {
+    pub phase: &'a Phase,
+    pub network: &'a Network,
+    pub source: Source,
+    /// What the frozen layers took for the training images, if that is done only once.
+    pub frozen_seconds: Option<f64>,
+    pub stepper: Stepper<'a>,
+    pub optimizer: Optimizer,
+    /// What a step takes.
+    pub plan: Plan,
+    /// Images a batch must have.
+    pub smallest: usize,
+    schedule: Schedule,
+    warmup: Warmup,
+    /// Steps of an epoch.
+    epoch_steps: u64,
+}
+
+impl Leg<'_> {
+    /// The learning rate of a step, counted from the start of the phase.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        let in_epochs = |epochs: u32| u64::from(epochs) * self.epoch_steps;
+        let step = in_epochs(self.phase.schedule_done) + step;
+        let total = in_epochs(self.phase.schedule_epochs);
+        self.phase.learning_rate * self.warmup.factor(self.schedule, step, total)
+    }
+}
+
+impl<'r> Run<'r> {
+    /// Everything that a phase needs, compiled and counted.
+    pub(super) fn prepare<'a>(
+        &mut self,
+        phase: &'a Phase,
+        network: &'a Network,
+        images: &Images,
+    ) -> Result<Leg<'a>>
+    where
+        'r: 'a,
+    {
+        let (gpu, config, console) = (self.gpu, self.config, self.console);
+        let count = images.train.len() + images.val.len();
+        let bytes = network.activation(phase.train_from, count).len() as u64 * 4;
+        let (source, frozen_seconds) = if phase.caches(config, bytes) {
+            let (source, seconds) = self.cache(network, phase.train_from, images)?;
+            (source, Some(seconds))
+        } else {
+            // Images that are never the same are shown to the teachers step by step.
+            let targets = match config.augment {
+                Augment::None => self.targets(images)?,
+                _ => None,
+            };
+            let (train, val) = (images.train.clone(), images.val.clone());
+            (Source::Images { train, val, targets }, None)
+        };
+        let settings = Settings {
+            algorithm: config.optimizer,
+            weight_decay: config.weight_decay,
+            norm_weight_decay: config.norm_weight_decay,
+            clip_grad_norm: config.clip_grad_norm,
+            l2_sp: config.l2_sp,
+        };
+        let rate = |stage: Stage| self.rates.of(stage);
+        let parameters = network.net.parameters();
+        let mut optimizer = Optimizer::new(gpu, parameters, settings, phase.train_from, rate)?;
+        if let Some(start) = &self.start {
+            optimizer.pull_to(start);
+        }
+        let state = self.state.take().filter(|_| self.progress.phase_step > 0);
+        if let Some(state) = state {
+            state.restore(gpu, &self.folder.state(), &optimizer.state())?;
+            optimizer.resume(self.progress.phase_step);
+        }
+        let recompute = config.recompute;
+        let mode = Mode { recompute, ..Mode::train_from(phase.train_from, config.bn) };
+        let smallest = smallest_batch(network, mode);
+        let steps = source.batches(config, self.progress.epoch, smallest).len();
+        if steps == 0 {
+            return Err(Error::Usage(format!(
+                "{} images make no batch of {}; lower --batch-size, or leave --drop-last out",
+                source.train_images(),
+                config.step_images()
+            )));
+        }
+        let steps = steps as u64;
+        console.line(format_args!(
+            "training {} for {} of {} epochs, {steps} steps each",
+            phase.name, phase.epochs, self.epochs
+        ));
+        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
+        stepper.limit(config.batch_size);
+        if let Some(ema) = &self.ema {
+            stepper.average(ema.clone());
+        }
+        let largest = config.step_images().min(source.train_images());
+        let blank = source.blank(network, largest);
+        let mut plan = stepper.plan(&optimizer, &blank)?;
+        if config.tune {
+            console.line(format_args!("tuning {} passes", plan.problems.len()));
+            tune(gpu, &plan.problems, |tuned| console.detail(tuned))?;
+            plan = stepper.plan(&optimizer, &blank)?;
+        }
+        tell_plan(console, config, &plan, stepper.micro_batch(), largest);
+        gpu.prepare(&plan)?;
+        Ok(Leg {
+            phase,
+            network,
+            source,
+            frozen_seconds,
+            stepper,
+            optimizer,
+            plan,
+            smallest,
+            schedule: phase.scheduler.in_steps(steps),
+            warmup: Warmup { steps: u64::from(phase.warmup_epochs) * steps, start: WARMUP_START },
+            epoch_steps: steps,
+        })
+    }
+
+    /// What the teachers make of the training images without augmentation, computed once; none
+    /// without teachers.
+    fn targets(&mut self, images: &Images) -> Result<Option<Rc<Targets>>> {
+        if let (None, Some(teachers)) = (&self.targets, self.teachers) {
+            let Config { batch_size, workers, .. } = *self.config;
+            let (gpu, train) = (self.gpu, &images.train);
+            let targets = teachers.all_targets(gpu, train, batch_size, workers, self.interrupt)?;
+            self.targets = Some(Rc::new(targets));
+        }
+        Ok(self.targets.clone())
+    }
+
+    /// Computes once what the layers before `first` make of all images. Returns also the seconds that
+    /// the training images took.
+    fn cache(&mut self, network: &Network, first: Stage, images: &Images) -> Result<(Source, f64)> {
+        let targets = self.targets(images)?;
+        let started = Instant::now();
+        let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
+            let (features, failed) =
+                Features::compute(self.gpu, network, first, items, self.config, self.interrupt)?;
+            self.unreadable.tell(self.console, &failed);
+            Ok(features)
+        };
+        let train = compute(&images.train)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let source = Source::Features { train, val: compute(&images.val)?, targets };
+        self.console.line(format_args!(
+            "features of {} images computed once, in {:.1} s",
+            images.train.len() + images.val.len(),
+            started.elapsed().as_secs_f64()
+        ));
+        Ok((source, seconds))
+    }
+}
+
+/// Images a batch must have for batch norm to see two values a channel.
+fn smallest_batch(network: &Network, mode: Mode) -> usize {
+    let last_side = network.image_size.div_ceil(32);
+    match mode.train_from {
+        Some(stage) if stage < Stage::Head && mode.bn == BnPolicy::Train && last_side == 1 => 2,
+        _ => 1,
+    }
+}

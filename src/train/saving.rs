@@ -1,0 +1,81 @@
+//! What a run leaves behind to go on from, at any time.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::leg::Leg;
+use super::network::Network;
+use super::run::Run;
+use super::state::{Named, State};
+use crate::error::Result;
+
+impl Run<'_> {
+    /// Saves what a run that is asked to stop can go on from.
+    pub(super) fn stop(&mut self, leg: &Leg) -> Result<()> {
+        let (last, folder) = (self.folder.last(), self.folder.path().display());
+        leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
+        self.console.line(format_args!("the weights so far are in {}", last.display()));
+        self.console.line(format_args!("`wgrad finetune --resume {folder}` goes on"));
+        self.console.event(&json!({
+            "event": "interrupted",
+            "step": self.progress.step,
+            "output_dir": self.folder.path().to_string_lossy(),
+        }));
+        self.save_state(leg)
+    }
+
+    /// Saves what the run can go on from.
+    pub(super) fn save_state(&mut self, leg: &Leg) -> Result<()> {
+        let started = Instant::now();
+        self.progress.seconds = self.seconds();
+        let mut memory = self.memory(leg.network);
+        if self.progress.phase_step > 0 {
+            memory.extend(leg.optimizer.state());
+        }
+        let state = State::take(self.gpu, leg.network, &memory, &self.progress)?;
+        // What the state says is logged must be on the disk before it.
+        self.steps.sync()?;
+        self.results.sync()?;
+        state.write(&self.folder.state())?;
+        self.saver.saved(started);
+        Ok(())
+    }
+
+    /// The device memory that lasts as long as the run.
+    pub(super) fn memory(&self, network: &Network) -> Vec<Named> {
+        let mut memory = vec![
+            ("parameters".to_owned(), network.net.parameters().values().clone()),
+            ("statistics".to_owned(), network.net.statistics().clone()),
+        ];
+        memory.extend(self.start.clone().map(|start| ("start".to_owned(), start)));
+        if let Some(ema) = &self.ema {
+            let names = ["ema.parameters", "ema.statistics"].map(str::to_owned);
+            memory.extend(names.into_iter().zip(ema.averages().cloned()));
+        }
+        memory
+    }
+
+    /// What the weights' file says of where they come from.
+    pub(super) fn provenance(&self, epoch: u32) -> serde_json::Value {
+        let config = self.config;
+        let mut provenance = json!({
+            "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
+            "weights": config.weights.to_string(),
+            "data": config.data.to_string(),
+            "epoch": epoch,
+            "seed": config.seed,
+        });
+        if let Some(teachers) = self.teachers {
+            let lessons = teachers.lessons();
+            provenance["fuse"] = json!({
+                "method": "distill",
+                "temperature": lessons.temperature,
+                "task_loss_weight": lessons.task_loss_weight,
+                "distill_loss_weight": lessons.distill_loss_weight,
+            });
+            provenance["parents"] = teachers.lineage().into();
+        }
+        provenance
+    }
+}
