@@ -11,6 +11,7 @@ mod batch_norm_max_pool;
 mod conv2d;
 mod conv2d_batch_norm;
 mod cross_entropy;
+mod dropout;
 mod global_avg_pool;
 mod grad_norm;
 mod l2_sp;
@@ -26,7 +27,10 @@ pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
 pub use batch_norm_max_pool::batch_norm_max_pool;
 pub use conv2d::{Conv2d, conv2d, conv2d_with_stats};
 pub use conv2d_batch_norm::conv2d_batch_norm;
-pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
+pub use cross_entropy::{
+    ClassWeights, CrossEntropy, CrossEntropyOutput, Target, Targets, cross_entropy, labels,
+};
+pub use dropout::{Dropout, Per, dropout};
 pub use global_avg_pool::global_avg_pool;
 pub use grad_norm::grad_norm;
 pub use l2_sp::l2_sp;
@@ -58,6 +62,7 @@ pub const OPS: &[Op] = &[
     conv2d::OP,
     conv2d_batch_norm::OP,
     cross_entropy::OP,
+    dropout::OP,
     global_avg_pool::OP,
     grad_norm::OP,
     l2_sp::OP,

@@ -55,10 +55,12 @@ impl Features {
         Ok((features, failed))
     }
 
-    /// The features and classes of these images.
+    /// The features and classes of these images, counted on from the first after the last.
     pub fn select(&self, images: &[usize]) -> (Vec<f32>, Vec<u32>) {
-        let rows = images.iter().flat_map(|&i| &self.values[i * self.size..(i + 1) * self.size]);
-        (rows.copied().collect(), images.iter().map(|&i| self.labels[i]).collect())
+        let count = self.labels.len();
+        let images = || images.iter().map(|image| image % count);
+        let rows = images().flat_map(|i| &self.values[i * self.size..(i + 1) * self.size]);
+        (rows.copied().collect(), images().map(|i| self.labels[i]).collect())
     }
 
     /// How good the classifier's answers to these images are.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::config::Config;
+use super::config::{Balance, Config};
 use super::console::Console;
 use super::features::Features;
 use super::identity::Fingerprint;
@@ -374,6 +374,10 @@ impl<'r> Run<'r> {
             phase.name, phase.epochs, self.epochs
         ));
         let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing)?;
+        if config.balance == Balance::Loss {
+            stepper.weigh(source.class_weights(network.classes.len()))?;
+        }
+        network.net.regularise(gpu, config.noise());
         let largest = config.batch_size.min(source.train_images());
         let plan = stepper.plan(&optimizer, &source.blank(network, largest))?;
         tell_plan(console, &plan, stepper.micro_batch(), largest, config.bn);

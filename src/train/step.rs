@@ -9,7 +9,7 @@ use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
 use crate::nn::Mode;
-use crate::ops::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
+use crate::ops::{ClassWeights, CrossEntropy, CrossEntropyOutput, Target, Targets, cross_entropy};
 use crate::optim::Optimizer;
 use crate::tensor::{Shape, Tensor};
 
@@ -32,6 +32,8 @@ pub struct Stepper<'a> {
     /// What is trained, and how batch norm behaves.
     mode: Mode,
     label_smoothing: f32,
+    /// What each class weighs in the loss, here and on the device; none for all alike.
+    class_weights: Option<(Vec<f32>, ClassWeights)>,
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
     micro_batch: usize,
@@ -52,7 +54,26 @@ impl<'a> Stepper<'a> {
     ) -> Result<Self> {
         let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
         let label_smoothing = label_smoothing as f32;
-        Ok(Self { gpu, network, mode, label_smoothing, micro_batch: usize::MAX, one })
+        let class_weights = None;
+        Ok(Self {
+            gpu,
+            network,
+            mode,
+            label_smoothing,
+            class_weights,
+            micro_batch: usize::MAX,
+            one,
+        })
+    }
+
+    /// Steps whose loss weighs classes.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn weigh(&mut self, class_weights: Vec<f32>) -> Result<()> {
+        let on_device = ClassWeights::new(self.gpu, &class_weights)?;
+        self.class_weights = Some((class_weights, on_device));
+        Ok(())
     }
 
     /// Images that go through the network at a time, at most.
@@ -106,14 +127,17 @@ impl<'a> Stepper<'a> {
 
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
         let (inputs, divisor) = (batch.inputs(), batch.labels.len() as f32);
+        let weights = self.class_weights.as_ref().map(|(weights, _)| &weights[..]);
+        let targets = batch.targets(weights);
         let mut losses = Vec::new();
         let mut start = 0;
-        let mut parts = batch.labels.chunks(self.micro_batch.min(batch.labels.len())).peekable();
-        while let Some(classes) = parts.next() {
+        let mut parts = targets.chunks(self.micro_batch.min(targets.len())).peekable();
+        while let Some(targets) = parts.next() {
+            self.network.net.draw(self.gpu, batch.noise_key, start)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            let stats = self.gradients(inputs, start, classes, mode, divisor)?;
+            let stats = self.gradients(inputs, start, targets, mode, divisor)?;
             losses.push(self.gpu.download(stats.memory()));
-            start += classes.len();
+            start += targets.len();
             if parts.peek().is_none() {
                 optimizer.step_if_finite(self.gpu, stats.memory())?;
             }
@@ -127,24 +151,26 @@ impl<'a> Stepper<'a> {
         &self,
         inputs: Inputs<'_>,
         start: usize,
-        classes: &[u32],
+        targets: &[Target],
         mode: Mode,
         divisor: f32,
     ) -> Result<Tensor> {
         let (gpu, network) = (self.gpu, self.network);
-        let targets = labels(gpu, classes)?;
+        let count = targets.len();
+        let weights = self.class_weights.as_ref().map(|(_, weights)| weights);
+        let targets = Targets::new(gpu, targets)?.weighted(weights);
         let tape = Tape::new(gpu);
-        let end = start + classes.len();
+        let end = start + count;
         let logits = match inputs {
             Inputs::Pixels(pixels) => {
                 let size = (network.image_size as usize).pow(2) * 3;
                 let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
-                let images = network.input(&tape, &pixels, classes.len())?;
+                let images = network.input(&tape, &pixels, count)?;
                 network.net.forward(&tape, &images, mode)?
             }
             Inputs::Features(features) => {
                 let size = network.net.arch().features();
-                let shape = Shape::matrix(classes.len(), size);
+                let shape = Shape::matrix(count, size);
                 let features = Tensor::from_host(gpu, shape, &features[start * size..end * size])?;
                 network.net.classify(&tape, &tape.constant(features), mode)?
             }
