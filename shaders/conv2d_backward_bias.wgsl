@@ -1,6 +1,6 @@
 // conv2d backward by the bias: d_b[co] (+)= Σ_pixels d_y[pixel, co]. A workgroup sums four channels:
 // each thread every 64th pixel, then the threads' sums pairwise. Reference: `reference_bias` in
-// src/ops/conv2d.rs.
+// src/ops/conv2d/reference.rs.
 
 struct Params { rows: u32, co4: u32, accumulate: u32 }
 @group(0) @binding(0) var<uniform> p: Params;

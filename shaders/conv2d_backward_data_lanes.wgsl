@@ -1,6 +1,6 @@
 // conv2d backward by the input, in registers alone: d_x[m, ci] = Σ_(tap, co) d_y[pixel, co] · weight[tap,
 // ci, co] over the taps at which output pixel `pixel` read input pixel m. Reference:
-// `reference_data` in src/ops/conv2d.rs.
+// `reference_data` in src/ops/conv2d/reference.rs.
 //
 // As conv2d_forward_lanes.wgsl, with rows = input pixels and columns = input channels. With stride
 // s > 1 the input pixels fall into s·s classes by position modulo s, and each class is reached by
@@ -21,13 +21,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> d_x: array<vec4<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(8)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
+  @builtin(local_invocation_index) lane: u32,
 ) {
-  let lane = thread % 8u;
-  let tile = flat_group(group, groups) * 8u + thread / 8u;
+  let tile = flat_group(group, groups);
   let class_h = group.z / p.stride_w;
   let class_w = group.z % p.stride_w;
   if class_h >= p.h || class_w >= p.w { return; }
@@ -67,24 +66,24 @@ fn main(
         //#for j in 0..ROWS / LANES
         let d_${j} = select(vec4<f32>(), d_y[base_${j} + c4], inside_${j});
         //#end
+        // One sum after the other: its four steps stay in registers.
         //#for c in 0..COLS
         //#for e in 0..4
         let t_${e}_${c} = weight[(tap + column_${c} * 4u + ${e}u) * p.co4 + c4];
         //#end
-        //#end
         //#for e in 0..4
-        //#for c in 0..COLS
         let w_${e}_${c} = vec4(t_0_${c}[${e}], t_1_${c}[${e}], t_2_${c}[${e}], t_3_${c}[${e}]);
         //#end
         //#for i in 0..ROWS
+        //#for e in 0..4
         //#if LANES > 1
-        let d_${e}_${i} = subgroupBroadcast(d_${i / LANES}[${e}], ${i % LANES}u);
+        let d_${e}_${i}_${c} = subgroupBroadcast(d_${i / LANES}[${e}], ${i % LANES}u);
         //#else
-        let d_${e}_${i} = d_${i}[${e}];
+        let d_${e}_${i}_${c} = d_${i}[${e}];
         //#end
-        //#for c in 0..COLS
-        acc_${i}_${c} += d_${e}_${i} * w_${e}_${c};
         //#end
+        acc_${i}_${c} = acc_${i}_${c} + d_0_${i}_${c} * w_0_${c} + d_1_${i}_${c} * w_1_${c}
+          + d_2_${i}_${c} * w_2_${c} + d_3_${i}_${c} * w_3_${c};
         //#end
         //#end
       }

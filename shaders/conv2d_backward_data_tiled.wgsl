@@ -1,6 +1,6 @@
 // conv2d backward by the input with tiles in workgroup memory: d_x[m, ci] = Σ_(tap, co) d_y[pixel, co] ·
 // weight[tap, ci, co] over the taps at which output pixel `pixel` read input pixel m. Reference:
-// `reference_data` in src/ops/conv2d.rs.
+// `reference_data` in src/ops/conv2d/reference.rs.
 //
 // For GPUs. As conv2d_forward_tiled.wgsl with rows = input pixels of one class modulo the stride
 // (group.z, see conv2d_backward_data_lanes.wgsl) and columns = input channels. Both tiles keep four

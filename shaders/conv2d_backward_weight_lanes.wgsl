@@ -1,15 +1,17 @@
 // conv2d backward by the weight, in registers alone: d_w[(tap, ci), co] = Σ_pixels x[pixel at tap, ci] ·
-// d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d.rs.
+// d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d/reference.rs.
 //
-// Eight lanes compute 32·ROWQ rows (groups of four input channels at a tap, one group after the
-// other) × 32·COLS output channels, over `chunk` output image rows of the split they belong to;
+// Eight lanes compute ROWS rows (groups of four input channels at a tap, one group after the other)
+// × 32·COLS output channels, over `chunk` output image rows of the split they belong to;
 // conv2d_backward_weight_sum.wgsl adds the splits up. Lane l loads the input of row groups l, l + 8, …
 // and, with LANES = 8, gives it to the others by subgroup broadcast; with LANES = 1, for adapters
-// without subgroups of eight, the lanes together compute 4·ROWQ rows and each loads all of them.
+// without subgroups of eight, each lane loads all rows.
 
 override LANES: u32 = 8u;
-override ROWQ: u32 = 1u;
+override ROWS: u32 = 32u;  // a multiple of 4·LANES
 override COLS: u32 = 1u;
+// Pixels in a round of the loop.
+override STEP: u32 = 2u;
 
 struct Params {
   n: u32, h: u32, w: u32, ci4: u32,
@@ -22,22 +24,21 @@ struct Params {
 @group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(8)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
+  @builtin(local_invocation_index) lane: u32,
 ) {
-  let lane = thread % 8u;
-  let tile = flat_group(group, groups) * 8u + thread / 8u;
+  let tile = flat_group(group, groups);
   let row_quads = p.r * p.s * p.ci4;
-  let row_tiles = (row_quads + LANES * ROWQ - 1u) / (LANES * ROWQ);
+  let row_tiles = (row_quads + ROWS / 4u - 1u) / (ROWS / 4u);
   let column_tiles = (p.co4 + 8u * COLS - 1u) / (8u * COLS);
   let split = tile / (row_tiles * column_tiles);
   if split >= p.splits { return; }
-  let first_quad = tile % row_tiles * LANES * ROWQ;
+  let first_quad = tile % row_tiles * (ROWS / 4u);
   let first_column = tile / row_tiles % column_tiles * 8u * COLS + lane;
 
-  //#for j in 0..ROWQ
+  //#for j in 0..ROWS / 4 / LANES
   let quad_${j} = min(first_quad + ${j * LANES}u + lane % LANES, row_quads - 1u);
   let tap_${j} = quad_${j} / p.ci4;
   let c4_${j} = quad_${j} % p.ci4;
@@ -46,7 +47,7 @@ fn main(
   //#end
   //#for c in 0..COLS
   let column_${c} = min(first_column + ${c * 8}u, p.co4 - 1u);
-  //#for i in 0..ROWQ * LANES * 4
+  //#for i in 0..ROWS
   var acc_${i}_${c} = vec4<f32>();
   //#end
   //#end
@@ -55,41 +56,51 @@ fn main(
   let last = min(first + p.chunk, p.n * p.oh);
   var image = first / p.oh;
   var oh = first % p.oh;
-  for (var q = first; q < last; q++) {
-    //#for j in 0..ROWQ
-    let ih_${j} = u32(i32(oh * p.stride_h) + dh_${j});
-    let row_${j} = (image * p.h + ih_${j}) * p.w;
+  var ow = 0u;
+  let end = last * p.ow;
+  for (var pixel = first * p.ow; pixel < end; pixel += STEP) {
+    //#for u in 0..STEP
+    let live_${u} = pixel + ${u}u < end;
+    //#for j in 0..ROWS / 4 / LANES
+    let ih_${j}_${u} = u32(i32(oh * p.stride_h) + dh_${j});
+    let iw_${j}_${u} = u32(i32(ow * p.stride_w) + dw_${j});
+    let inside_${j}_${u} = live_${u} && ih_${j}_${u} < p.h && iw_${j}_${u} < p.w;
+    let at_${j}_${u} = ((image * p.h + ih_${j}_${u}) * p.w + iw_${j}_${u}) * p.ci4 + c4_${j};
+    let x_${j}_${u} = select(vec4<f32>(), x[select(0u, at_${j}_${u}, inside_${j}_${u})], inside_${j}_${u});
     //#end
-    for (var ow = 0u; ow < p.ow; ow++) {
-      //#for j in 0..ROWQ
-      let iw_${j} = u32(i32(ow * p.stride_w) + dw_${j});
-      let inside_${j} = ih_${j} < p.h && iw_${j} < p.w;
-      let at_${j} = select(0u, (row_${j} + iw_${j}) * p.ci4 + c4_${j}, inside_${j});
-      let x_${j} = select(vec4<f32>(), x[at_${j}], inside_${j});
-      //#end
-      //#for c in 0..COLS
-      let d_${c} = d_y[(q * p.ow + ow) * p.co4 + column_${c}];
-      //#end
-      //#for i in 0..ROWQ * LANES
-      //#for e in 0..4
-      //#if LANES > 1
-      let x_${i}_${e} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
-      //#else
-      let x_${i}_${e} = x_${i}[${e}];
-      //#end
-      //#for c in 0..COLS
-      acc_${i * 4 + e}_${c} += x_${i}_${e} * d_${c};
-      //#end
-      //#end
-      //#end
-    }
-    oh++;
+    //#for c in 0..COLS
+    let d_${c}_${u} = select(vec4<f32>(), d_y[min(pixel + ${u}u, end - 1u) * p.co4 + column_${c}], live_${u});
+    //#end
+    ow++;
+    if ow == p.ow { ow = 0u; oh++; }
     if oh == p.oh { oh = 0u; image++; }
+    //#end
+    // One sum after the other: its steps stay in registers.
+    //#for i in 0..ROWS / 4
+    //#for e in 0..4
+    //#for u in 0..STEP
+    //#if LANES > 1
+    let b_${i}_${e}_${u} = subgroupBroadcast(x_${i / LANES}_${u}[${e}], ${i % LANES}u);
+    //#else
+    let b_${i}_${e}_${u} = x_${i}_${u}[${e}];
+    //#end
+    //#end
+    //#for c in 0..COLS
+    {
+      var sum = acc_${i * 4 + e}_${c};
+      //#for u in 0..STEP
+      sum += b_${i}_${e}_${u} * d_${c}_${u};
+      //#end
+      acc_${i * 4 + e}_${c} = sum;
+    }
+    //#end
+    //#end
+    //#end
   }
 
   //#for c in 0..COLS
   if first_column + ${c * 8}u < p.co4 {
-    //#for i in 0..ROWQ * LANES
+    //#for i in 0..ROWS / 4
     if first_quad + ${i}u < row_quads {
       let at = (split * row_quads + first_quad + ${i}u) * 4u * p.co4 + column_${c};
       //#for e in 0..4

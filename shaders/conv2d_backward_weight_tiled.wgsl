@@ -1,5 +1,5 @@
 // conv2d backward by the weight with tiles in workgroup memory: d_w[(tap, ci), co] = Σ_pixels x[pixel at
-// tap, ci] · d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d.rs.
+// tap, ci] · d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d/reference.rs.
 //
 // For GPUs. A workgroup of 16 × 16 threads computes BM rows (tap, ci) × BN output channels over the
 // `chunk` output image rows of its split, 16 pixels a step; conv2d_backward_weight_sum.wgsl adds

@@ -1,5 +1,5 @@
 // conv2d forward in registers alone: y[m, co] = Σ_(tap, ci) x[pixel m at tap, ci] · weight[tap, ci, co].
-// Reference: `reference` in src/ops/conv2d.rs.
+// Reference: `reference` in src/ops/conv2d/reference.rs.
 //
 // For software adapters, where workgroup memory and barriers cost more than they save. Eight lanes
 // compute ROWS output pixels × 32·COLS output channels; lane l holds 4·COLS channels of every row.
@@ -41,13 +41,12 @@ struct Params {
 @group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
 //#end
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(8)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
+  @builtin(local_invocation_index) lane: u32,
 ) {
-  let lane = thread % 8u;
-  let tile = flat_group(group, groups) * 8u + thread / 8u;
+  let tile = flat_group(group, groups);
   let rows = p.n * p.oh * p.ow;
   let row_tiles = (rows + ROWS - 1u) / ROWS;
   let m0 = tile % row_tiles * ROWS;
@@ -85,22 +84,24 @@ fn main(
       let inside_${j} = at_${j} < end_${j};
       let x_${j} = select(vec4<f32>(), x[select(0u, row_${j} + at_${j}, inside_${j})], inside_${j});
       //#end
+      // One sum after the other: its four steps stay in registers.
+      //#for c in 0..COLS
       //#for e in 0..4
-      //#for c in 0..COLS
-      let w_${e}_${c} = weight[k * p.co4 + column_${c}];
+      let w_${e}_${c} = weight[(k + ${e}u) * p.co4 + column_${c}];
       //#end
-      k++;
       //#for i in 0..ROWS
+      //#for e in 0..4
       //#if LANES > 1
-      let x_${e}_${i} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
+      let x_${e}_${i}_${c} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
       //#else
-      let x_${e}_${i} = x_${i}[${e}];
-      //#end
-      //#for c in 0..COLS
-      acc_${i}_${c} += x_${e}_${i} * w_${e}_${c};
+      let x_${e}_${i}_${c} = x_${i}[${e}];
       //#end
       //#end
+      acc_${i}_${c} = acc_${i}_${c} + x_0_${i}_${c} * w_0_${c} + x_1_${i}_${c} * w_1_${c}
+        + x_2_${i}_${c} * w_2_${c} + x_3_${i}_${c} * w_3_${c};
       //#end
+      //#end
+      k += 4u;
     }
   }
 

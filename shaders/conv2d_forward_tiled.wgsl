@@ -1,5 +1,5 @@
 // conv2d forward with tiles in workgroup memory: y[m, co] = Σ_(tap, ci) x[pixel m at tap, ci] ·
-// weight[tap, ci, co]. Reference: `reference` in src/ops/conv2d.rs.
+// weight[tap, ci, co]. Reference: `reference` in src/ops/conv2d/reference.rs.
 //
 // For GPUs. A workgroup of 16 × 16 threads computes BM output pixels × BN output channels, each
 // thread BM/16 rows × BN/16 columns in registers. The sum runs over (tap, ci) in steps of 16: four

@@ -60,6 +60,7 @@ pub mod optim;
 
 pub mod provenance;
 pub mod train;
+pub mod tune;
 pub mod verify;
 
 pub mod bench;

@@ -37,7 +37,8 @@ impl Default for Provenance {
     }
 }
 
-fn shaders() -> String {
+/// Of every operation's shaders, the first 16 digits of a SHA-256.
+pub fn shaders() -> String {
     let mut hash = Sha256::new();
     for shader in OPS.iter().flat_map(|op| op.shaders) {
         hash.update(shader.name);

@@ -41,24 +41,7 @@ fn kernels_of_cases(gpu: &Gpu) -> Kernels {
 }
 
 fn plan(gpu: &Gpu, case: &Case) -> Vec<(Kernel, u64)> {
-    let record = || -> Result<()> {
-        let tape = Tape::new(gpu);
-        let inputs: Vec<_> = case
-            .inputs
-            .iter()
-            .map(|input| {
-                let value = Tensor::empty(gpu, input.shape);
-                if input.differentiate { tape.leaf(value) } else { tape.constant(value) }
-            })
-            .collect();
-        let outputs = (case.run)(&tape, &inputs)?;
-        if case.gradient.is_some() {
-            let seed = Tensor::empty(gpu, outputs[0].shape());
-            tape.backward(&outputs[0], seed)?;
-        }
-        Ok(())
-    };
-    let plan = gpu.plan(record).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    let plan = case.plan(gpu).unwrap_or_else(|error| panic!("{}: {error}", case.name));
     plan.kernels().collect()
 }
 

@@ -62,6 +62,16 @@ fn a_dropped_partial_sum_is_caught() {
     caught("conv2d", "conv2d_backward_weight_sum", "var split = 1u", "var split = 2u");
 }
 
+#[test]
+fn a_wrong_transform_is_caught() {
+    caught(
+        "conv2d",
+        "conv2d_winograd_input",
+        "b_2_${s} = d_2_${s} - d_1_${s}",
+        "b_2_${s} = d_2_${s} + d_1_${s}",
+    );
+}
+
 /// A kernel that does not compile is a failed row, not the end of the run.
 #[test]
 fn a_kernel_that_the_device_refuses_is_caught() {

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, AdapterReport, Gpu, GpuOptions, Shader, adapters};
 use crate::provenance::Provenance;
 use crate::train::Console;
+use crate::tune;
 use crate::verify::{Selection, losses, verify};
 use stopwatch::{Clock, Effort, Stopwatch};
 use verified::Verified;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub quick: bool,
     /// Part of the names of the operations to measure; if given, nothing else is.
     pub op: Option<String>,
+    /// Whether to find the fastest kernels first.
+    pub tune: bool,
 }
 
 /// Measures the adapter at place `index` of [`adapters`] and tells each row as it is known.
@@ -53,6 +56,16 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let effort = if settings.quick { Effort::QUICK } else { Effort::FULL };
     let mut table = Table { console, rows: Vec::new() };
     let whole = settings.op.is_none();
+
+    if settings.tune {
+        let gpu = open(index, GpuOptions::default())?;
+        let mut problems = ops::problems(&gpu, settings.op.as_deref())?;
+        if whole {
+            problems.extend(network::problems(&gpu, &effort)?);
+        }
+        console.note(format_args!("tuning {} passes", problems.len()));
+        tune::tune(&gpu, &problems, |tuned| console.line(tuned))?;
+    }
 
     // Networks come first: the first step while nothing is warm, and all of them while the process
     // holds nothing else. They are told once they are known to be right.
@@ -123,7 +136,9 @@ fn clock(report: &AdapterReport) -> Clock {
 fn open(index: usize, options: GpuOptions) -> Result<Gpu> {
     let found = adapters().into_iter().find(|found| found.report.index == index);
     let found = found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))?;
-    Gpu::open_adapter(found, options)
+    let gpu = Gpu::open_adapter(found, options)?;
+    tune::load(&gpu);
+    Ok(gpu)
 }
 
 /// Rows, told as they come.

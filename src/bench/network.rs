@@ -10,7 +10,7 @@ use super::{memory, open};
 use crate::checkpoint::Source;
 use crate::data::{Augment, Dataset, Loader, Order, ScanOptions, Transform, demo_root};
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterClass, Gpu, GpuOptions};
+use crate::gpu::{AdapterClass, Gpu, GpuOptions, Problem};
 use crate::nn::arch::{Arch, ConvNorm};
 use crate::nn::{BnPolicy, Mode, Stage};
 use crate::optim::{Algorithm, Optimizer, Settings};
@@ -162,6 +162,19 @@ fn batch(size: u32, images: usize) -> Batch {
         noise_key: [0; 2],
         failed: Vec::new(),
     }
+}
+
+/// The choices between kernels that training makes, from small to large.
+pub(super) fn problems(gpu: &Gpu, effort: &Effort) -> Result<Vec<Problem>> {
+    let Ok(mut subject) = Subject::new(gpu) else { return Ok(Vec::new()) };
+    let mut problems = Vec::new();
+    for &(size, images) in if effort.small { SMALL } else { ALL } {
+        subject.network.image_size = size;
+        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0)?;
+        problems.extend(stepper.plan(&subject.optimizer, &batch(size, images))?.problems);
+        gpu.trim();
+    }
+    Ok(problems)
 }
 
 /// From opening the adapter to the end of the first training step, with whatever caches there are.

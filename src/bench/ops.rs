@@ -4,6 +4,7 @@ use super::file::{Group, Row, Status};
 use super::stopwatch::{Effort, Stopwatch};
 use super::verified::Verified;
 use crate::error::Result;
+use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Array, Case, Fill, filled};
 use crate::ops::{OPS, Op};
 use crate::tensor::Tensor;
@@ -58,6 +59,14 @@ pub(super) fn cases(part: Option<&str>) -> impl Iterator<Item = (&'static Op, Ca
         let cases = (op.cases)().into_iter().filter(|case| case.benchmark);
         cases.map(move |case| (op, case))
     })
+}
+
+/// The choices between kernels that the cases make.
+pub(super) fn problems(gpu: &Gpu, part: Option<&str>) -> Result<Vec<Problem>> {
+    let plans = cases(part).filter(|(_, case)| !case.passes.is_empty());
+    let plans = plans.map(|(_, case)| case.plan(gpu)).collect::<Result<Vec<_>>>()?;
+    gpu.trim();
+    Ok(plans.into_iter().flat_map(|plan| plan.problems).collect())
 }
 
 /// A row for each pass of a case.
@@ -167,7 +176,7 @@ impl<'a> Subject<'a> {
             let samples = stopwatch.sample(effort, most, |repeats| {
                 stopwatch.time(|| (0..repeats).try_for_each(|_| self.forward(pass).map(|_| ())))
             })?;
-            let kernels = self.kernels();
+            let kernels = self.case.kernels(gpu);
             return Ok(Some(Measured { samples, kernels, bytes: read + written }));
         }
         let shape = outputs[0].shape();
@@ -194,12 +203,6 @@ impl<'a> Subject<'a> {
         // A matrix product's gradient by one operand does not read that operand.
         let unread = if matches!(pass, Pass::By(_)) { gradients } else { 0.0 };
         let bytes = d_y.shape().bytes() as f64 + read - unread + gradients;
-        Ok(Some(Measured { samples, kernels: self.kernels(), bytes }))
-    }
-
-    /// The kernels chosen since they were last forgotten.
-    fn kernels(&self) -> Vec<(&'static str, &'static str)> {
-        let chosen = |&pass| Some((pass, self.stopwatch.gpu.chosen_kernel(pass)?));
-        self.case.passes.iter().filter_map(chosen).collect()
+        Ok(Some(Measured { samples, kernels: self.case.kernels(gpu), bytes }))
     }
 }

@@ -27,12 +27,17 @@ pub struct Bench {
     #[arg(long, value_name = "PART")]
     op: Option<String>,
 
+    /// First measure which kernels are the fastest on this adapter, and keep that for later runs
+    /// [default: off]
+    #[arg(long)]
+    tune: bool,
+
     /// Writes what was measured, raw samples included, to share and to compare [default: none]
     #[arg(long, value_name = "FILE")]
     json_file: Option<PathBuf>,
 
     /// Compares files that --json-file wrote [default: none]
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["quick", "op", "json_file"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["quick", "op", "tune", "json_file"])]
     compare: Vec<PathBuf>,
 
     /// Writes a page with tables and charts, of the files compared or else of what was measured
@@ -50,7 +55,7 @@ impl Bench {
         let files = match self.compare.is_empty() {
             true => {
                 let adapter = choose(&self.adapter.choice())?.report;
-                let settings = Settings { quick: self.quick, op: self.op };
+                let settings = Settings { quick: self.quick, op: self.op, tune: self.tune };
                 let file = run(adapter.index, &settings, &console)
                     .context(|| format!("measuring {}", adapter.name))?;
                 if let Some(path) = &self.json_file {

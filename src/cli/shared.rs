@@ -96,6 +96,12 @@ impl ComputeOptions {
         let choice = self.adapter.choice();
         let named = choice.adapter.is_some() || choice.backend.is_some();
         let gpu = Gpu::open(choice, GpuOptions { checked: self.checked, ..options })?;
+        match crate::tune::load(&gpu) {
+            0 => {}
+            count => {
+                console.detail(format_args!("{count} choices of kernels by an earlier --tune"))
+            }
+        }
         let report = gpu.report();
         let line = format!("{} ({}, {})", report.name, report.backend, report.driver);
         match report.class {

@@ -85,6 +85,12 @@ struct TrainOptions {
     regularisation: RegularisationOptions,
     #[command(flatten)]
     compute: ComputeOptions,
+
+    /// Measure which kernels are the fastest on this adapter, and keep that for later runs [default:
+    /// off]
+    #[arg(long, help_heading = "Adapter")]
+    tune: bool,
+
     #[command(flatten)]
     output: OutputOptions,
     #[command(flatten)]
@@ -454,6 +460,7 @@ impl TrainOptions {
             drop_last: data.drop_last,
             seed: length.seed,
             workers: data.workers,
+            tune: self.tune,
             profile: folder.profile.clone(),
             save_every: folder.save_every,
             resume: folder.resume.clone(),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, choose};
 use super::buffer::{Pool, Slice};
-use super::choice::Choices;
+use super::choice::{Choices, Problem, Sizes};
 use super::disk_cache::PipelineStore;
 use super::download::{Download, StagingRing};
 use super::pipeline::Pipelines;
@@ -80,6 +80,8 @@ pub struct Plan {
     pub binding_limit: u64,
     /// Dispatches recorded.
     pub dispatches: usize,
+    /// The choices between kernels that were made.
+    pub problems: Vec<Problem>,
     /// With the bytes of its parameters.
     kernels: HashMap<Kernel, u64>,
 }
@@ -271,16 +273,24 @@ impl Gpu {
         self.record(Command::Dispatch { kernel, params, bindings, groups });
     }
 
-    /// The kernel to use for `pass`: the first of the named candidates, or the one forced.
+    /// The kernel to use for `pass` at `sizes`: the one forced, else the one that
+    /// [`Gpu::prefer_kernel`] named, else the first of the candidates.
     ///
     /// # Panics
     /// If there are no candidates.
     pub fn choose_kernel<T: Copy>(
         &self,
         pass: &'static str,
+        sizes: Sizes,
         candidates: &[(&'static str, T)],
     ) -> T {
-        self.0.choices.choose(pass, candidates)
+        self.0.choices.choose(pass, sizes, candidates)
+    }
+
+    /// Makes [`Gpu::choose_kernel`] take the candidate named `kernel` for `pass` at `sizes`, if it is
+    /// offered there.
+    pub fn prefer_kernel(&self, pass: &str, sizes: Sizes, kernel: &str) {
+        self.0.choices.tune(pass, sizes, kernel);
     }
 
     /// Makes [`Gpu::choose_kernel`] take the candidate named `kernel` for `pass` wherever it is
@@ -425,6 +435,7 @@ impl Gpu {
         let commands = self.record_until_flat(work);
         self.0.planning.set(false);
         self.0.pool.settle();
+        let problems = self.0.choices.seen();
         let commands = commands?;
         let kernels = commands.iter().filter_map(|command| match command {
             Command::Dispatch { kernel, params, .. } => {
@@ -437,6 +448,7 @@ impl Gpu {
             largest_bytes: self.0.pool.largest_bytes(),
             binding_limit: self.binding_limit(),
             dispatches: kernels.clone().count(),
+            problems,
             kernels: kernels.collect(),
         })
     }
@@ -447,6 +459,7 @@ impl Gpu {
         let mut runs = 0;
         loop {
             let before = self.0.pool.total_bytes();
+            self.0.choices.watch();
             let result = work();
             self.0.maps.borrow_mut().clear();
             let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);

@@ -1,7 +1,7 @@
-//! What drivers made of the kernels, kept between runs.
+//! Files that can be made again, kept between runs in the user's cache folder: above all what drivers
+//! made of the kernels, one file an adapter and driver.
 //!
-//! One file an adapter and driver, in the user's cache folder. A file that is missing, damaged or
-//! another driver's costs a compilation, never an error.
+//! A file that is missing, damaged or another driver's costs time, never an error.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub fn cache_folder() -> Option<PathBuf> {
 }
 
 /// Writes a cache file, whole or not at all; a cache that cannot be written is no cache.
-pub(super) fn store(name: &str, data: &[u8]) -> Option<()> {
+pub fn store(name: &str, data: &[u8]) -> Option<()> {
     let folder = cache_folder()?;
     std::fs::create_dir_all(&folder).ok()?;
     let mut file = tempfile::NamedTempFile::new_in(&folder).ok()?;
@@ -34,7 +34,7 @@ pub(super) fn store(name: &str, data: &[u8]) -> Option<()> {
 }
 
 /// Reads a cache file.
-pub(super) fn load(name: &str) -> Option<Vec<u8>> {
+pub fn load(name: &str) -> Option<Vec<u8>> {
     std::fs::read(cache_folder()?.join(name)).ok()
 }
 

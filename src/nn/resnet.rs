@@ -338,8 +338,7 @@ impl ResNet {
                 let options = batch_norm_options(mode.updates_statistics(stage), true);
                 let pool = MaxPool2d { kernel: [3; 2], stride: [2; 2], padding: [1; 2] };
                 let (y, stats) = if options.training {
-                    let (y, stats) = conv2d_with_stats(tape, &x, &weight, self.stem.conv)?;
-                    (y, Some(stats))
+                    conv2d_with_stats(tape, &x, &weight, self.stem.conv)?
                 } else {
                     (conv2d(tape, &x, &weight, None, self.stem.conv)?, None)
                 };

@@ -209,7 +209,7 @@ fn reference(inputs: &[Array], hyper: AdamHyper, scale: f32, loss: f32) -> Vec<E
             errors[which].push(error + f64::from(f32::MIN_POSITIVE));
         }
     }
-    let expected = |(values, allowance)| Expected { values: Array::new(shape, values), allowance };
+    let expected = |(values, allowance)| Expected::within(Array::new(shape, values), allowance);
     results.into_iter().zip(errors).map(expected).collect()
 }
 

@@ -109,7 +109,7 @@ fn reference(inputs: &[Array], options: BatchNorm, pool: MaxPool2d) -> Vec<Expec
     let (values, winners) = max_pool2d::reference(&normalised[0].values, pool);
     // A rounding error moves a maximum by no more than the largest error in its window.
     let bound = normalised[0].allowance.iter().copied().fold(0.0, f64::max);
-    let pooled = Expected { allowance: vec![bound; winners.len()], values };
+    let pooled = Expected::within(values, vec![bound; winners.len()]);
     vec![pooled, normalised[1].clone()]
 }
 

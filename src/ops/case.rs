@@ -5,7 +5,7 @@
 //! operation cannot be added without being checked and measured.
 
 use crate::autograd::{Tape, Var};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Plan};
 use crate::tensor::Shape;
 use crate::{Result, Tensor};
 
@@ -56,16 +56,34 @@ pub struct Expected {
     pub values: Array,
     /// For each element, the largest error that f32 arithmetic explains.
     pub allowance: Vec<f64>,
+    /// The same for kernels that go by another formula.
+    pub looser: Vec<Looser>,
+}
+
+/// What kernels that add up other, larger numbers may be off by.
+#[derive(Clone, Debug)]
+pub struct Looser {
+    /// The pass whose choice decides.
+    pub pass: &'static str,
+    /// What the names of the kernels begin with.
+    pub kernels: &'static str,
+    /// For each element, the largest error that f32 arithmetic explains.
+    pub allowance: Vec<f64>,
 }
 
 /// Unit roundoff of f32.
 pub const EPSILON: f64 = f32::EPSILON as f64 / 2.0;
 
 impl Expected {
+    /// Results that may be off by `allowance`, element by element.
+    pub fn within(values: Array, allowance: Vec<f64>) -> Self {
+        Self { values, allowance, looser: Vec::new() }
+    }
+
     /// Results that f32 arithmetic gets exactly right, such as a maximum.
     pub fn exact(values: Array) -> Self {
         let allowance = vec![0.0; values.data.len()];
-        Self { values, allowance }
+        Self::within(values, allowance)
     }
 
     /// Results of sums of `terms` products. `magnitudes` holds Σ|term| of each element.
@@ -73,17 +91,44 @@ impl Expected {
     /// The rounding errors of a sum of k terms are at most about k·ε·Σ|term|; they behave like a
     /// random walk, so what is allowed grows with √k: 4 + 2√k roundings of the whole sum.
     pub fn sums(values: Array, magnitudes: &[f64], terms: usize) -> Self {
+        Self::within(values, Self::allowances(magnitudes, terms))
+    }
+
+    /// The allowances of [`Expected::sums`].
+    pub fn allowances(magnitudes: &[f64], terms: usize) -> Vec<f64> {
         let roundings = 4.0 + 2.0 * (terms as f64).sqrt();
         // Below the smallest normal number devices may flush to zero.
         let allow =
             |magnitude: &f64| roundings * EPSILON * magnitude + f64::from(f32::MIN_POSITIVE);
-        Self { allowance: magnitudes.iter().map(allow).collect(), values }
+        magnitudes.iter().map(allow).collect()
+    }
+
+    /// The same results, of which some kernels may be further off.
+    pub fn or_by(mut self, looser: Looser) -> Self {
+        self.looser.push(looser);
+        self
+    }
+
+    /// Every element's allowances, those of all kernels.
+    pub fn allowances_mut(&mut self) -> impl Iterator<Item = &mut Vec<f64>> {
+        let looser = self.looser.iter_mut().map(|looser| &mut looser.allowance);
+        std::iter::once(&mut self.allowance).chain(looser)
+    }
+
+    /// What is allowed if these kernels (pass, name) were chosen.
+    pub fn allowance_of(&self, kernels: &[(&'static str, &'static str)]) -> &[f64] {
+        let applies = |looser: &&Looser| {
+            let chosen = kernels.iter().find(|(pass, _)| *pass == looser.pass);
+            chosen.is_some_and(|(_, name)| name.starts_with(looser.kernels))
+        };
+        self.looser.iter().find(applies).map_or(&self.allowance, |looser| &looser.allowance)
     }
 
     /// Results of a fixed number of operations on numbers of the size of the result.
     pub fn rounded(values: Array, roundings: f64) -> Self {
         let allow = |value: &f64| roundings * EPSILON * value.abs() + f64::from(f32::MIN_POSITIVE);
-        Self { allowance: values.data.iter().map(allow).collect(), values }
+        let allowance = values.data.iter().map(allow).collect();
+        Self::within(values, allowance)
     }
 }
 
@@ -205,6 +250,33 @@ impl Case {
         self.inputs.iter().zip(arrays).map(upload).collect()
     }
 
+    /// What running the operation, forward and backward, takes. Nothing is run.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        gpu.plan(|| {
+            let tape = Tape::new(gpu);
+            let input = |input: &Input| {
+                let value = Tensor::empty(gpu, input.shape);
+                if input.differentiate { tape.leaf(value) } else { tape.constant(value) }
+            };
+            let inputs: Vec<_> = self.inputs.iter().map(input).collect();
+            let outputs = (self.run)(&tape, &inputs)?;
+            if self.gradient.is_some() {
+                let seed = Tensor::empty(gpu, outputs[0].shape());
+                tape.backward(&outputs[0], seed)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The kernels (pass, name) that the operation chose when it last ran.
+    pub fn kernels(&self, gpu: &Gpu) -> Vec<(&'static str, &'static str)> {
+        let chosen = |&pass| Some((pass, gpu.chosen_kernel(pass)?));
+        self.passes.iter().filter_map(chosen).collect()
+    }
+
     /// Runs the operation forward, and backward from `d_out`; returns the outputs and the gradient
     /// by each input that is differentiated by.
     ///
@@ -279,11 +351,15 @@ impl std::fmt::Display for Worst {
     }
 }
 
-/// Compares a device's numbers with what is expected.
+/// Compares a device's numbers with what is expected of the kernels (pass, name) that made them.
 ///
 /// Missing or surplus numbers, NaN and infinities where none belong count as infinitely wrong.
-pub fn compare(found: &[f32], expected: &Expected) -> Worst {
-    let Expected { values, allowance } = expected;
+pub fn compare(
+    found: &[f32],
+    expected: &Expected,
+    kernels: &[(&'static str, &'static str)],
+) -> Worst {
+    let (values, allowance) = (&expected.values, expected.allowance_of(kernels));
     let Shape { h, w, c, .. } = values.shape;
     let mut worst =
         Worst { share: 0.0, position: [0; 4], found: 0.0, expected: 0.0, allowance: 0.0 };
@@ -319,23 +395,23 @@ mod tests {
     #[test]
     fn comparisons_fail_when_they_should() {
         let expected = expected(&[1.0, 2.0, 3.0]);
-        assert_eq!(compare(&[1.0, 2.0, 3.0], &expected).share, 0.0);
-        let close = compare(&[1.0, 2.0 + 2e-7, 3.0], &expected);
+        assert_eq!(compare(&[1.0, 2.0, 3.0], &expected, &[]).share, 0.0);
+        let close = compare(&[1.0, 2.0 + 2e-7, 3.0], &expected, &[]);
         assert!(close.share > 0.0 && close.share < 1.0, "{close}");
-        let off = compare(&[1.0, 2.0, 3.0 + 1e-5], &expected);
+        let off = compare(&[1.0, 2.0, 3.0 + 1e-5], &expected, &[]);
         assert!(off.share > 1.0 && off.position == [0, 0, 0, 2], "{off}");
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(compare(&[1.0, bad, 3.0], &expected).share, f64::INFINITY);
+            assert_eq!(compare(&[1.0, bad, 3.0], &expected, &[]).share, f64::INFINITY);
         }
-        assert_eq!(compare(&[1.0, 2.0], &expected).share, f64::INFINITY);
-        assert_eq!(compare(&[1.0, 2.0, 3.0, 4.0], &expected).share, f64::INFINITY);
+        assert_eq!(compare(&[1.0, 2.0], &expected, &[]).share, f64::INFINITY);
+        assert_eq!(compare(&[1.0, 2.0, 3.0, 4.0], &expected, &[]).share, f64::INFINITY);
     }
 
     #[test]
     fn exact_results_allow_nothing() {
         let exact = Expected::exact(Array::new(Shape::vector(1), vec![1.0]));
-        assert_eq!(compare(&[1.0], &exact).share, 0.0);
-        assert_eq!(compare(&[1.0 + f32::EPSILON], &exact).share, f64::INFINITY);
+        assert_eq!(compare(&[1.0], &exact, &[]).share, 0.0);
+        assert_eq!(compare(&[1.0 + f32::EPSILON], &exact, &[]).share, f64::INFINITY);
     }
 
     #[test]

@@ -423,11 +423,11 @@ fn reference(
     let divisor = f64::from(options.divisor);
     let (loss, allowance) = (total / divisor, EPSILON * roundings / divisor);
     vec![
-        Expected { values: Array::new(Shape::vector(1), vec![loss]), allowance: vec![allowance] },
-        Expected {
-            values: Array::new(Shape::vector(4), vec![loss, top1, top5, n as f64]),
-            allowance: vec![allowance, 0.0, 0.0, 0.0],
-        },
+        Expected::within(Array::new(Shape::vector(1), vec![loss]), vec![allowance]),
+        Expected::within(
+            Array::new(Shape::vector(4), vec![loss, top1, top5, n as f64]),
+            vec![allowance, 0.0, 0.0, 0.0],
+        ),
     ]
 }
 
@@ -463,5 +463,5 @@ fn reference_gradient(
             allowance.push(EPSILON * (of_factors + 6.0 * d.abs()) + f64::from(f32::MIN_POSITIVE));
         }
     }
-    Expected { values: Array::new(logits.shape, d_logits), allowance }
+    Expected::within(Array::new(logits.shape, d_logits), allowance)
 }

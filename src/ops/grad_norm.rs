@@ -107,8 +107,8 @@ fn reference(inputs: &[Array], max_norm: Option<f32>) -> Expected {
         Some(clipped) if clipped < 1.0 => (clipped, norm_roundings + 6.0),
         _ => (1.0, 0.0),
     };
-    Expected {
-        values: Array::new(Shape::vector(2), vec![scale, norm]),
-        allowance: vec![EPSILON * scale * scale_roundings, EPSILON * norm * norm_roundings],
-    }
+    Expected::within(
+        Array::new(Shape::vector(2), vec![scale, norm]),
+        vec![EPSILON * scale * scale_roundings, EPSILON * norm * norm_roundings],
+    )
 }

@@ -73,5 +73,5 @@ fn reference(inputs: &[Array], strength: f32) -> Expected {
         *value += pull;
         allowance.push(EPSILON * (2.0 * pull.abs() + value.abs()) * (1.0 + 4.0 * EPSILON));
     }
-    Expected { values, allowance }
+    Expected::within(values, allowance)
 }

@@ -25,7 +25,7 @@ pub use adam::{Adam, AdamHyper, adam};
 pub use add::add;
 pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
 pub use batch_norm_max_pool::batch_norm_max_pool;
-pub use conv2d::{Conv2d, conv2d, conv2d_with_stats};
+pub use conv2d::{Conv2d, Operands, Trial, conv2d, conv2d_with_stats};
 pub use conv2d_batch_norm::conv2d_batch_norm;
 pub use cross_entropy::{
     ClassWeights, CrossEntropy, CrossEntropyOutput, Target, Targets, cross_entropy, labels,

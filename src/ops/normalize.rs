@@ -96,5 +96,5 @@ fn reference(bytes: &[u8], shape: Shape, mean: [f32; 3], std: [f32; 3]) -> Expec
         // One rounding each of 255·mean, the scale, the difference and the product.
         allowance.push(EPSILON * (mean.abs() / std + 3.0 * y.abs()) * (1.0 + 4.0 * EPSILON));
     }
-    Expected { values: Array::new(shape, values), allowance }
+    Expected::within(Array::new(shape, values), allowance)
 }

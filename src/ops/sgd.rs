@@ -156,7 +156,7 @@ fn reference(inputs: &[Array], hyper: SgdHyper, scale: f32, loss: f32) -> Vec<Ex
             .push(learning_rate * (step_error + EPSILON * step.abs()) + EPSILON * parameter.abs());
     }
     vec![
-        Expected { values: parameters, allowance: parameter_errors },
-        Expected { values: velocity, allowance: velocity_errors },
+        Expected::within(parameters, parameter_errors),
+        Expected::within(velocity, velocity_errors),
     ]
 }

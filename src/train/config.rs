@@ -102,6 +102,8 @@ pub struct Config {
     pub seed: u64,
     /// Threads that load images; 0 for one a core.
     pub workers: usize,
+    /// Whether to measure which kernels are the fastest before the first step of each phase.
+    pub tune: bool,
     /// Where to write a trace of the dispatches' times; none to measure nothing.
     pub profile: Option<PathBuf>,
     /// When the state of the run is saved, besides at the end of each epoch.
@@ -125,6 +127,7 @@ impl Config {
         "max_steps",
         "patience",
         "workers",
+        "tune",
         "profile",
         "save_every",
         "resume",

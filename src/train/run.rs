@@ -26,6 +26,7 @@ use crate::gpu::{Gpu, Plan, Slice};
 use crate::nn::{BnPolicy, Mode, Stage};
 use crate::optim::schedule::{Schedule, Warmup};
 use crate::optim::{Optimizer, Settings};
+use crate::tune::tune;
 
 /// Start of a warm-up, as torchvision's reference training has it.
 const WARMUP_START: f64 = 0.01;
@@ -379,7 +380,13 @@ impl<'r> Run<'r> {
         }
         network.net.regularise(gpu, config.noise());
         let largest = config.batch_size.min(source.train_images());
-        let plan = stepper.plan(&optimizer, &source.blank(network, largest))?;
+        let blank = source.blank(network, largest);
+        let mut plan = stepper.plan(&optimizer, &blank)?;
+        if config.tune {
+            console.line(format_args!("tuning {} passes", plan.problems.len()));
+            tune(gpu, &plan.problems, |tuned| console.detail(tuned))?;
+            plan = stepper.plan(&optimizer, &blank)?;
+        }
         tell_plan(console, &plan, stepper.micro_batch(), largest, config.bn);
         gpu.prepare(&plan)?;
         Ok(Leg {

@@ -242,9 +242,7 @@ impl<'a> Subject<'a> {
         if let Some((pass, _)) = forced {
             gpu.force_kernel(pass, None);
         }
-        let passes = self.case.passes.iter();
-        let by_pass: Vec<_> =
-            passes.filter_map(|&pass| Some((pass, gpu.chosen_kernel(pass)?))).collect();
+        let by_pass = self.case.kernels(gpu);
         let label = match forced {
             Some((pass, name)) => format!("{pass}: {name}"),
             None => by_pass.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(" / "),
@@ -260,7 +258,7 @@ impl<'a> Subject<'a> {
         };
         let judge = |what: String, found: &Tensor, expected: &Expected| {
             let verdict = match found.download(gpu) {
-                Ok(found) => Verdict::Compared(compare(&found, expected)),
+                Ok(found) => Verdict::Compared(compare(&found, expected, &by_pass)),
                 Err(error) => Verdict::Failed(error.to_string()),
             };
             self.row(&chosen, what, verdict)

@@ -1,0 +1,92 @@
+//! What convolutions are checked and timed on.
+
+use super::reference::{reference, reference_bias, reference_data, reference_weight};
+use super::{Conv2d, Geometry, PASSES, conv2d};
+use crate::autograd::{Tape, Var};
+use crate::ops::case::{Case, Fill, Input};
+use crate::tensor::Shape;
+
+pub(super) fn cases() -> Vec<Case> {
+    let small = [
+        // (x, window, c_out, stride, padding): odd sizes, tails in every dimension, batch 1.
+        (Shape::new(2, 9, 7, 16), [3, 3], 24, [1, 1], [1, 1]),
+        (Shape::new(1, 8, 8, 64), [3, 3], 64, [1, 1], [1, 1]),
+        (Shape::new(2, 9, 11, 8), [3, 3], 20, [2, 2], [1, 1]),
+        (Shape::new(3, 8, 8, 32), [3, 3], 40, [2, 2], [1, 1]),
+        (Shape::new(2, 17, 15, 3), [7, 7], 8, [2, 2], [3, 3]),
+        (Shape::new(2, 7, 6, 20), [1, 1], 36, [2, 2], [0, 0]),
+        (Shape::new(5, 1, 1, 13), [1, 1], 10, [1, 1], [0, 0]),
+        (Shape::new(1, 5, 9, 5), [2, 3], 6, [3, 1], [0, 2]),
+        (Shape::new(1, 1, 1, 1), [3, 3], 1, [1, 1], [1, 1]),
+        (Shape::new(1, 6, 6, 140), [1, 1], 136, [1, 1], [0, 0]),
+        (Shape::new(4, 2, 2, 8), [3, 3], 8, [3, 3], [1, 1]),
+        // Even sizes, other paddings; more images than Winograd's workspace takes at a time.
+        (Shape::new(3, 6, 10, 12), [3, 3], 20, [1, 1], [0, 2]),
+        (Shape::new(48, 16, 16, 12), [3, 3], 12, [1, 1], [1, 1]),
+    ];
+    let small = small.into_iter().map(|(x, window, c_out, stride, padding)| {
+        case(x, window, c_out, Conv2d { stride, padding }, false)
+    });
+    let with_bias =
+        case(Shape::new(2, 6, 5, 9), [3, 3], 11, Conv2d { stride: [1, 1], padding: [1, 1] }, true);
+    let mut extremes =
+        case(Shape::new(1, 5, 5, 8), [3, 3], 8, Conv2d { stride: [1, 1], padding: [1, 1] }, false);
+    extremes.inputs[0].fill = Fill::Extremes;
+    extremes.name += " extremes";
+    // ResNet-18 at 64 px, batch 16, as the benchmark runs it.
+    let large = [
+        (64, 3, 7, 64, 2),
+        (16, 64, 3, 64, 1),
+        (16, 64, 3, 128, 2),
+        (16, 64, 1, 128, 2),
+        (8, 128, 3, 128, 1),
+        (8, 128, 3, 256, 2),
+        (4, 256, 3, 256, 1),
+        (4, 256, 3, 512, 2),
+        (2, 512, 3, 512, 1),
+    ];
+    let large = large.into_iter().map(|(size, c_in, window, c_out, stride)| {
+        let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
+        let x = Shape::new(16, size, size, c_in);
+        Case { benchmark: true, ..case(x, [window; 2], c_out, conv, false) }
+    });
+    small.chain([with_bias, extremes]).chain(large).collect()
+}
+
+fn case(x: Shape, window: [usize; 2], c_out: usize, conv: Conv2d, bias: bool) -> Case {
+    let weight = Shape::new(window[0], window[1], x.c.next_multiple_of(4), c_out);
+    let mut inputs = vec![Input::variable(x), Input::variable(weight).filled(Fill::Channels(x.c))];
+    if bias {
+        inputs.push(Input::variable(Shape::vector(c_out)));
+    }
+    let [stride, padding] = [conv.stride, conv.padding];
+    let name = format!(
+        "{x} {}x{} s{}x{} p{}x{} -> {c_out}{}",
+        window[0],
+        window[1],
+        stride[0],
+        stride[1],
+        padding[0],
+        padding[1],
+        if bias { " bias" } else { "" }
+    );
+    let run = move |tape: &Tape, inputs: &[Var]| {
+        Ok(vec![conv2d(tape, &inputs[0], &inputs[1], inputs.get(2), conv)?])
+    };
+    let mut case = Case::new(name, inputs, run, move |inputs| {
+        vec![reference(&inputs[0], &inputs[1], inputs.get(2), conv)]
+    })
+    .gradient(move |inputs, d_y| {
+        let mut gradients = vec![
+            Some(reference_data(&inputs[0], &inputs[1], d_y, conv)),
+            Some(reference_weight(&inputs[0], &inputs[1], d_y, conv)),
+        ];
+        if inputs.len() > 2 {
+            gradients.push(Some(reference_bias(d_y)));
+        }
+        gradients
+    });
+    case.passes = PASSES;
+    case.flops = Geometry::new(x, weight, conv).expect("a case's shapes fit together").flops();
+    case
+}

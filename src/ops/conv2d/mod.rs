@@ -1,0 +1,448 @@
+//! Two-dimensional convolution (cross-correlation, as PyTorch's), channels last.
+//!
+//! y[n, oh, ow, co] = b[co] + Σ_(r, s, ci) x[n, oh·stride + r − pad, ow·stride + s − pad, ci] · w[r, s, ci, co]
+//!
+//! d_x[n, h, w, ci]  = Σ d_y · w over the (r, s, co) whose output pixel read (h, w);
+//! d_w[r, s, ci, co] = Σ_(n, oh, ow) x · d_y;  d_b[co] = Σ_(n, oh, ow) d_y.
+//!
+//! All three are matrix products whose left operand is gathered on the fly (implicit GEMM). A weight
+//! has the shape `(r, s, c_in, c_out)` with c_in a multiple of four; rows beyond the input's channels
+//! meet zeros.
+
+mod cases;
+mod kernels;
+mod reference;
+mod trial;
+mod winograd;
+
+use super::Op;
+use super::batch_norm::BatchStats;
+use crate::autograd::{Backward, Grads, Slot, Tape, Var};
+use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Sizes, Slice};
+use crate::shader;
+use crate::tensor::{Shape, Tensor};
+use crate::{Error, Result};
+
+use kernels::{BUSY, Method};
+pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
+pub use trial::{Operands, Trial};
+use winograd::Winograd;
+
+static FORWARD_LANES: Shader = shader!("conv2d_forward_lanes");
+static FORWARD_TILED: Shader = shader!("conv2d_forward_tiled");
+static BACKWARD_DATA_LANES: Shader = shader!("conv2d_backward_data_lanes");
+static BACKWARD_DATA_TILED: Shader = shader!("conv2d_backward_data_tiled");
+static BACKWARD_WEIGHT_LANES: Shader = shader!("conv2d_backward_weight_lanes");
+static BACKWARD_WEIGHT_TILED: Shader = shader!("conv2d_backward_weight_tiled");
+static BACKWARD_WEIGHT_SUM: Shader = shader!("conv2d_backward_weight_sum");
+static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
+
+pub(super) const OP: Op = Op {
+    name: "conv2d",
+    shaders: &[
+        &FORWARD_LANES,
+        &FORWARD_TILED,
+        &BACKWARD_DATA_LANES,
+        &BACKWARD_DATA_TILED,
+        &BACKWARD_WEIGHT_LANES,
+        &BACKWARD_WEIGHT_TILED,
+        &BACKWARD_WEIGHT_SUM,
+        &BACKWARD_BIAS,
+        &winograd::INPUT,
+        &winograd::WEIGHT,
+        &winograd::MULTIPLY_LANES,
+        &winograd::MULTIPLY_TILED,
+        &winograd::OUTPUT,
+    ],
+    cases: cases::cases,
+};
+
+/// The passes whose kernel is chosen.
+pub(super) const PASSES: &[&str] =
+    &["conv2d_forward", "conv2d_backward_data", "conv2d_backward_weight"];
+
+/// Stride and padding of a convolution, height first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Pixels from one window to the next.
+    pub stride: [usize; 2],
+    /// Zeros around the image.
+    pub padding: [usize; 2],
+}
+
+/// Parameters of the convolution kernels.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    n: u32,
+    h: u32,
+    w: u32,
+    /// Input channels over four.
+    ci4: u32,
+    oh: u32,
+    ow: u32,
+    /// Output channels over four.
+    co4: u32,
+    r: u32,
+    s: u32,
+    stride: [u32; 2],
+    padding: [u32; 2],
+    /// Backward by data: whether to add to what the output holds.
+    accumulate: u32,
+    /// Backward by weight: parts the sum over output image rows is split into, and rows of each.
+    splits: u32,
+    chunk: u32,
+}
+
+/// Sizes of one convolution, checked.
+#[derive(Clone, Copy)]
+struct Geometry {
+    x: Shape,
+    weight: Shape,
+    y: Shape,
+    conv: Conv2d,
+}
+
+impl Geometry {
+    fn new(x: Shape, weight: Shape, conv: Conv2d) -> Result<Self> {
+        let Shape { n: r, h: s, w: c_in, c: c_out } = weight;
+        let error = |what: String| Err(Error::shape("conv2d", what));
+        if c_in != x.c.next_multiple_of(4) {
+            return error(format!("an input {x} does not meet a weight {weight} (r, s, in, out)"));
+        }
+        if conv.stride.contains(&0) {
+            return error("a stride of 0".into());
+        }
+        let reach = [x.h + 2 * conv.padding[0], x.w + 2 * conv.padding[1]];
+        if reach[0] < r || reach[1] < s {
+            return error(format!("a window {r}x{s} is larger than the padded input {x}"));
+        }
+        let y = Shape::new(
+            x.n,
+            (reach[0] - r) / conv.stride[0] + 1,
+            (reach[1] - s) / conv.stride[1] + 1,
+            c_out,
+        );
+        Ok(Self { x, weight, y, conv })
+    }
+
+    fn params(&self) -> Params {
+        let Self { x, weight, y, conv } = self;
+        Params {
+            n: x.n as u32,
+            h: x.h as u32,
+            w: x.w as u32,
+            ci4: x.c4() as u32,
+            oh: y.h as u32,
+            ow: y.w as u32,
+            co4: y.c4() as u32,
+            r: weight.n as u32,
+            s: weight.h as u32,
+            stride: conv.stride.map(|s| s as u32),
+            padding: conv.padding.map(|p| p as u32),
+            accumulate: 0,
+            splits: 1,
+            chunk: (x.n * y.h) as u32,
+        }
+    }
+
+    /// What the fastest kernel may depend on.
+    fn sizes(&self) -> Sizes {
+        let Self { x, weight, y, conv } = self;
+        let [n, h, w] = [x.n, x.h, x.w];
+        let [stride_h, stride_w] = conv.stride;
+        let [pad_h, pad_w] = conv.padding;
+        [n, h, w, x.c, weight.n, weight.h, y.c, stride_h, stride_w, pad_h, pad_w, 0]
+            .map(|size| size as u32)
+    }
+
+    /// The convolution of these [`Geometry::sizes`].
+    fn of_sizes(sizes: Sizes) -> Result<Self> {
+        let [n, h, w, c_in, r, s, c_out, stride_h, stride_w, pad_h, pad_w, _] =
+            sizes.map(|size| size as usize);
+        Self::new(
+            Shape::new(n, h, w, c_in),
+            Shape::new(r, s, c_in.next_multiple_of(4), c_out),
+            Conv2d { stride: [stride_h, stride_w], padding: [pad_h, pad_w] },
+        )
+    }
+
+    /// Multiplications and additions of each of the three passes.
+    fn flops(&self) -> f64 {
+        2.0 * self.y.len() as f64 * (self.weight.n * self.weight.h * self.x.c) as f64
+    }
+}
+
+/// y = x ∗ weight + bias.
+///
+/// `weight` is `(r, s, c_in, c_out)`, `bias` a vector of c_out.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together or the window exceeds the padded input.
+pub fn conv2d(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>, conv: Conv2d) -> Result<Var> {
+    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    if let Some(bias) = bias
+        && bias.shape() != Shape::vector(geometry.y.c)
+    {
+        let what = format!("a bias {} for an output {}", bias.shape(), geometry.y);
+        return Err(Error::shape("conv2d", what));
+    }
+    let epilogue = bias.map_or(Epilogue::None, |bias| Epilogue::Bias(bias.value()));
+    let y = forward(tape.gpu(), &geometry, x.value(), weight.value(), epilogue);
+    Ok(attach(tape, geometry, x, weight, bias, y))
+}
+
+/// [`conv2d`] without bias, with the statistics of each channel that [`super::batch_norm`] needs in
+/// training, if they can be gathered on the way.
+///
+/// # Errors
+/// Those of [`conv2d`].
+pub fn conv2d_with_stats(
+    tape: &Tape,
+    x: &Var,
+    weight: &Var,
+    conv: Conv2d,
+) -> Result<(Var, Option<BatchStats>)> {
+    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    let gpu = tape.gpu();
+    let chunk = match kernels::forward(gpu, &geometry) {
+        Method::Direct(tiling) => Some(tiling.rows()),
+        Method::Winograd(..) => Winograd::forward(&geometry).and_then(|it| it.stats_chunk()),
+    };
+    let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
+    let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
+    let y = forward(gpu, &geometry, x.value(), weight.value(), epilogue);
+    Ok((attach(tape, geometry, x, weight, None, y), stats))
+}
+
+fn attach(
+    tape: &Tape,
+    geometry: Geometry,
+    x: &Var,
+    weight: &Var,
+    bias: Option<&Var>,
+    y: Tensor,
+) -> Var {
+    let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
+    tape.output("conv2d", y, &inputs, || Conv2dBackward {
+        geometry,
+        x: (x.slot(), weight.needs_grad().then(|| x.value().clone())),
+        weight: (weight.slot(), weight.value().clone()),
+        bias: bias.map(Var::slot),
+    })
+}
+
+/// x ∗ weight, then scale·y + shift by a batch norm's coefficients, the residual added, rectified.
+///
+/// # Errors
+/// Those of [`conv2d`].
+pub(super) fn conv2d_affine(
+    gpu: &Gpu,
+    x: &Var,
+    weight: &Var,
+    conv: Conv2d,
+    affine: Affine<'_>,
+) -> Result<Tensor> {
+    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    if let Some(residual) = affine.residual
+        && residual.shape() != geometry.y
+    {
+        let what = format!("a residual {} joins {}", residual.shape(), geometry.y);
+        return Err(Error::shape("conv2d", what));
+    }
+    Ok(forward(gpu, &geometry, x.value(), weight.value(), Epilogue::Affine(affine)))
+}
+
+/// What follows a convolution in evaluation.
+#[derive(Clone, Copy)]
+pub(super) struct Affine<'a> {
+    /// Scale and shift of each channel.
+    pub coefficients: &'a Slice,
+    /// Added after them.
+    pub residual: Option<&'a Tensor>,
+    /// Whether max(·, 0) comes last.
+    pub relu: bool,
+}
+
+/// What a forward kernel does with the sums before it writes them.
+#[derive(Clone, Copy)]
+enum Epilogue<'a> {
+    None,
+    /// Winograd's algorithm alone: adds to what the output holds.
+    Accumulate,
+    Bias(&'a Tensor),
+    Stats(&'a BatchStats),
+    Affine(Affine<'a>),
+}
+
+impl<'a> Epilogue<'a> {
+    /// The kernel with this epilogue, whose memory is added to what it binds.
+    fn attach(self, kernel: Kernel, slices: &mut Vec<&'a Slice>) -> Kernel {
+        match self {
+            Self::None | Self::Accumulate => kernel,
+            Self::Bias(bias) => {
+                slices.push(bias.memory());
+                kernel.with("BIAS", 1)
+            }
+            Self::Stats(stats) => {
+                slices.push(stats.memory());
+                kernel.with("STATS", 1)
+            }
+            Self::Affine(Affine { coefficients, residual, relu }) => {
+                slices.push(coefficients);
+                slices.extend(residual.map(Tensor::memory));
+                kernel
+                    .with("AFFINE", 1)
+                    .with("RESIDUAL", residual.is_some().into())
+                    .with("RELU", relu.into())
+            }
+        }
+    }
+}
+
+/// Records the forward pass.
+fn forward(
+    gpu: &Gpu,
+    geometry: &Geometry,
+    x: &Tensor,
+    weight: &Tensor,
+    epilogue: Epilogue<'_>,
+) -> Tensor {
+    let y = Tensor::empty(gpu, geometry.y);
+    let tiling = match kernels::forward(gpu, geometry) {
+        Method::Winograd(tiling) => {
+            let winograd = Winograd::forward(geometry).expect("offered where it applies");
+            winograd.run(gpu, tiling, x, weight, &y, epilogue);
+            return y;
+        }
+        Method::Direct(tiling) => tiling,
+    };
+    let mut slices = vec![x.memory(), weight.memory(), y.memory()];
+    let kernel = epilogue.attach(tiling.kernel(&FORWARD_LANES, &FORWARD_TILED), &mut slices);
+    let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
+    gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
+    y
+}
+
+struct Conv2dBackward {
+    geometry: Geometry,
+    /// The input's value is kept only if the weight needs it.
+    x: (Slot, Option<Tensor>),
+    weight: (Slot, Tensor),
+    bias: Option<Slot>,
+}
+
+impl Backward for Conv2dBackward {
+    fn backward(self: Box<Self>, d_y: Tensor, grads: &mut Grads) -> Result<()> {
+        if let Some(target) = self.bias.and_then(|bias| grads.target(bias)) {
+            backward_bias(grads.gpu(), &d_y, &target.tensor, target.accumulate);
+        }
+        if let (Some(x), Some(target)) = (&self.x.1, grads.target(self.weight.0)) {
+            backward_weight(
+                grads.gpu(),
+                &self.geometry,
+                x,
+                &d_y,
+                &target.tensor,
+                target.accumulate,
+            );
+        }
+        if let Some(target) = grads.target(self.x.0) {
+            let (gpu, weight) = (grads.gpu(), &self.weight.1);
+            backward_data(gpu, &self.geometry, weight, &d_y, &target.tensor, target.accumulate);
+        }
+        Ok(())
+    }
+}
+
+fn backward_bias(gpu: &Gpu, d_y: &Tensor, d_b: &Tensor, accumulate: bool) {
+    #[repr(C)]
+    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+    struct BiasParams {
+        rows: u32,
+        co4: u32,
+        accumulate: u32,
+    }
+    let shape = d_y.shape();
+    let params = BiasParams {
+        rows: shape.pixels() as u32,
+        co4: shape.c4() as u32,
+        accumulate: accumulate.into(),
+    };
+    let slices = [d_y.memory(), d_b.memory()];
+    gpu.run(Kernel::new(&BACKWARD_BIAS), &params, &slices, gpu.groups(shape.c4()));
+}
+
+fn backward_data(
+    gpu: &Gpu,
+    geometry: &Geometry,
+    weight: &Tensor,
+    d_y: &Tensor,
+    d_x: &Tensor,
+    accumulate: bool,
+) {
+    let Geometry { x, conv, .. } = geometry;
+    let [stride_h, stride_w] = conv.stride;
+    // The largest class of input pixels that share their taps.
+    let rows = x.n * x.h.div_ceil(stride_h) * x.w.div_ceil(stride_w);
+    let tiling = match kernels::backward_data(gpu, geometry, rows) {
+        Method::Winograd(tiling) => {
+            let winograd = Winograd::backward_data(geometry).expect("offered where it applies");
+            let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
+            winograd.run(gpu, tiling, d_y, weight, d_x, epilogue);
+            return;
+        }
+        Method::Direct(tiling) => tiling,
+    };
+    let kernel = tiling.kernel(&BACKWARD_DATA_LANES, &BACKWARD_DATA_TILED);
+    let params = Params { accumulate: accumulate.into(), ..geometry.params() };
+    let [groups_x, groups_y, _] = gpu.groups(tiling.count(rows, x.c));
+    let groups = [groups_x, groups_y, (stride_h * stride_w) as u32];
+    gpu.run(kernel, &params, &[d_y.memory(), weight.memory(), d_x.memory()], groups);
+}
+
+fn backward_weight(
+    gpu: &Gpu,
+    geometry: &Geometry,
+    x: &Tensor,
+    d_y: &Tensor,
+    d_w: &Tensor,
+    accumulate: bool,
+) {
+    let Geometry { weight, y, .. } = geometry;
+    let quads = weight.n * weight.h * geometry.x.c4();
+    let tiling = kernels::backward_weight(gpu, geometry, quads);
+    let kernel = tiling.kernel(&BACKWARD_WEIGHT_LANES, &BACKWARD_WEIGHT_TILED);
+    let tiles = tiling.count(quads * 4, y.c);
+    // Enough workgroups to keep the adapter busy, as long as a split still sums a few dozen pixels.
+    let wanted = match gpu.class() {
+        AdapterClass::Software => 128,
+        _ => 2 * BUSY,
+    };
+    let image_rows = y.n * y.h;
+    let most = (y.pixels() / 64).clamp(1, image_rows);
+    let splits = wanted.div_ceil(tiles).min(most);
+    let chunk = image_rows.div_ceil(splits);
+    let splits = image_rows.div_ceil(chunk);
+    let params = Params { splits: splits as u32, chunk: chunk as u32, ..geometry.params() };
+    let groups = gpu.groups(tiles * splits);
+    if splits == 1 && !accumulate {
+        gpu.run(kernel, &params, &[x.memory(), d_y.memory(), d_w.memory()], groups);
+        return;
+    }
+    let part = gpu.lease(weight.bytes() * splits as u64);
+    gpu.run(kernel, &params, &[x.memory(), d_y.memory(), &part], groups);
+
+    #[repr(C)]
+    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+    struct SumParams {
+        count: u32,
+        splits: u32,
+        accumulate: u32,
+    }
+    let count = weight.vec4s();
+    let params =
+        SumParams { count: count as u32, splits: splits as u32, accumulate: accumulate.into() };
+    let kernel = Kernel::new(&BACKWARD_WEIGHT_SUM);
+    gpu.run(kernel, &params, &[&part, d_w.memory()], gpu.groups(count.div_ceil(256)));
+}

@@ -1,0 +1,86 @@
+//! One pass of a convolution by itself, to measure and compare the kernels it can be done by.
+
+use super::{Epilogue, Geometry, PASSES, backward_data, backward_weight, forward};
+use crate::gpu::{Gpu, Problem};
+use crate::ops::case::{Fill, filled};
+use crate::tensor::{Shape, Tensor};
+use crate::{Error, Result};
+
+/// A pass with numbers to work on.
+pub struct Trial {
+    gpu: Gpu,
+    pass: &'static str,
+    geometry: Geometry,
+}
+
+/// What a pass reads.
+pub struct Operands([Tensor; 2]);
+
+impl Trial {
+    /// The pass that `problem` is about.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is not a convolution's.
+    pub fn new(gpu: &Gpu, problem: &Problem) -> Result<Self> {
+        if !PASSES.contains(&problem.pass) {
+            return Err(Error::shape("trial", format!("{} is no convolution", problem.pass)));
+        }
+        let geometry = Geometry::of_sizes(problem.sizes)?;
+        Ok(Self { gpu: gpu.clone(), pass: problem.pass, geometry })
+    }
+
+    /// Numbers between −1 and 1 for the pass to work on; their absolute values with `magnitudes`.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn operands(&self, magnitudes: bool) -> Result<Operands> {
+        let Geometry { x, weight, y, .. } = self.geometry;
+        let number = |value: f64| if magnitudes { value.abs() } else { value };
+        let tensor = |shape: Shape, fill: Fill, seed: u64| {
+            let values = filled(shape, fill, seed).map(number).to_f32();
+            Tensor::from_host(&self.gpu, shape, &values)
+        };
+        let unit = Fill::Uniform(-1.0, 1.0);
+        let weight = || tensor(weight, Fill::Channels(x.c), 2);
+        Ok(Operands(match self.pass {
+            pass if pass == PASSES[0] => [tensor(x, unit, 1)?, weight()?],
+            pass if pass == PASSES[1] => [tensor(y, unit, 3)?, weight()?],
+            _ => [tensor(x, unit, 1)?, tensor(y, unit, 3)?],
+        }))
+    }
+
+    /// Records the pass.
+    pub fn run(&self, operands: &Operands) -> Tensor {
+        let (gpu, Operands([a, b])) = (&self.gpu, operands);
+        let Geometry { x, weight, .. } = self.geometry;
+        match self.pass {
+            pass if pass == PASSES[0] => forward(gpu, &self.geometry, a, b, Epilogue::None),
+            pass if pass == PASSES[1] => {
+                let d_x = Tensor::empty(gpu, x);
+                backward_data(gpu, &self.geometry, b, a, &d_x, false);
+                d_x
+            }
+            _ => {
+                let d_w = Tensor::empty(gpu, weight);
+                backward_weight(gpu, &self.geometry, a, b, &d_w, false);
+                d_w
+            }
+        }
+    }
+
+    /// Products that each result is the sum of, at most.
+    pub fn terms(&self) -> usize {
+        let Geometry { x, weight, y, .. } = self.geometry;
+        let window = weight.n * weight.h;
+        match self.pass {
+            pass if pass == PASSES[0] => window * x.c,
+            pass if pass == PASSES[1] => window * y.c,
+            _ => y.pixels(),
+        }
+    }
+
+    /// Multiplications and additions.
+    pub fn flops(&self) -> f64 {
+        self.geometry.flops()
+    }
+}

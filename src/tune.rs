@@ -1,0 +1,191 @@
+//! `--tune`: which kernel is the fastest for each pass at the sizes at hand, on this adapter.
+//!
+//! Every kernel is first compared with the plainest one on the same numbers, and one that differs by
+//! more than rounding explains cannot win. What was found is kept in the user's cache folder for the
+//! same adapter, driver, backend and shaders, and used by every later run.
+
+use std::fmt;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::gpu::{Gpu, Problem, Sizes, load_cached, store_cached};
+use crate::ops::case::Expected;
+use crate::ops::{Operands, Trial};
+use crate::provenance;
+
+/// Seconds that measuring one kernel at one problem should take.
+const SECONDS: f64 = 0.1;
+/// Measurements of a kernel; the shortest counts, being the one least disturbed.
+const SAMPLES: usize = 9;
+/// A kernel that takes so many times the best so far at its first run is out.
+const HOPELESS: f64 = 3.0;
+/// Times the sums of |terms| that Winograd's algorithm adds up, for numbers of like size: seven.
+const WINOGRAD: f64 = 8.0;
+
+/// What measuring a problem gave.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// The pass and its sizes.
+    pub problem: Problem,
+    /// Multiplications and additions.
+    pub flops: f64,
+    /// The kernels, with seconds, or why they are out; the fastest first.
+    pub kernels: Vec<(&'static str, std::result::Result<f64, String>)>,
+}
+
+impl Tuned {
+    /// The fastest kernel that is right.
+    pub fn best(&self) -> Option<&'static str> {
+        self.kernels.iter().find(|(_, outcome)| outcome.is_ok()).map(|(name, _)| *name)
+    }
+}
+
+impl fmt::Display for Tuned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { pass, sizes, .. } = &self.problem;
+        let [n, h, w, c_in, r, s, c_out, stride, ..] = sizes;
+        write!(f, "{pass} {n}x{h}x{w}x{c_in} {r}x{s} s{stride} -> {c_out}:")?;
+        for (name, outcome) in &self.kernels {
+            match outcome {
+                Ok(seconds) => write!(f, " {name} {:.3} ms,", seconds * 1e3)?,
+                Err(reason) => write!(f, " {name} {reason},")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is kept on disk.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Choices {
+    adapter: String,
+    choices: Vec<Choice>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Choice {
+    pass: String,
+    sizes: Sizes,
+    kernel: String,
+}
+
+/// Makes the device use what earlier runs found to be the fastest. Returns how many choices that are.
+pub fn load(gpu: &Gpu) -> usize {
+    let choices = read(gpu);
+    for Choice { pass, sizes, kernel } in &choices.choices {
+        gpu.prefer_kernel(pass, *sizes, kernel);
+    }
+    choices.choices.len()
+}
+
+/// Measures the kernels of each problem, makes the device use the fastest, and keeps that for later
+/// runs. Tells of each problem as it is done.
+///
+/// # Errors
+/// What the device reported.
+pub fn tune(gpu: &Gpu, problems: &[Problem], mut tell: impl FnMut(&Tuned)) -> Result<()> {
+    let mut kept = read(gpu);
+    for problem in problems.iter().filter(|problem| problem.kernels.len() > 1) {
+        let tuned = measure(gpu, problem)?;
+        tell(&tuned);
+        let Some(best) = tuned.best() else { continue };
+        gpu.prefer_kernel(problem.pass, problem.sizes, best);
+        kept.choices.retain(|old| old.pass != problem.pass || old.sizes != problem.sizes);
+        let (pass, kernel) = (problem.pass.to_owned(), best.to_owned());
+        kept.choices.push(Choice { pass, sizes: problem.sizes, kernel });
+    }
+    gpu.trim();
+    kept.adapter = identity(gpu);
+    if let Ok(text) = serde_json::to_vec_pretty(&kept) {
+        store_cached(&file_name(gpu), &text);
+    }
+    Ok(())
+}
+
+fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
+    let trial = Trial::new(gpu, problem)?;
+    let forced = |kernel: Option<&'static str>| gpu.force_kernel(problem.pass, kernel);
+    // Every table offers the kernel that needs nothing of the adapter.
+    let plain = problem.kernels.iter().copied().find(|name| name.starts_with("registers"));
+    forced(Some(plain.unwrap_or(problem.kernels[0])));
+    let magnitudes = trial.run(&trial.operands(true)?).download(gpu)?;
+    let operands = trial.operands(false)?;
+    let plain = trial.run(&operands).download(gpu)?;
+    let magnitudes: Vec<f64> = magnitudes.into_iter().map(f64::from).collect();
+    // Both sides round.
+    let allowance = Expected::allowances(&magnitudes, trial.terms());
+    let differs = |found: &[f32], factor: f64| {
+        let pairs = found.iter().zip(&plain).zip(&allowance);
+        let far = pairs.map(|((a, b), allowed)| f64::from((a - b).abs()) / (factor * allowed));
+        far.fold(0.0, |worst: f64, far| if far <= worst { worst } else { far })
+    };
+    let mut kernels = Vec::new();
+    let mut best = f64::INFINITY;
+    for &name in &problem.kernels {
+        forced(Some(name));
+        let found = trial.run(&operands).download(gpu)?;
+        let factor = if name.starts_with("winograd") { 1.0 + WINOGRAD } else { 2.0 };
+        let share = differs(&found, factor);
+        let outcome = if share > 1.0 || share.is_nan() {
+            Err(format!("differs by {share:.1} of what rounding explains"))
+        } else {
+            let seconds = time(gpu, &trial, &operands, best)?;
+            best = best.min(seconds);
+            Ok(seconds)
+        };
+        kernels.push((name, outcome));
+    }
+    forced(None);
+    let seconds =
+        |outcome: &std::result::Result<f64, String>| *outcome.as_ref().unwrap_or(&f64::MAX);
+    kernels.sort_by(|(_, a), (_, b)| seconds(a).total_cmp(&seconds(b)));
+    Ok(Tuned { problem: problem.clone(), flops: trial.flops(), kernels })
+}
+
+/// Seconds of the pass; of a single run if that is hopeless against `best`.
+fn time(gpu: &Gpu, trial: &Trial, operands: &Operands, best: f64) -> Result<f64> {
+    let sample = |repeats: usize| -> Result<f64> {
+        gpu.finish()?;
+        let started = Instant::now();
+        for _ in 0..repeats {
+            trial.run(operands);
+        }
+        gpu.finish()?;
+        Ok(started.elapsed().as_secs_f64() / repeats as f64)
+    };
+    let once = sample(1)?;
+    if once > HOPELESS * best {
+        return Ok(once);
+    }
+    let repeats = (SECONDS / SAMPLES as f64 / once).clamp(1.0, 64.0) as usize;
+    let seconds = (0..SAMPLES).map(|_| sample(repeats)).collect::<Result<Vec<_>>>()?;
+    Ok(seconds.into_iter().fold(once, f64::min))
+}
+
+/// What a choice holds for.
+fn identity(gpu: &Gpu) -> String {
+    let report = gpu.report();
+    format!(
+        "{} ({}, {}), shaders {}",
+        report.name,
+        report.backend,
+        report.driver,
+        provenance::shaders()
+    )
+}
+
+fn file_name(gpu: &Gpu) -> String {
+    let hash = Sha256::digest(identity(gpu));
+    let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("tuned-{digits}.json")
+}
+
+/// What earlier runs found; nothing if there is no such file, or it is another's.
+fn read(gpu: &Gpu) -> Choices {
+    let data = load_cached(&file_name(gpu));
+    let choices = data.and_then(|data| serde_json::from_slice::<Choices>(&data).ok());
+    choices.filter(|choices| choices.adapter == identity(gpu)).unwrap_or_default()
+}
