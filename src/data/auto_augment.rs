@@ -95,13 +95,13 @@ impl AutoAugment {
     }
 }
 
-/// `torch.linspace(start, end, 31)[bin]`, which is f32 and symmetric.
+/// `torch.linspace(start, end, 31)[bin]`, which is f32, symmetric, and rounded once.
 fn linspace(start: f64, end: f64, bin: u32) -> f64 {
     let (start, end) = (start as f32, end as f32);
     let step = (end - start) / (BINS - 1) as f32;
     f64::from(match bin < BINS / 2 {
-        true => start + step * bin as f32,
-        false => end - step * (BINS - 1 - bin) as f32,
+        true => step.mul_add(bin as f32, start),
+        false => (-step).mul_add((BINS - 1 - bin) as f32, end),
     })
 }
 

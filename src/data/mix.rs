@@ -52,7 +52,7 @@ impl Mix {
 
 /// A number from Beta(α, α).
 fn share(alpha: f64, rng: &mut impl Rng) -> f64 {
-    // Far from 0 the crate takes any α; so small a one is a coin.
+    // The crate refuses an α too small to compute with: then nothing is mixed.
     Beta::new(alpha, alpha).map_or(1.0, |beta| beta.sample(rng))
 }
 
