@@ -60,6 +60,9 @@ pub mod optim;
 
 pub mod provenance;
 pub mod train;
+
+pub mod fuse;
+
 pub mod tune;
 pub mod verify;
 

@@ -47,7 +47,7 @@ const SGD: Settings = Settings {
     clip_grad_norm: None,
     l2_sp: 0.0,
 };
-const TRAIN: Mode = Mode { bn: BnPolicy::Train, train_from: Some(Stage::Stem), accumulate: false };
+const TRAIN: Mode = Mode { bn: BnPolicy::Train, train_from: Some(Stage::Stem), ..Mode::EVAL };
 /// Small, so that the weights of the benchmark stay finite.
 const RATE: f64 = 1e-4;
 
@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
         let gpu = *gpu;
         network.image_size = size;
         memory::forget();
-        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0)?;
+        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0, None)?;
         let mut spare = vec![batch(size, images)];
         let plan = stepper.plan(optimizer, &spare[0])?;
         row.device_bytes = Some(plan.peak_bytes);
@@ -157,6 +157,7 @@ fn batch(size: u32, images: usize) -> Batch {
     Batch {
         pixels: formulas::pixels(0, images, size as usize),
         features: Vec::new(),
+        targets: Vec::new(),
         labels: formulas::labels(0, images),
         share: None,
         noise_key: [0; 2],
@@ -170,7 +171,7 @@ pub(super) fn problems(gpu: &Gpu, effort: &Effort) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for &(size, images) in if effort.small { SMALL } else { ALL } {
         subject.network.image_size = size;
-        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0)?;
+        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0, None)?;
         problems.extend(stepper.plan(&subject.optimizer, &batch(size, images))?.problems);
         gpu.trim();
     }

@@ -236,7 +236,8 @@ fn verify(path: &Path, etag: &str) -> std::result::Result<(), String> {
     Err(format!("is damaged: its SHA-256 is {found}, the Hub says {etag}; {remedy}"))
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
+/// The SHA-256 of the file at `path` in hexadecimal digits.
+pub(super) fn sha256(path: &Path) -> io::Result<String> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
     let mut hasher = Sha256::new();
     loop {

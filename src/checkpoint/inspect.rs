@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::container::Container;
 use super::fit::{list, list_by};
+use super::lineage::tree;
 use super::read::{canonical_names, from_container};
 use super::{Dtype, NonFinite};
 use crate::error::{Error, Result};
@@ -130,10 +131,10 @@ impl fmt::Display for Inspection {
             write!(f, "{size}×{size} px, ")?;
         }
         writeln!(f, "RGB/255, mean {:?}, std {:?}", self.mean, self.std)?;
-        match &self.provenance {
-            Some(Value::String(text)) => writeln!(f, "provenance     {}", brief(text))?,
-            Some(other) => writeln!(f, "provenance     {}", brief(&other.to_string()))?,
-            None => {}
+        let mut title = "provenance";
+        for line in self.provenance.iter().flat_map(tree) {
+            writeln!(f, "{title:<14} {}", brief(&line))?;
+            title = "";
         }
         for (key, text) in &self.metadata {
             writeln!(f, "{key:<14} {}", brief(text))?;

@@ -5,10 +5,12 @@
 //! comes from.
 
 mod atomic;
+mod classes;
 mod container;
 mod fit;
 pub mod hub;
 mod inspect;
+mod lineage;
 mod meta;
 mod names;
 mod read;
@@ -17,7 +19,9 @@ mod tensor;
 mod write;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use crate::error::{Error, Result};
 use crate::nn::arch::Arch;
 
 pub use atomic::{is_temporary, write_atomically};
@@ -58,4 +62,12 @@ impl Checkpoint {
         let tensors = self.tensors.iter();
         tensors.filter_map(|(name, tensor)| NonFinite::of(name, tensor)).collect()
     }
+}
+
+/// The SHA-256 of the file at `path` in hexadecimal digits, as lineages name checkpoints.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read.
+pub fn file_sha256(path: &Path) -> Result<String> {
+    hub::sha256(path).map_err(Error::io(path))
 }

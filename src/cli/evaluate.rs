@@ -60,21 +60,22 @@ impl Evaluate {
         let interrupt = interrupt::install();
         let root = self.data.root()?;
         let gpu = self.compute.open(&console)?;
-        let network = self.model.load(&gpu, &console)?;
-        let labelled = Labelled::scan(&root, &network.classes, None)
-            .context(|| "looking for labelled images")?;
+        let network = self.model.load_classifier(&gpu, &console)?;
+        let classes = network.classes();
+        let labelled =
+            Labelled::scan(&root, classes, None).context(|| "looking for labelled images")?;
         let folder = labelled.root.display();
         console.note(format_args!("{} images in {folder}", labelled.items.len()));
         let (batch_size, items) = (self.model.batch_size(), labelled.items.into());
-        let judged = judge(&gpu, &network, &items, batch_size, self.workers, &interrupt)
+        let judged = judge(&gpu, &*network, &items, batch_size, self.workers, &interrupt)
             .context(|| format!("evaluating on {folder}"))?;
         let metrics = judged.metrics;
         if metrics.images == 0 {
             return Err(Error::data(labelled.root, "holds no image that can be read"));
         }
         match console.is_json() {
-            true => console.answer_json(&answer(&metrics, &network.classes))?,
-            false => console.answer(text(&metrics, &network.classes))?,
+            true => console.answer_json(&answer(&metrics, classes))?,
+            false => console.answer(text(&metrics, classes))?,
         }
         let mut skips = Skips::new(&console);
         for skipped in labelled.skipped.iter().chain(&judged.failed) {

@@ -3,6 +3,7 @@
 mod bench;
 mod devices;
 mod evaluate;
+mod fuse;
 mod inspect;
 pub mod interrupt;
 mod predict;
@@ -31,6 +32,7 @@ enum Command {
     Pretrain(train::Pretrain),
     Evaluate(evaluate::Evaluate),
     Predict(predict::Predict),
+    Fuse(fuse::Fuse),
     Verify(verify::Verify),
     Bench(bench::Bench),
     Devices(devices::Devices),
@@ -48,6 +50,7 @@ impl Cli {
             Command::Pretrain(command) => command.run(),
             Command::Evaluate(command) => command.run(),
             Command::Predict(command) => command.run(),
+            Command::Fuse(command) => command.run(),
             Command::Verify(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),

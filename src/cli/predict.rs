@@ -14,7 +14,6 @@ use super::interrupt;
 use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
 use crate::data::{decode, image_files, resize_center_crop};
 use crate::error::{Error, Result};
-use crate::train::Network;
 use crate::train::metrics::{softmax, top_k};
 
 /// The likeliest classes of images
@@ -58,13 +57,13 @@ impl Predict {
         let mut skips = Skips::new(&console);
         let images = expand(&self.images, &mut skips)?;
         let gpu = self.compute.open(&console)?;
-        let network = self.model.load(&gpu, &console)?;
+        let network = self.model.load_classifier(&gpu, &console)?;
         let batch_size = network.images_at_a_time(&gpu, self.model.batch_size());
         for paths in images.chunks(batch_size) {
             interrupt.check()?;
             let mut pixels = Vec::new();
             let mut read = Vec::new();
-            for (path, image) in paths.iter().zip(read_all(paths, network.image_size)) {
+            for (path, image) in paths.iter().zip(read_all(paths, network.image_size())) {
                 match image {
                     Ok(image) => {
                         pixels.extend(image);
@@ -76,9 +75,9 @@ impl Predict {
             if read.is_empty() {
                 continue;
             }
-            let logits = network.evaluate(&gpu, &pixels, read.len())?.wait()?;
-            for (path, logits) in read.iter().zip(logits.chunks(network.classes.len())) {
-                let answer = self.answer(&network, path, logits);
+            let logits = network.answer(&gpu, &pixels, read.len())?()?;
+            for (path, logits) in read.iter().zip(logits.chunks(network.classes().len())) {
+                let answer = self.answer(network.classes(), path, logits);
                 match console.is_json() {
                     true => console.answer_json(&answer)?,
                     false => console.answer(answer.line())?,
@@ -88,13 +87,10 @@ impl Predict {
         skips.into_result()
     }
 
-    fn answer<'a>(&self, network: &'a Network, path: &'a Path, logits: &'a [f32]) -> Answer<'a> {
+    fn answer<'a>(&self, classes: &'a [String], path: &'a Path, logits: &'a [f32]) -> Answer<'a> {
         let probabilities = softmax(logits);
-        let guess = |index: usize| Guess {
-            class: &network.classes[index],
-            index,
-            prob: probabilities[index],
-        };
+        let guess =
+            |index: usize| Guess { class: &classes[index], index, prob: probabilities[index] };
         Answer {
             path: path.to_string_lossy(),
             top: top_k(logits, self.top.get()).into_iter().map(guess).collect(),

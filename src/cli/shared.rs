@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Source;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
+use crate::fuse::Ensemble;
 use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
-use crate::train::{Console, Network};
+use crate::train::{Classifier, Console, Network};
 
 /// Which adapter.
 #[derive(Args, Clone, Debug)]
@@ -142,7 +143,7 @@ impl OutputOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
 pub struct ModelOptions {
-    /// The checkpoint [default: the newest runs/*/weights/best.safetensors]
+    /// The checkpoint, or an ensemble.json that `wgrad fuse ensemble` wrote [default: the newest runs/*/weights/best.safetensors]
     #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
@@ -171,6 +172,24 @@ impl ModelOptions {
         Ok(network)
     }
 
+    /// [`ModelOptions::load`], or the networks of an ensemble.
+    pub fn load_classifier(&self, gpu: &Gpu, console: &Console) -> Result<Box<dyn Classifier>> {
+        self.image_size.map_or(Ok(()), check_image_size)?;
+        let path = self.path(console)?;
+        if !Ensemble::is_manifest(&path) {
+            return Ok(Box::new(self.load(gpu, console)?));
+        }
+        let ensemble = Ensemble::load(gpu, &path, self.image_size)?;
+        console.note(format_args!(
+            "ensemble: {} networks, {} classes, {} px, from {}",
+            ensemble.members().len(),
+            ensemble.classes().len(),
+            ensemble.image_size(),
+            path.display()
+        ));
+        Ok(Box::new(ensemble))
+    }
+
     fn path(&self, console: &Console) -> Result<PathBuf> {
         let Some(source) = &self.weights else { return newest_best() };
         source.resolve(&mut console.download(source))?.ok_or_else(|| {
@@ -182,6 +201,17 @@ impl ModelOptions {
     pub fn batch_size(&self) -> usize {
         self.batch_size.get()
     }
+}
+
+/// The files of networks to fuse, downloaded first if need be.
+pub fn resolve_all(networks: &[Source], console: &Console) -> Result<Vec<PathBuf>> {
+    let find = |source: &Source| {
+        let path = source
+            .resolve(&mut console.download(source))
+            .context(|| format!("finding the network {source}"))?;
+        path.ok_or_else(|| Error::Usage("none: there is nothing to fuse; name a checkpoint".into()))
+    };
+    networks.iter().map(find).collect()
 }
 
 /// Images that were told about and left out.

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Command, ValueEnum};
 
 use super::interrupt;
-use super::shared::{ComputeOptions, OutputOptions};
+use super::shared::{ComputeOptions, OutputOptions, resolve_all};
 use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::{Augment, AutoAugment};
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
-use crate::train::RunDir;
 use crate::train::config::{Balance, BestBy, Config, DataSource, Freeze, LrScheduler, SaveEvery};
 use crate::train::run_dir::read_json;
+use crate::train::{Console, Lessons, RunDir};
 
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
 #[derive(Args, Debug)]
@@ -31,6 +31,75 @@ pub struct Finetune {
 pub struct Pretrain {
     #[command(flatten)]
     options: TrainOptions,
+}
+
+/// Teaches one network what others know: knowledge distillation
+///
+/// The loss is TASK × cross-entropy to the labels + DISTILL × T² × the divergence from the
+/// teachers' probabilities at temperature T. Teachers may be of any depth; several count as the mean
+/// of their probabilities; classes are matched by name. They see the very images the student sees,
+/// augmented as they are. Everything else is as in finetune.
+#[derive(Args, Debug)]
+#[command(args_override_self = true)]
+#[command(mut_arg("weights", |weights| {
+    weights.long("student").help("What the student starts from; none for random weights")
+}))]
+pub struct Distill {
+    /// The networks to learn from: FILE, bundled, imagenet or hf:REPO[/FILE]
+    #[arg(long, value_name = "CKPT", num_args = 1.., required_unless_present = "resume")]
+    teacher: Vec<Source>,
+
+    /// What logits are divided by before they become probabilities
+    #[arg(long, value_name = "T", default_value_t = 4.0, allow_negative_numbers = true)]
+    temperature: f64,
+
+    /// Weight of the loss by the labels [default: 1]
+    #[arg(long, value_name = "TASK", allow_negative_numbers = true)]
+    task_loss_weight: Option<f64>,
+
+    /// Weight of the loss by the teachers [default: 1, or what --task-loss-weight leaves of 1]
+    #[arg(long, value_name = "DISTILL", allow_negative_numbers = true)]
+    distill_loss_weight: Option<f64>,
+
+    #[command(flatten)]
+    options: TrainOptions,
+}
+
+impl Distill {
+    pub fn run(self) -> Result<()> {
+        let options = |arguments| parse::<Self>(arguments).into_options();
+        self.into_options().run("distill", options)
+    }
+
+    fn into_options(self) -> TrainOptions {
+        let Self { teacher, temperature, task_loss_weight: task, distill_loss_weight, options } =
+            self;
+        // As timm has it: a task weight by itself is the share of a whole.
+        let distill = distill_loss_weight.unwrap_or(task.map_or(1.0, |task| 1.0 - task));
+        let lessons = LessonOptions { teacher, temperature, task: task.unwrap_or(1.0), distill };
+        TrainOptions { lessons: Some(lessons), ..options }
+    }
+}
+
+/// Whom to learn from, and how much.
+#[derive(Debug)]
+struct LessonOptions {
+    teacher: Vec<Source>,
+    temperature: f64,
+    task: f64,
+    distill: f64,
+}
+
+impl LessonOptions {
+    /// The lessons, their teachers downloaded first if need be.
+    fn resolve(&self, console: &Console) -> Result<Lessons> {
+        Ok(Lessons {
+            teachers: resolve_all(&self.teacher, console)?,
+            temperature: self.temperature,
+            task_loss_weight: self.task,
+            distill_loss_weight: self.distill,
+        })
+    }
 }
 
 impl Finetune {
@@ -56,7 +125,11 @@ fn parse<A: Args>(arguments: Vec<String>) -> A {
 
 /// What stands behind the command's name on the command line.
 fn arguments() -> Vec<String> {
-    std::env::args_os().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect()
+    let words = if std::env::args_os().nth(1).is_some_and(|word| word == "fuse") { 2 } else { 1 };
+    std::env::args_os()
+        .skip(1 + words)
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
 }
 
 /// The arguments that the run in `folder` was begun with; its output was for another terminal.
@@ -95,6 +168,8 @@ struct TrainOptions {
     output: OutputOptions,
     #[command(flatten)]
     folder: FolderOptions,
+    #[arg(skip)]
+    lessons: Option<LessonOptions>,
 }
 
 #[derive(Args, Debug)]
@@ -409,7 +484,7 @@ impl TrainOptions {
             // What is given now stands over what was given then; what that changes is checked.
             Some(folder) => parse([begun_with(folder)?, arguments()].concat()),
         };
-        let config = options.config()?;
+        let config = options.config(&console)?;
         let interrupt = interrupt::install();
         let profile = options.folder.profile.is_some();
         let gpu_options = GpuOptions { profile, ..GpuOptions::default() };
@@ -418,7 +493,7 @@ impl TrainOptions {
     }
 
     /// The options resolved and checked.
-    fn config(&self) -> Result<Config> {
+    fn config(&self, console: &Console) -> Result<Config> {
         let Self { data, network, length, optimizer, rate, regularisation, folder, .. } = self;
         let chosen = optimizer.resolve()?;
         let lr = rate.lr.unwrap_or(chosen.default_lr());
@@ -458,6 +533,7 @@ impl TrainOptions {
             auto_augment: data.auto_augment,
             shuffle: !data.no_shuffle,
             drop_last: data.drop_last,
+            lessons: self.lessons.as_ref().map(|it| it.resolve(console)).transpose()?,
             seed: length.seed,
             workers: data.workers,
             tune: self.tune,

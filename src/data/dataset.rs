@@ -111,6 +111,26 @@ impl Dataset {
         Ok(Self { root: root.to_owned(), classes, train, val, test, skipped })
     }
 
+    /// Moves a share of every class from `val` to `test`: at least one image, unless it is the class's
+    /// only one. For choosing by `val` what is then reported on images that had no part in the
+    /// choice. `seed` decides which.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a `fraction` out of range, or when there is a `test` already.
+    pub fn hold_out_test(&mut self, fraction: f64, seed: u64) -> Result<()> {
+        if !(0.0..1.0).contains(&fraction) {
+            return Err(Error::Usage(format!("--test-fraction {fraction} is not in 0..1")));
+        }
+        if fraction > 0.0 && !self.test.is_empty() {
+            let what = "--test-fraction: the data have a test split already; leave it out";
+            return Err(Error::Usage(what.into()));
+        }
+        let options = ScanOptions { val_fraction: fraction, seed };
+        (self.val, self.test) =
+            hold_out(std::mem::take(&mut self.val), self.classes.len(), &options);
+        Ok(())
+    }
+
     /// How many of `items` each class has.
     pub fn per_class(&self, items: &[Item]) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];

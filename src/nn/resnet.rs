@@ -36,16 +36,27 @@ pub struct Mode {
     pub train_from: Option<Stage>,
     /// Whether parameters' gradients are added to what their memory holds.
     pub accumulate: bool,
+    /// Weight of a batch in the running statistics that are updated.
+    pub bn_momentum: f32,
 }
 
 impl Mode {
     /// Evaluation: running statistics, no gradients.
-    pub const EVAL: Self = Self { bn: BnPolicy::Frozen, train_from: None, accumulate: false };
+    pub const EVAL: Self = Self {
+        bn: BnPolicy::Frozen,
+        train_from: None,
+        accumulate: false,
+        bn_momentum: BN_MOMENTUM,
+    };
 
     /// Training of everything from `stage` on.
     pub fn train_from(stage: Stage, bn: BnPolicy) -> Self {
-        Self { bn, train_from: Some(stage), accumulate: false }
+        Self { bn, train_from: Some(stage), ..Self::EVAL }
     }
+
+    /// Statistics of batches: batch norm uses those of each batch and keeps nothing of earlier ones.
+    pub const BATCH_STATISTICS: Self =
+        Self { bn: BnPolicy::Train, train_from: Some(Stage::Stem), bn_momentum: 1.0, ..Self::EVAL };
 
     fn trains(&self, stage: Stage) -> bool {
         self.train_from.is_some_and(|first| stage >= first)
@@ -254,17 +265,31 @@ impl ResNet {
             let tensor = HostTensor::f32(parameter.torch_shape.clone(), values);
             tensors.insert(parameter.name.clone(), tensor);
         }
+        for (name, data) in self.running_statistics(gpu)? {
+            tensors.insert(name, HostTensor::f32([data.len()], data));
+        }
         for unit in self.units() {
-            let running = unit.running.download(gpu)?;
-            let (mean, var) = running.split_at(running.len() / 2);
-            for (leaf, data) in [("running_mean", mean), ("running_var", var)] {
-                let tensor = HostTensor::f32([data.len()], data.to_vec());
-                tensors.insert(format!("{}.{leaf}", unit.norm), tensor);
-            }
             let count = HostTensor::scalar(unit.batches_tracked.get());
             tensors.insert(format!("{}.num_batches_tracked", unit.norm), count);
         }
         Ok(tensors)
+    }
+
+    /// Every running mean and running variance, by torchvision's names. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn running_statistics(&self, gpu: &Gpu) -> Result<Vec<(String, Vec<f32>)>> {
+        let downloads: Vec<_> =
+            self.units().map(|unit| (unit, gpu.download(unit.running.memory()))).collect();
+        let mut statistics = Vec::with_capacity(2 * downloads.len());
+        for (unit, download) in downloads {
+            let running = unit.running.unpad(&download.wait_f32()?);
+            let (mean, var) = running.split_at(running.len() / 2);
+            statistics.push((format!("{}.running_mean", unit.norm), mean.to_vec()));
+            statistics.push((format!("{}.running_var", unit.norm), var.to_vec()));
+        }
+        Ok(statistics)
     }
 
     /// Logits, a matrix of images × classes, of normalised images `(n, h, w, 3)`.
@@ -335,7 +360,7 @@ impl ResNet {
                 let [weight, gamma, beta] = self.operands(tape, &self.stem, mode);
                 let state =
                     BatchNormState { gamma: &gamma, beta: &beta, running: &self.stem.running };
-                let options = batch_norm_options(mode.updates_statistics(stage), true);
+                let options = batch_norm_options(mode, stage, true);
                 let pool = MaxPool2d { kernel: [3; 2], stride: [2; 2], padding: [1; 2] };
                 let (y, stats) = if options.training {
                     conv2d_with_stats(tape, &x, &weight, self.stem.conv)?
@@ -389,7 +414,7 @@ impl ResNet {
     ) -> Result<Var> {
         let [weight, gamma, beta] = self.operands(tape, unit, mode);
         let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
-        let options = batch_norm_options(mode.updates_statistics(unit.stage), relu);
+        let options = batch_norm_options(mode, unit.stage, relu);
         conv2d_batch_norm(tape, x, &weight, unit.conv, state, residual, options)
     }
 
@@ -439,8 +464,13 @@ fn statistics_bytes(channels: usize) -> u64 {
     Shape::matrix(2, channels).bytes().next_multiple_of(ALIGNMENT)
 }
 
-fn batch_norm_options(training: bool, relu: bool) -> BatchNorm {
-    BatchNorm { training, momentum: BN_MOMENTUM, epsilon: BN_EPSILON, relu }
+fn batch_norm_options(mode: Mode, stage: Stage, relu: bool) -> BatchNorm {
+    BatchNorm {
+        training: mode.updates_statistics(stage),
+        momentum: mode.bn_momentum,
+        epsilon: BN_EPSILON,
+        relu,
+    }
 }
 
 fn wrong_tensor(name: &str) -> Error {

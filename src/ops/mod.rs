@@ -11,6 +11,7 @@ mod batch_norm_max_pool;
 mod conv2d;
 mod conv2d_batch_norm;
 mod cross_entropy;
+mod distillation;
 mod dropout;
 mod global_avg_pool;
 mod grad_norm;
@@ -30,6 +31,7 @@ pub use conv2d_batch_norm::conv2d_batch_norm;
 pub use cross_entropy::{
     ClassWeights, CrossEntropy, CrossEntropyOutput, Target, Targets, cross_entropy, labels,
 };
+pub use distillation::{Distillation, DistillationOutput, distillation, soften};
 pub use dropout::{Dropout, Per, dropout};
 pub use global_avg_pool::global_avg_pool;
 pub use grad_norm::grad_norm;
@@ -62,6 +64,7 @@ pub const OPS: &[Op] = &[
     conv2d::OP,
     conv2d_batch_norm::OP,
     cross_entropy::OP,
+    distillation::OP,
     dropout::OP,
     global_avg_pool::OP,
     grad_norm::OP,

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
 use super::metrics::Validation;
+use super::teachers::Lessons;
 use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::{Augment, AutoAugment, demo_root};
 use crate::error::{Error, Result};
@@ -98,6 +99,9 @@ pub struct Config {
     pub shuffle: bool,
     /// Whether a last, smaller batch is left out.
     pub drop_last: bool,
+    /// Networks to learn from besides the labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lessons: Option<Lessons>,
     /// Decides everything random.
     pub seed: u64,
     /// Threads that load images; 0 for one a core.
@@ -189,6 +193,13 @@ impl Config {
                 "--lr-warmup-epochs {} leaves none of the {} epochs; lower it or raise --epochs",
                 self.lr_warmup_epochs, self.epochs
             ));
+        }
+        self.lessons.as_ref().map_or(Ok(()), Lessons::check)?;
+        if self.lessons.is_some() && self.mixup_alpha + self.cutmix_alpha > 0.0 {
+            return wrong(
+                "--mixup-alpha and --cutmix-alpha mix images, but teachers' answers are to whole \
+                 ones; leave them out",
+            );
         }
         self.optimizer.check()?;
         self.lr_scheduler.check(self.lr_warmup_epochs)

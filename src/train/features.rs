@@ -21,6 +21,8 @@ pub struct Features {
     pub values: Vec<f32>,
     /// The class of each image.
     pub labels: Vec<u32>,
+    /// Which item each image is.
+    pub items: Vec<usize>,
     /// Features of an image.
     pub size: usize,
 }
@@ -38,7 +40,7 @@ impl Features {
         interrupt: &Interrupt,
     ) -> Result<(Self, Vec<Skipped>)> {
         let size = network.net.arch().features();
-        let mut features = Self { values: Vec::new(), labels: Vec::new(), size };
+        let mut features = Self { values: Vec::new(), labels: Vec::new(), items: Vec::new(), size };
         let mut failed = Vec::new();
         let batch_size = network.images_at_a_time(gpu, config.batch_size);
         for batch in in_order(items, network.image_size, batch_size, config.workers)? {
@@ -51,6 +53,7 @@ impl Features {
             let answer = network.features(gpu, &batch.pixels, batch.labels.len())?;
             features.values.extend(answer.wait()?);
             features.labels.extend(batch.labels);
+            features.items.extend(batch.items);
         }
         Ok((features, failed))
     }

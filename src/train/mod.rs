@@ -18,14 +18,16 @@ pub mod run_dir;
 mod source;
 mod state;
 mod step;
+mod teachers;
 mod validate;
 
 pub use config::Config;
 pub use console::Console;
 pub use interrupt::Interrupt;
-pub use network::{Answer, Network};
+pub use network::{Answer, Network, read_finite};
 pub use run::run;
 pub use run_dir::RunDir;
 pub use source::Batch;
 pub use step::{Done, Inputs, Pending, Pipeline, Stepper};
-pub use validate::{Judged, judge};
+pub use teachers::{Lessons, Teachers};
+pub use validate::{Classifier, Judged, Reply, judge};

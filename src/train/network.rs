@@ -123,23 +123,35 @@ impl Network {
     pub fn load(gpu: &Gpu, path: &Path, image_size: Option<u32>) -> Result<Self> {
         let doing = || format!("loading the weights {}", path.display());
         let checkpoint = read_finite(path).context(doing)?;
-        let count = checkpoint
-            .num_classes()
-            .ok_or_else(|| Error::checkpoint(path, "it has no classifier (fc); fine-tune it first"))
-            .context(doing)?;
+        if checkpoint.num_classes().is_none() {
+            let what = "it has no classifier (fc); fine-tune it first";
+            return Err(Error::checkpoint(path, what)).context(doing);
+        }
+        Self::from_checkpoint(gpu, &checkpoint, image_size).context(doing)
+    }
+
+    /// The network in a checkpoint that has a classifier, to be evaluated.
+    ///
+    /// # Errors
+    /// Those of [`ResNet::load`], and what the device reported.
+    pub fn from_checkpoint(
+        gpu: &Gpu,
+        checkpoint: &Checkpoint,
+        image_size: Option<u32>,
+    ) -> Result<Self> {
+        let count = checkpoint.num_classes().unwrap_or(0);
         let net = ResNet::new(gpu, checkpoint.arch, count, 0)?;
-        let tensors =
-            checkpoint.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        net.load(gpu, &tensors).context(doing)?;
+        let tensors = checkpoint.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        net.load(gpu, &tensors.collect())?;
+        let Meta { classes, image_size: own_size, mean, std, .. } = &checkpoint.meta;
         Ok(Self {
             net,
-            classes: checkpoint
-                .meta
-                .classes
+            classes: classes
+                .clone()
                 .unwrap_or_else(|| (0..count).map(|class| class.to_string()).collect()),
-            image_size: image_size.or(checkpoint.meta.image_size).unwrap_or(DEFAULT_IMAGE_SIZE),
-            mean: checkpoint.meta.mean,
-            std: checkpoint.meta.std,
+            image_size: image_size.or(*own_size).unwrap_or(DEFAULT_IMAGE_SIZE),
+            mean: *mean,
+            std: *std,
         })
     }
 
@@ -258,7 +270,11 @@ impl Answer {
     }
 }
 
-fn read_finite(path: &Path) -> Result<Checkpoint> {
+/// Reads a checkpoint that computation survives.
+///
+/// # Errors
+/// Those of [`Checkpoint::read`], and [`Error::Checkpoint`] naming tensors that are not finite.
+pub fn read_finite(path: &Path) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::read(path)?;
     let broken = checkpoint.non_finite();
     if broken.is_empty() {

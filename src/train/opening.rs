@@ -10,6 +10,7 @@ use super::config::Config;
 use super::console::Console;
 use super::identity::check_options;
 use super::network::Network;
+use super::teachers::{Lessons, Teachers};
 use crate::checkpoint::LoadReport;
 use crate::data::{Dataset, Item, ScanOptions, Skipped};
 use crate::error::{Context, Error, Result};
@@ -175,4 +176,16 @@ impl<'a> Args<'a> {
         }
         Ok(())
     }
+}
+
+/// Tells whom the network learns from.
+pub fn tell_teachers(console: &Console, teachers: &Teachers) {
+    let names: Vec<_> =
+        teachers.networks().iter().map(|teacher| teacher.net.arch().to_string()).collect();
+    let Lessons { temperature, task_loss_weight, distill_loss_weight, .. } = teachers.lessons();
+    console.line(format_args!(
+        "teachers: {}; loss {task_loss_weight} × by the labels + {distill_loss_weight} × by the \
+         teachers at temperature {temperature}",
+        names.join(", ")
+    ));
 }

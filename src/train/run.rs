@@ -1,5 +1,6 @@
 //! A training run from the options to the files: its phases, and their epochs.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,9 @@ use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
 use super::metrics::{Epoch, Validation};
 use super::network::Network;
-use super::opening::{Args, Unreadable, scan, tell_network, tell_plan, tell_weights};
+use super::opening::{
+    Args, Unreadable, scan, tell_network, tell_plan, tell_teachers, tell_weights,
+};
 use super::phase::{Phase, Rates};
 use super::profile::Profile;
 use super::progress::{Best, Progress};
@@ -20,7 +23,8 @@ use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
 use super::source::Source;
 use super::state::{Named, Saver, State};
 use super::step::Stepper;
-use crate::data::Item;
+use super::teachers::{Targets, Teachers};
+use crate::data::{Augment, Item};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Plan, Slice};
 use crate::nn::{BnPolicy, Mode, Stage};
@@ -61,6 +65,11 @@ pub fn run(
         }
     };
     tell_network(console, &config, &network);
+    let teachers =
+        config.lessons.as_ref().map(|it| Teachers::load(gpu, it, &network)).transpose()?;
+    if let Some(teachers) = &teachers {
+        tell_teachers(console, teachers);
+    }
     network.net.parameters_mut().require_gradients(gpu);
     config.arch = Some(network.net.arch());
     config.image_size = Some(network.image_size);
@@ -100,6 +109,8 @@ pub fn run(
         saver: Saver::new(config.save_every),
         state: None,
         under_way: false,
+        teachers: teachers.as_ref(),
+        targets: None,
         before: progress.seconds,
         progress,
         started,
@@ -169,6 +180,10 @@ pub(super) struct Run<'a> {
     /// Seconds that the run took before it was stopped.
     before: f64,
     pub started: Instant,
+    /// Whom the network learns from besides the labels.
+    teachers: Option<&'a Teachers>,
+    /// What they make of the training images, once that was needed.
+    targets: Option<Rc<Targets>>,
 }
 
 /// A phase on its way.
@@ -259,7 +274,7 @@ impl<'r> Run<'r> {
     /// Saves what a run that is asked to stop can go on from.
     fn stop(&mut self, leg: &Leg) -> Result<()> {
         let (last, folder) = (self.folder.last(), self.folder.path().display());
-        leg.network.save(self.gpu, &last, provenance(self.config, self.progress.epoch + 1))?;
+        leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
         self.console.line(format_args!("the weights so far are in {}", last.display()));
         self.console.line(format_args!("`wgrad finetune --resume {folder}` goes on"));
         self.console.event(&json!({
@@ -339,7 +354,12 @@ impl<'r> Run<'r> {
         let source = if phase.caches() {
             self.cache(network, images)?
         } else {
-            Source::Images { train: images.train.clone(), val: images.val.clone() }
+            // Images that are never the same are shown to the teachers step by step.
+            let targets = match config.augment {
+                Augment::None if config.auto_augment.is_none() => self.targets(images)?,
+                _ => None,
+            };
+            Source::Images { train: images.train.clone(), val: images.val.clone(), targets }
         };
         let settings = Settings {
             algorithm: config.optimizer,
@@ -374,7 +394,7 @@ impl<'r> Run<'r> {
             "training {} for {} of {} epochs, {steps} steps each",
             phase.name, phase.epochs, self.epochs
         ));
-        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing)?;
+        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
         if config.balance == Balance::Loss {
             stepper.weigh(source.class_weights(network.classes.len()))?;
         }
@@ -406,14 +426,18 @@ impl<'r> Run<'r> {
     /// Computes the features of all images once.
     fn cache(&mut self, network: &Network, images: &Images) -> Result<Source> {
         let started = Instant::now();
+        let targets = self.targets(images)?;
         let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
             let (features, failed) =
                 Features::compute(self.gpu, network, items, self.config, self.interrupt)?;
             self.unreadable.tell(self.console, &failed);
             Ok(features)
         };
-        let source =
-            Source::Features { train: compute(&images.train)?, val: compute(&images.val)? };
+        let source = Source::Features {
+            train: compute(&images.train)?,
+            val: compute(&images.val)?,
+            targets,
+        };
         self.console.line(format_args!(
             "features of {} images computed once, in {:.1} s",
             images.train.len() + images.val.len(),
@@ -422,12 +446,47 @@ impl<'r> Run<'r> {
         Ok(source)
     }
 
+    /// What the teachers make of the training images without augmentation, computed once; none
+    /// without teachers.
+    fn targets(&mut self, images: &Images) -> Result<Option<Rc<Targets>>> {
+        if let (None, Some(teachers)) = (&self.targets, self.teachers) {
+            let Config { batch_size, workers, .. } = *self.config;
+            let (gpu, train) = (self.gpu, &images.train);
+            let targets = teachers.all_targets(gpu, train, batch_size, workers, self.interrupt)?;
+            self.targets = Some(Rc::new(targets));
+        }
+        Ok(self.targets.clone())
+    }
+
+    /// What the weights' file says of where they come from.
+    fn provenance(&self, epoch: u32) -> serde_json::Value {
+        let config = self.config;
+        let mut provenance = json!({
+            "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
+            "weights": config.weights.to_string(),
+            "data": config.data.to_string(),
+            "epoch": epoch,
+            "seed": config.seed,
+        });
+        if let Some(teachers) = self.teachers {
+            let lessons = teachers.lessons();
+            provenance["fuse"] = json!({
+                "method": "distill",
+                "temperature": lessons.temperature,
+                "task_loss_weight": lessons.task_loss_weight,
+                "distill_loss_weight": lessons.distill_loss_weight,
+            });
+            provenance["parents"] = teachers.lineage().into();
+        }
+        provenance
+    }
+
     /// Validates after an epoch's steps, and notes, tells and saves what it brought.
     fn close_epoch(&mut self, leg: &Leg) -> Result<()> {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let network = leg.network;
         let number = self.progress.epoch + 1;
-        let provenance = provenance(config, number);
+        let provenance = self.provenance(number);
         network.save(gpu, &self.folder.last(), provenance.clone())?;
         let judged = leg.source.validate(gpu, network, config, self.interrupt)?;
         if let Some(judged) = &judged {
@@ -475,14 +534,4 @@ fn smallest_batch(network: &Network, mode: Mode) -> usize {
         Some(stage) if stage < Stage::Head && mode.bn == BnPolicy::Train && last_side == 1 => 2,
         _ => 1,
     }
-}
-
-fn provenance(config: &Config, epoch: u32) -> serde_json::Value {
-    json!({
-        "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
-        "weights": config.weights.to_string(),
-        "data": config.data.to_string(),
-        "epoch": epoch,
-        "seed": config.seed,
-    })
 }

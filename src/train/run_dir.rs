@@ -85,6 +85,11 @@ impl RunDir {
         self.0.join(BEST)
     }
 
+    /// Where the weights of a fused network go.
+    pub fn fused(&self) -> PathBuf {
+        self.0.join("weights/fused.safetensors")
+    }
+
     /// Where the latest weights go.
     pub fn last(&self) -> PathBuf {
         self.0.join(WEIGHTS).join("last.safetensors")

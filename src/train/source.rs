@@ -1,5 +1,6 @@
 //! Where a phase's batches come from: images, or cached features of them.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::config::{Balance, Config};
@@ -7,6 +8,7 @@ use super::features::Features;
 use super::interrupt::Interrupt;
 use super::network::Network;
 use super::step::Inputs;
+use super::teachers::Targets;
 use super::validate::{Judged, judge};
 use crate::data::{Item, Loader, Mix, Order, Skipped, Transform, noise_key};
 use crate::error::Result;
@@ -21,6 +23,8 @@ pub enum Source {
         train: Features,
         /// Of the validation images.
         val: Features,
+        /// What the teachers make of the training images, where there are teachers.
+        targets: Option<Rc<Targets>>,
     },
     /// The images themselves.
     Images {
@@ -28,6 +32,9 @@ pub enum Source {
         train: Arc<[Item]>,
         /// The validation images.
         val: Arc<[Item]>,
+        /// What the teachers make of the training images, where there are teachers and images are
+        /// always the same.
+        targets: Option<Rc<Targets>>,
     },
 }
 
@@ -37,6 +44,8 @@ pub struct Batch {
     pub pixels: Vec<u8>,
     /// Features of the images, or nothing.
     pub features: Vec<f32>,
+    /// What the teachers make of the images, or nothing: images × classes.
+    pub targets: Vec<f32>,
     /// The class of each image.
     pub labels: Vec<u32>,
     /// Where images are mixed: the share of each that is its own; the rest is that of the one before.
@@ -92,6 +101,12 @@ impl Source {
         Batch {
             pixels: vec![0; images * pixels],
             features: vec![0.0; images * features],
+            targets: match self {
+                Self::Features { targets: Some(_), .. } | Self::Images { targets: Some(_), .. } => {
+                    vec![0.0; images * network.net.classes()]
+                }
+                _ => Vec::new(),
+            },
             labels: vec![0; images],
             share: None,
             noise_key: [0; 2],
@@ -163,12 +178,15 @@ impl Source {
         let (seed, workers) = (config.seed, config.workers);
         let key = move |index: usize| noise_key(seed, epoch.into(), index);
         match self {
-            Self::Features { train, .. } => {
+            Self::Features { train, targets, .. } => {
                 let select = move |(index, images): (usize, Vec<usize>)| {
                     let (features, labels) = train.select(&images);
+                    let item = |at: &usize| train.items[at % train.items.len()];
+                    let items: Vec<usize> = images.iter().map(item).collect();
                     Ok(Batch {
                         pixels: Vec::new(),
                         features,
+                        targets: selected(targets.as_ref(), &items),
                         labels,
                         share: None,
                         noise_key: key(index),
@@ -177,7 +195,7 @@ impl Source {
                 };
                 Ok(Box::new((done..).zip(batches).map(select)))
             }
-            Self::Images { train, .. } => {
+            Self::Images { train, targets, .. } => {
                 let transform = Transform {
                     size: network.image_size,
                     augment: config.augment,
@@ -195,6 +213,7 @@ impl Source {
                         share: mix.apply(&mut batch.pixels, size, seed, epoch.into(), index),
                         pixels: batch.pixels,
                         features: Vec::new(),
+                        targets: selected(targets.as_ref(), &batch.items),
                         labels: batch.labels,
                         noise_key: key(index),
                         failed: batch.failed,
@@ -228,4 +247,8 @@ impl Source {
             _ => Ok(None),
         }
     }
+}
+
+fn selected(targets: Option<&Rc<Targets>>, items: &[usize]) -> Vec<f32> {
+    targets.map(|targets| targets.select(items)).unwrap_or_default()
 }

@@ -5,11 +5,15 @@ use std::time::Instant;
 
 use super::network::Network;
 use super::source::Batch;
+use super::teachers::Teachers;
 use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
 use crate::nn::Mode;
-use crate::ops::{ClassWeights, CrossEntropy, CrossEntropyOutput, Target, Targets, cross_entropy};
+use crate::ops::{
+    ClassWeights, CrossEntropy, CrossEntropyOutput, Distillation, Target, Targets, add,
+    cross_entropy, distillation,
+};
 use crate::optim::Optimizer;
 use crate::tensor::{Shape, Tensor};
 
@@ -34,6 +38,8 @@ pub struct Stepper<'a> {
     label_smoothing: f32,
     /// What each class weighs in the loss, here and on the device; none for all alike.
     class_weights: Option<(Vec<f32>, ClassWeights)>,
+    /// Whom to learn from besides the labels.
+    teachers: Option<&'a Teachers>,
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
     micro_batch: usize,
@@ -51,19 +57,13 @@ impl<'a> Stepper<'a> {
         network: &'a Network,
         mode: Mode,
         label_smoothing: f64,
+        teachers: Option<&'a Teachers>,
     ) -> Result<Self> {
         let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
         let label_smoothing = label_smoothing as f32;
         let class_weights = None;
-        Ok(Self {
-            gpu,
-            network,
-            mode,
-            label_smoothing,
-            class_weights,
-            micro_batch: usize::MAX,
-            one,
-        })
+        let micro_batch = usize::MAX;
+        Ok(Self { gpu, network, mode, label_smoothing, class_weights, teachers, micro_batch, one })
     }
 
     /// Steps whose loss weighs classes.
@@ -93,7 +93,7 @@ impl<'a> Stepper<'a> {
     ) -> Result<Vec<Download>> {
         optimizer.begin_step(self.gpu, learning_rate)?;
         let losses = self.record(optimizer, batch)?;
-        for _ in &losses {
+        for _ in batch.labels.chunks(self.micro_batch) {
             self.network.net.count_batch(self.mode);
         }
         self.gpu.submit()?;
@@ -126,7 +126,6 @@ impl<'a> Stepper<'a> {
     }
 
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
-        let (inputs, divisor) = (batch.inputs(), batch.labels.len() as f32);
         let weights = self.class_weights.as_ref().map(|(weights, _)| &weights[..]);
         let targets = batch.targets(weights);
         let mut losses = Vec::new();
@@ -135,8 +134,9 @@ impl<'a> Stepper<'a> {
         while let Some(targets) = parts.next() {
             self.network.net.draw(self.gpu, batch.noise_key, start)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            let stats = self.gradients(inputs, start, targets, mode, divisor)?;
+            let (stats, by_teachers) = self.gradients(batch, start, targets, mode)?;
             losses.push(self.gpu.download(stats.memory()));
+            losses.extend(by_teachers.map(|stats| self.gpu.download(stats.memory())));
             start += targets.len();
             if parts.peek().is_none() {
                 optimizer.step_if_finite(self.gpu, stats.memory())?;
@@ -145,26 +145,34 @@ impl<'a> Stepper<'a> {
         Ok(losses)
     }
 
-    /// Records the gradients of the part of a batch that begins with image `start`. Returns
-    /// [`CrossEntropyOutput::stats`].
+    /// Records the gradients of the part of a batch that begins with image `start`. Returns the
+    /// statistics of the losses by the labels and by the teachers, if there are any.
     fn gradients(
         &self,
-        inputs: Inputs<'_>,
+        batch: &Batch,
         start: usize,
         targets: &[Target],
         mode: Mode,
-        divisor: f32,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let (gpu, network) = (self.gpu, self.network);
         let count = targets.len();
         let weights = self.class_weights.as_ref().map(|(_, weights)| weights);
         let targets = Targets::new(gpu, targets)?.weighted(weights);
         let tape = Tape::new(gpu);
         let end = start + count;
-        let logits = match inputs {
+        let mut goals = None;
+        if !batch.targets.is_empty() {
+            let width = network.net.classes();
+            let values = &batch.targets[start * width..end * width];
+            goals = Some(Tensor::from_host(gpu, Shape::matrix(count, width), values)?);
+        }
+        let logits = match batch.inputs() {
             Inputs::Pixels(pixels) => {
                 let size = (network.image_size as usize).pow(2) * 3;
                 let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
+                if let (Some(teachers), None) = (self.teachers, &goals) {
+                    goals = Some(teachers.targets(gpu, &pixels, count)?);
+                }
                 let images = network.input(&tape, &pixels, count)?;
                 network.net.forward(&tape, &images, mode)?
             }
@@ -175,10 +183,24 @@ impl<'a> Stepper<'a> {
                 network.net.classify(&tape, &tape.constant(features), mode)?
             }
         };
+        let lessons = self.teachers.map(Teachers::lessons);
+        let count = batch.labels.len() as f64;
+        // A loss's weight divides what its sum over images is divided by.
+        let divisor = (count / lessons.map_or(1.0, |lessons| lessons.task_loss_weight)) as f32;
         let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
         let CrossEntropyOutput { loss, stats } = cross_entropy(&tape, &logits, &targets, options)?;
+        let (Some(lessons), Some(goals)) = (lessons, goals) else {
+            tape.backward(&loss, self.one.clone())?;
+            return Ok((stats, None));
+        };
+        let options = Distillation {
+            temperature: lessons.temperature as f32,
+            divisor: (count / lessons.distill_loss_weight) as f32,
+        };
+        let by_teachers = distillation(&tape, &logits, &goals, options)?;
+        let loss = add(&tape, &loss, &by_teachers.loss)?;
         tape.backward(&loss, self.one.clone())?;
-        Ok(stats)
+        Ok((stats, Some(by_teachers.stats)))
     }
 
     /// Which parameter, or which operation on the images of `batch`, first holds a value that is not

@@ -1,0 +1,126 @@
+//! θ = (1 − α)·θ_A + α·θ_B: the line from a network to its fine-tuned child, as WiSE-FT draws it.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::FuseConfig;
+use super::kitchen::{Candidate, Kitchen};
+use crate::checkpoint::write_atomically;
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::train::{Console, Interrupt};
+
+/// Walks the line from `a` to `b`, measures at every α, and writes the best by val accuracy (then
+/// loss); with `save_all` also every other one.
+///
+/// # Errors
+/// [`Error::Usage`] for an α outside 0 to 1; those of reading, measuring and writing.
+pub fn interpolate(
+    gpu: &Gpu,
+    config: FuseConfig,
+    [a, b]: [PathBuf; 2],
+    alphas: &[f64],
+    save_all: bool,
+    console: &Console,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    if let Some(alpha) = alphas.iter().find(|alpha| !(0.0..=1.0).contains(*alpha)) {
+        return Err(Error::Usage(format!("--alpha {alpha}: it is a share, from 0 (A) to 1 (B)")));
+    }
+    let mut alphas = alphas.to_vec();
+    alphas.sort_by(f64::total_cmp);
+    alphas.dedup();
+    let mut kitchen = Kitchen::open(gpu, config, &[a, b], true, console, interrupt)?;
+    kitchen.write_args(
+        gpu,
+        "fuse interpolate",
+        json!({ "alpha": alphas, "save_all": save_all }),
+    )?;
+    if let Some(head) = kitchen.head {
+        console.line(format_args!(
+            "the classifiers are for other classes: the backbones are interpolated, the classifier \
+             is {}'s throughout",
+            kitchen.names[head]
+        ));
+    }
+    let mut curve = Vec::new();
+    let mut best: Option<(f64, Candidate)> = None;
+    for &alpha in &alphas {
+        let candidate = kitchen.average(&[(0, 1.0 - alpha), (1, alpha)], true)?;
+        kitchen.note("interpolation", &name(alpha), Some(alpha), &candidate)?;
+        if save_all {
+            let file = format!("weights/alpha-{alpha:.3}.safetensors");
+            kitchen.write(kitchen.folder().path().join(file), &candidate, &method(alpha))?;
+        }
+        curve.push(Point::new(alpha, &candidate));
+        let rank = |candidate: &Candidate| candidate.measured.val.score().rank();
+        if best.as_ref().is_none_or(|(_, best)| rank(&candidate) > rank(best)) {
+            best = Some((alpha, candidate));
+        }
+    }
+    if kitchen.head.is_none()
+        && let [first, between @ .., last] = &curve[..]
+        && (first.alpha, last.alpha) == (0.0, 1.0)
+        && let Some(lowest) = between.iter().min_by(|x, y| x.top1().total_cmp(&y.top1()))
+    {
+        kitchen.warn_of_barrier(&name(lowest.alpha), lowest.top1(), first.top1().min(last.top1()));
+    }
+    write_curve(&kitchen.folder().path().join("curve.csv"), &curve)?;
+    let (alpha, candidate) = best.ok_or_else(|| Error::Usage("--alpha: name one".into()))?;
+    kitchen.serve(&name(alpha), &candidate, &method(alpha))
+}
+
+fn name(alpha: f64) -> String {
+    format!("alpha {alpha:.3}")
+}
+
+fn method(alpha: f64) -> serde_json::Value {
+    json!({ "method": "interpolate", "alpha": alpha })
+}
+
+/// A point of the curve.
+struct Point {
+    alpha: f64,
+    scores: super::judge::Scores,
+    before: Option<super::judge::Scores>,
+}
+
+impl Point {
+    fn new(alpha: f64, candidate: &Candidate) -> Self {
+        let before = candidate.before.as_ref().map(|before| before.scores());
+        Self { alpha, scores: candidate.measured.scores(), before }
+    }
+
+    fn top1(&self) -> f64 {
+        self.scores.val.top1
+    }
+}
+
+/// Writes `curve.csv`: a row for each α, with the statistics it ends up with and, where those were
+/// recalibrated, with the averaged ones before.
+fn write_curve(path: &std::path::Path, curve: &[Point]) -> Result<()> {
+    use std::io::Write as _;
+    let columns = |prefix: &str| {
+        ["accuracy_top1", "loss", "ece"].map(|column| format!("{prefix}/{column}")).join(",")
+    };
+    write_atomically(path, |file| {
+        let splits = ["val", "test", "averaged/val", "averaged/test"];
+        writeln!(file, "alpha,{}", splits.map(columns).join(","))?;
+        for point in curve {
+            let before = point.before.as_ref();
+            let scores = [
+                Some(point.scores.val),
+                point.scores.test,
+                before.map(|before| before.val),
+                before.and_then(|before| before.test),
+            ];
+            let cells = scores.map(|score| match score {
+                Some(score) => format!("{},{},{}", score.top1, score.loss, score.ece),
+                None => ",,".into(),
+            });
+            writeln!(file, "{},{}", point.alpha, cells.join(","))?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,55 @@
+//! Networks that answer together.
+
+use crate::program::Wgrad;
+
+#[test]
+fn an_ensemble_answers_with_the_mean_probability() {
+    let wgrad = Wgrad::with_base();
+    let a = wgrad.child("a", "--seed 1 --lr 0.01");
+    let b = wgrad.child("b", "--seed 2 --lr 0.03");
+    let ran = wgrad.fuse(&["ensemble", &a, &b]);
+    ran.answer();
+    let end = ran.objects().pop().unwrap();
+    assert_eq!(end["weights"], "out/ensemble.json");
+
+    let predict = |weights: &str| {
+        let ran = wgrad.run(&["predict", "data/val", "--json", "--top", "2", "--weights", weights]);
+        ran.answer();
+        ran.objects()
+    };
+    let probability = |answer: &serde_json::Value| {
+        let top = answer["top"].as_array().unwrap();
+        let of_a = top.iter().find(|guess| guess["class"] == "a").unwrap();
+        of_a["prob"].as_f64().unwrap()
+    };
+    let answers = [&a, &b, "out/ensemble.json"].map(predict);
+    assert_eq!(answers[0].len(), 12);
+    let [of_a, of_b, of_both] = answers;
+    for ((a, b), both) in of_a.iter().zip(&of_b).zip(&of_both) {
+        let [a, b, both] = [a, b, both].map(probability);
+        assert!((both - (a + b) / 2.0).abs() < 1e-6, "{a} {b} {both}");
+    }
+
+    let evaluate = ["evaluate", "--data", "data", "--json", "--weights", "out/ensemble.json"];
+    let metrics = wgrad.run(&evaluate).objects().remove(0);
+    assert_eq!(metrics["top1"], end["result"]["val"]["top1"]);
+    let gap = metrics["loss"].as_f64().unwrap() - end["result"]["val"]["loss"].as_f64().unwrap();
+    assert!(gap.abs() < 1e-6, "{gap}");
+}
+
+#[test]
+fn an_ensemble_notices_that_a_member_has_changed() {
+    let wgrad = Wgrad::with_base();
+    let a = wgrad.child("a", "--seed 1 --lr 0.01");
+    let base = "base/weights/best.safetensors";
+    wgrad.fuse(&["ensemble", base, &a]).answer();
+    std::fs::copy(wgrad.path(base), wgrad.path(&a)).unwrap();
+    let ran = wgrad.run(&["evaluate", "--data", "data", "--weights", "out/ensemble.json"]);
+    let error = ran.error(1);
+    assert!(error.contains(&a) && error.contains("has changed"), "{error}");
+
+    std::fs::write(wgrad.path("own.json"), r#"{"members": [{"path": "a/none.safetensors"}]}"#)
+        .unwrap();
+    let ran = wgrad.run(&["evaluate", "--data", "data", "--weights", "own.json"]);
+    assert!(ran.error(1).contains("none.safetensors"), "{}", ran.stderr);
+}

@@ -1,0 +1,11 @@
+//! `wgrad fuse` from the outside: what it writes, what it says, what it refuses.
+
+#[path = "../common/program.rs"]
+mod program;
+
+mod distill;
+mod ensemble;
+mod exact;
+mod kitchen;
+mod refusals;
+mod statistics;

@@ -1,0 +1,77 @@
+//! What cannot be fused is named, and nothing is written.
+
+use wgrad::checkpoint::{Checkpoint, HostData};
+
+use crate::program::Wgrad;
+
+#[test]
+fn what_does_not_go_together_is_named_and_nothing_written() {
+    let wgrad = Wgrad::with_base();
+    let a = wgrad.child("a", "--seed 1 --lr 0.01");
+    let deep = wgrad.train("pretrain --arch resnet34-w8 --freeze-epochs 0 --max-steps 1", "deep");
+    let nan = wgrad.alter(&a, "nan.safetensors", |checkpoint| {
+        let tensor = checkpoint.tensors.get_mut("layer2.0.conv1.weight").unwrap();
+        if let HostData::F32(data) = &mut tensor.data {
+            data[7] = f32::NAN;
+        }
+    });
+    let others = wgrad.alter(&a, "others.safetensors", |checkpoint| {
+        checkpoint.meta.classes = Some(vec!["a".into(), "wasp".into()]);
+    });
+    let scaled = wgrad.alter(&a, "scaled.safetensors", |checkpoint| {
+        checkpoint.meta.mean = [0.5; 3];
+    });
+    let truncated = "truncated.safetensors";
+    let bytes = std::fs::read(wgrad.path(&a)).unwrap();
+    std::fs::write(wgrad.path(truncated), &bytes[..bytes.len() / 2]).unwrap();
+    let headless = wgrad.alter(&a, "headless.safetensors", |checkpoint: &mut Checkpoint| {
+        checkpoint.meta.classes = None;
+        checkpoint.tensors.retain(|name, _| !name.starts_with("fc."));
+    });
+    for (culprit, words) in [
+        (deep.as_str(), "is a resnet34-w8"),
+        (&nan, "layer2.0.conv1.weight"),
+        (&others, "wasp instead of b"),
+        (&scaled, "normalises its input"),
+        (truncated, "not a valid safetensors file"),
+        (&headless, "no classifier"),
+        ("none.safetensors", "no such file"),
+    ] {
+        for command in [&["interpolate"][..], &["soup", "--uniform"], &["soup", "--greedy"]] {
+            // A line needs one classifier only.
+            if command[0] == "interpolate" && (culprit == others || culprit == headless) {
+                continue;
+            }
+            let ran = wgrad.fuse(&[command, &[&a, culprit]].concat());
+            let error = ran.error(1);
+            assert!(error.contains(culprit) && error.contains(words), "{command:?}: {error}");
+            assert!(!wgrad.path("out").exists(), "{command:?} {culprit}");
+        }
+    }
+    for (arguments, words) in [
+        (&["interpolate", &a, &a, "--alpha", "1.5"][..], "--alpha 1.5"),
+        (&["soup", "none"], "nothing to fuse"),
+    ] {
+        let ran = wgrad.fuse(arguments);
+        assert!(ran.error(2).contains(words), "{}", ran.stderr);
+    }
+    let ran = wgrad.run(&["fuse", "soup", &a, "--data", "data", "--batch-size", "1"]);
+    assert!(ran.error(2).contains("--batch-size 1"), "{}", ran.stderr);
+    assert!(!wgrad.path("out").exists());
+}
+
+#[test]
+fn strangers_are_warned_of() {
+    let wgrad = Wgrad::with_base();
+    let a = wgrad.child("a", "--seed 1 --lr 0.01");
+    let options = "pretrain --arch resnet18-w8 --freeze-epochs 0 --seed 9 --max-steps 1";
+    let stranger = wgrad.train(options, "stranger");
+    let ran = wgrad.fuse(&["soup", "--uniform", &a, &stranger]);
+    ran.answer();
+    assert!(ran.stderr.contains("no common ancestor"), "{}", ran.stderr);
+    std::fs::remove_dir_all(wgrad.path("out")).unwrap();
+    let b = wgrad.child("b", "--seed 2 --lr 0.03");
+    let ran = wgrad.fuse(&["soup", "--uniform", &a, &b]);
+    ran.answer();
+    assert!(!ran.stderr.contains("no common ancestor"), "{}", ran.stderr);
+}
