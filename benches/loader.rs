@@ -23,7 +23,7 @@ fn loader(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(items.len() as u64));
     for augment in [Augment::None, Augment::Light, Augment::Strong] {
         for size in [64, 224] {
-            let transform = Transform { size, augment };
+            let transform = Transform { size, augment, auto_augment: None };
             group.bench_function(format!("{augment:?} {size} px"), |bencher| {
                 bencher.iter(|| epoch(&items, transform).expect("an epoch"));
             });

@@ -4,6 +4,7 @@
 struct Params {
   rows: u32, classes: u32, c4: u32, smoothing: f32,
   scale: f32, lowest: f32, nan: f32, accumulate: u32,
+  weighted: u32, mean_weight: f32, padding: vec2<u32>,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> rows: array<vec4<f32>>;

@@ -16,7 +16,9 @@
 mod common;
 
 use wgrad::gpu::{Gpu, GpuOptions, Slice};
-use wgrad::ops::{self, Adam, AdamHyper, CrossEntropy, Sgd, SgdHyper};
+use wgrad::ops::{
+    self, Adam, AdamHyper, ClassWeights, CrossEntropy, Sgd, SgdHyper, Target, Targets,
+};
 use wgrad::{Shape, Tape, Tensor};
 
 fn assert_close(found: &[f32], expected: &[f32]) {
@@ -136,4 +138,82 @@ fn smoothed_cross_entropy() {
             found.iter().zip(expected).find(|(found, expected)| (**found - expected).abs() > 1e-7);
         assert!(far.is_none(), "{far:?}");
     }
+}
+
+/// The loss of `logits` (rows of four) and its gradient, on every adapter.
+fn check_cross_entropy(
+    logits: [f32; 12],
+    targets: [Target; 3],
+    weights: [f32; 4],
+    options: CrossEntropy,
+    loss: f64,
+    gradient: [f64; 12],
+) {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        let tape = Tape::new(&gpu);
+        let logits = tape.leaf(Tensor::from_host(&gpu, Shape::matrix(3, 4), &logits).unwrap());
+        let weights = ClassWeights::new(&gpu, &weights).unwrap();
+        let targets = Targets::new(&gpu, &targets).unwrap().weighted(Some(&weights));
+        let output = ops::cross_entropy(&tape, &logits, &targets, options).unwrap();
+        let seed = Tensor::from_host(&gpu, Shape::vector(1), &[1.0]).unwrap();
+        let d_logits = tape.backward(&output.loss, seed).unwrap().take(&logits).unwrap();
+        let found = f64::from(output.loss.value().download(&gpu).unwrap()[0]);
+        assert!((found - loss).abs() < 4e-7 * loss, "{found}, not {loss}");
+        let found = d_logits.download(&gpu).unwrap();
+        // Differences of numbers up to one.
+        let far = found.iter().zip(gradient).find(|(a, b)| (f64::from(**a) - b).abs() > 2e-7);
+        assert!(far.is_none(), "{far:?}");
+    }
+}
+
+const LOGITS: [f32; 12] = [0.5, -1.0, 2.0, 0.25, 3.0, 1.0, 1.0, -2.0, 0.0, 0.5, -0.75, 1.5];
+const WEIGHTS: [f32; 4] = [0.5, 2.0, 1.0, 1.25];
+
+// cross_entropy(LOGITS, tensor([2, 0, 3]), WEIGHTS, label_smoothing=0.1), in f64
+#[test]
+fn cross_entropy_of_weighted_labels_with_smoothing() {
+    let targets = [2, 0, 3].map(|label| Target { weight: 3.0 / 2.75, ..label.into() });
+    let options = CrossEntropy { label_smoothing: 0.1, divisor: 3.0 };
+    let gradient = [
+        0.052591537548,
+        -0.005432831986,
+        -0.080293403384,
+        0.033134697821,
+        -0.006277321980,
+        0.003729572669,
+        0.012820481760,
+        -0.010272732449,
+        0.054942379123,
+        0.079897038535,
+        0.019009153829,
+        -0.153848571486,
+    ];
+    check_cross_entropy(LOGITS, targets, WEIGHTS, options, 0.664537539293, gradient);
+}
+
+// cross_entropy(LOGITS, tensor([[0, .3, .7, 0], [1, 0, 0, 0], [.375, 0, 0, .625]]), WEIGHTS,
+//               label_smoothing=0.1), in f64
+#[test]
+fn cross_entropy_of_weighted_soft_targets_with_smoothing() {
+    let targets = [
+        Target { label: 2, other: 1, share: 0.7, weight: 1.0 },
+        0.into(),
+        Target { label: 3, other: 0, share: 0.625, weight: 1.0 },
+    ];
+    let options = CrossEntropy { label_smoothing: 0.1, divisor: 3.0 };
+    let gradient = [
+        0.062090043695,
+        -0.181882796273,
+        0.078608641331,
+        0.041184111247,
+        -0.005754211815,
+        0.003418774947,
+        0.011752108280,
+        -0.009416671412,
+        -0.016984071189,
+        0.054941577339,
+        0.012182772069,
+        -0.050140278219,
+    ];
+    check_cross_entropy(LOGITS, targets, WEIGHTS, options, 1.222176189143, gradient);
 }

@@ -159,6 +159,8 @@ fn batch(size: u32, images: usize) -> Batch {
         features: Vec::new(),
         targets: Vec::new(),
         labels: formulas::labels(0, images),
+        share: None,
+        noise_key: [0; 2],
         failed: Vec::new(),
     }
 }
@@ -277,7 +279,7 @@ fn epochs(size: u32, count: usize) -> Result<(Vec<f64>, usize)> {
     let mut samples = Vec::new();
     for epoch in 0..count as u64 + 1 {
         let order = Order { seed: 0, epoch, shuffle: true, batch_size: 32, drop_last: false };
-        let transform = Transform { size, augment: Augment::Light };
+        let transform = Transform { size, augment: Augment::Light, auto_augment: None };
         let started = Instant::now();
         for batch in Loader::new(items.clone(), order.batches(images), transform, 0, epoch, 0)? {
             batch?;

@@ -8,13 +8,13 @@ use clap::{Args, Command, ValueEnum};
 use super::interrupt;
 use super::shared::{ComputeOptions, OutputOptions, resolve_all};
 use crate::checkpoint::{HeadPolicy, Source};
-use crate::data::Augment;
+use crate::data::{Augment, AutoAugment};
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::nn::{Arch, BnPolicy};
 use crate::optim::Algorithm;
 use crate::train::config::{
-    BestBy, CacheFeatures, Config, DataSource, Freeze, LrScheduler, SaveEvery,
+    Balance, BestBy, CacheFeatures, Config, DataSource, Freeze, LrScheduler, SaveEvery,
 };
 use crate::train::run_dir::read_json;
 use crate::train::{Console, Lessons, RunDir};
@@ -194,6 +194,10 @@ struct DataOptions {
     /// How training images are varied
     #[arg(long, value_enum, default_value_t = Augment::Light)]
     augment: Augment,
+
+    /// Random operations besides --augment, on PIL images as torchvision defines them [default: none]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    auto_augment: Option<AutoAugment>,
 
     /// The same as --augment none
     #[arg(long, conflicts_with = "augment")]
@@ -548,6 +552,41 @@ struct RegularisationOptions {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     model_ema_decay: Option<f64>,
 
+    /// Blend each image and its target with those of another, in a proportion drawn from Beta(X, X) for
+    /// each batch: MixUp, typically 0.2; not while only the classifier is trained [default: off]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    mixup_alpha: f64,
+
+    /// Replace a rectangle of each image by another's, of an area drawn from Beta(X, X): CutMix,
+    /// typically 1; with --mixup-alpha, each batch has one of the two [default: off]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
+    cutmix_alpha: f64,
+
+    /// What makes classes of few images count as much as others
+    #[arg(long, value_enum, default_value_t = Balance::None)]
+    balance: Balance,
+
+    /// The share of the features that is dropped before the classifier
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
+    dropout: f64,
+
+    /// The share of the images that skip the last block; the first is never skipped, those between
+    /// linearly between
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
+    stochastic_depth: f64,
+
     /// The largest norm that all gradients together may have [default: none]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     clip_grad_norm: Option<f64>,
@@ -620,11 +659,17 @@ impl TrainOptions {
             l2_sp: regularisation.l2_sp,
             label_smoothing: regularisation.label_smoothing,
             model_ema_decay: regularisation.model_ema_decay,
+            mixup_alpha: regularisation.mixup_alpha,
+            cutmix_alpha: regularisation.cutmix_alpha,
+            balance: regularisation.balance,
+            dropout: regularisation.dropout,
+            stochastic_depth: regularisation.stochastic_depth,
             clip_grad_norm: regularisation.clip_grad_norm,
             freeze: network.freeze,
             cache_features: network.cache_features,
             bn: network.bn,
             augment: if data.no_augment { Augment::None } else { data.augment },
+            auto_augment: data.auto_augment,
             shuffle: !data.no_shuffle,
             drop_last: data.drop_last,
             lessons: self.lessons.as_ref().map(|it| it.resolve(console)).transpose()?,

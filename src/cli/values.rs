@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use crate::checkpoint::HeadPolicy;
-use crate::data::Augment;
+use crate::data::{Augment, AutoAugment};
 use crate::nn::BnPolicy;
 
 impl ValueEnum for HeadPolicy {
@@ -46,7 +46,22 @@ impl ValueEnum for Augment {
         Some(match self {
             Self::None => PossibleValue::new("none").help("Not at all"),
             Self::Light => PossibleValue::new("light").help("Random crops and flips"),
-            Self::Strong => PossibleValue::new("strong").help("Also colours and erasing"),
+            Self::Strong => PossibleValue::new("strong").help("Also rotation, colours and erasing"),
+        })
+    }
+}
+
+impl ValueEnum for AutoAugment {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Ra, Self::Ta]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Ra => PossibleValue::new("ra").help("RandAugment: two operations of magnitude 9"),
+            Self::Ta => {
+                PossibleValue::new("ta").help("TrivialAugmentWide: one operation of any magnitude")
+            }
         })
     }
 }

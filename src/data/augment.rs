@@ -3,7 +3,9 @@
 use image::RgbImage;
 use rand::{Rng, RngExt};
 
+use super::auto_augment::AutoAugment;
 use super::jitter::color_jitter;
+use super::pil::rotate;
 use super::resize::{Region, resize_center_crop, resize_region};
 use crate::error::Result;
 
@@ -20,8 +22,8 @@ pub enum Augment {
     /// torchvision's `RandomResizedCrop(size, scale=(0.35, 1))` and `RandomHorizontalFlip`.
     #[default]
     Light,
-    /// [`Augment::Light`], then `ColorJitter(0.4, 0.4, 0.4, 0.1)` and `RandomErasing(p=0.25)`, which
-    /// erases with the mean colour.
+    /// [`Augment::Light`], then `RandomRotation(10)`, `ColorJitter(0.4, 0.4, 0.4, 0.1)` and, at the
+    /// very end, `RandomErasing(p=0.25)`, which erases with the mean colour.
     Strong,
 }
 
@@ -32,6 +34,8 @@ pub struct Transform {
     pub size: u32,
     /// Random changes.
     pub augment: Augment,
+    /// Random operations after these, before anything is erased.
+    pub auto_augment: Option<AutoAugment>,
 }
 
 impl Transform {
@@ -41,19 +45,26 @@ impl Transform {
     /// [`Error::Shape`](crate::Error::Shape) when the size is 0 or the image has no pixels.
     pub fn apply(&self, image: &RgbImage, rng: &mut impl Rng) -> Result<Vec<u8>> {
         let size = self.size;
-        if self.augment == Augment::None {
-            return resize_center_crop(image, size);
-        }
-        let region = random_resized_crop(image.dimensions(), rng);
-        let mut pixels = resize_region(image, region, size)?;
-        if rng.random_bool(0.5) {
-            flip(&mut pixels, size);
-        }
-        if self.augment == Augment::Strong {
-            color_jitter(&mut pixels, rng);
-            if rng.random_bool(0.25) {
-                erase(&mut pixels, size, rng);
+        let mut pixels = if self.augment == Augment::None {
+            resize_center_crop(image, size)?
+        } else {
+            let region = random_resized_crop(image.dimensions(), rng);
+            let mut pixels = resize_region(image, region, size)?;
+            if rng.random_bool(0.5) {
+                flip(&mut pixels, size);
             }
+            pixels
+        };
+        let is_strong = self.augment == Augment::Strong;
+        if is_strong {
+            rotate(&mut pixels, size, rng.random_range(-10.0..10.0));
+            color_jitter(&mut pixels, rng);
+        }
+        if let Some(policy) = self.auto_augment {
+            policy.apply(&mut pixels, size, rng);
+        }
+        if is_strong && rng.random_bool(0.25) {
+            erase(&mut pixels, size, rng);
         }
         Ok(pixels)
     }

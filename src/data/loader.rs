@@ -1,7 +1,7 @@
 //! Decodes batches ahead of the consumer, on threads of its own, in an order of their own making
 //! that never shows: batches come in order, and every byte follows from seed, epoch and item alone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -43,6 +43,37 @@ impl Order {
         let whole = |batch: &&[usize]| !self.drop_last || batch.len() == size;
         order.chunks(size).filter(whole).map(<[usize]>::to_vec).collect()
     }
+
+    /// As many images as have `labels`, every class as often as the others, shuffled, in batches. A
+    /// class with fewer images has them again; another has a random part of its own, a new one each
+    /// epoch.
+    ///
+    /// Of k·n + i, for n images, image i is meant, k times before in this epoch: [`Loader`] varies it
+    /// otherwise each time.
+    pub fn balanced_batches(&self, labels: &[u32]) -> Vec<Vec<usize>> {
+        let mut rng = generator(Purpose::Shuffle, self.seed, self.epoch, 0);
+        let images = labels.len();
+        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        labels.iter().enumerate().for_each(|(at, &l)| members.entry(l).or_default().push(at));
+        let mut members: Vec<Vec<usize>> = members.into_values().collect();
+        // Which classes have one image more, where they cannot be equal.
+        members.shuffle(&mut rng);
+        let classes = members.len().max(1);
+        let mut draws = Vec::with_capacity(images);
+        for (class, mut members) in members.into_iter().enumerate() {
+            let count = images / classes + usize::from(class < images % classes);
+            for draw in 0..count {
+                if draw % members.len() == 0 {
+                    members.shuffle(&mut rng);
+                }
+                draws.push(draw / members.len() * images + members[draw % members.len()]);
+            }
+        }
+        draws.shuffle(&mut rng);
+        let places = Self { shuffle: false, ..*self }.batches(images);
+        let image = |place: usize| draws[place];
+        places.into_iter().map(|batch| batch.into_iter().map(image).collect()).collect()
+    }
 }
 
 /// Decoded and preprocessed images.
@@ -73,13 +104,14 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts loading `batches` of indices into `items` on `workers` threads (0: one for each core).
+    /// Starts loading `batches` of indices into `items` (see [`Order::balanced_batches`] for those
+    /// beyond) on `workers` threads (0: one for each core).
     /// Bounded memory: a few batches are held at a time.
     ///
     /// `seed` and `epoch` decide the augmentation; the number of workers does not change a byte.
     ///
     /// # Errors
-    /// [`Error::Usage`] for an image size of 0, [`Error::Shape`] for an index out of range,
+    /// [`Error::Usage`] for an image size of 0, [`Error::Shape`] for images of an empty list,
     /// [`Error::Io`] when no thread can be started.
     pub fn new(
         items: Arc<[Item]>,
@@ -92,13 +124,12 @@ impl Loader {
         if transform.size == 0 {
             return Err(Error::Usage("--image-size must be at least 1".into()));
         }
-        if let Some(index) = batches.iter().flatten().find(|&&index| index >= items.len()) {
-            let what = format!("item {index} of a list of {}", items.len());
-            return Err(Error::shape("loader", what));
+        if items.is_empty() && batches.iter().any(|batch| !batch.is_empty()) {
+            return Err(Error::shape("loader", "batches of an empty list of images"));
         }
         let images = items.clone();
         let load = move |index: usize| {
-            let image = read_rgb(&images[index].path)?;
+            let image = read_rgb(&images[index % images.len()].path)?;
             let mut rng = generator(Purpose::Augment, seed, epoch, index);
             transform.apply(&image, &mut rng).map_err(|error| error.to_string())
         };
@@ -145,7 +176,8 @@ impl Loader {
             pixels: Vec::new(),
             failed: Vec::new(),
         };
-        for (item, result) in filled.items.into_iter().zip(filled.results.into_iter().flatten()) {
+        for (index, result) in filled.items.into_iter().zip(filled.results.into_iter().flatten()) {
+            let item = index % self.items.len();
             match result {
                 Ok(pixels) => {
                     batch.items.push(item);

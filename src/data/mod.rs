@@ -10,7 +10,7 @@
 //! let dataset = Dataset::scan(&demo_root()?, &ScanOptions::default())?;
 //! let order = Order { seed: 0, epoch: 0, shuffle: true, batch_size: 16, drop_last: false };
 //! let batches = order.batches(dataset.train.len());
-//! let transform = Transform { size: 64, augment: Augment::Light };
+//! let transform = Transform { size: 64, augment: Augment::Light, auto_augment: None };
 //! for batch in Loader::new(dataset.train.into(), batches, transform, 0, 0, 2)? {
 //!     let batch = batch?;
 //!     println!("batch {}: {} images", batch.index, batch.labels.len());
@@ -20,20 +20,26 @@
 //! ```
 
 mod augment;
+mod auto_augment;
 mod dataset;
 mod decode;
 mod demo;
 mod folder;
 mod jitter;
 mod loader;
+mod mix;
+mod pil;
 mod random;
 mod resize;
 
 pub use augment::{Augment, Transform};
+pub use auto_augment::AutoAugment;
 pub use dataset::{Dataset, Item, Labelled, ScanOptions, Skipped};
 pub use decode::{decode, decode_bytes};
 pub use demo::demo_root;
 pub use folder::image_files;
 pub use image::RgbImage;
 pub use loader::{Batch, Loader, Order};
+pub use mix::Mix;
+pub use random::noise_key;
 pub use resize::resize_center_crop;

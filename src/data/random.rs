@@ -1,6 +1,7 @@
 //! Where this module's random numbers come from: a generator per purpose, seed, epoch and index, so
 //! that no draw depends on how many others were made before it.
 
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -13,6 +14,15 @@ pub(super) enum Purpose {
     Shuffle = 2,
     /// The augmentation of an image; the index is the item's.
     Augment = 3,
+    /// How the images of a batch are mixed; the index is the batch's.
+    Mix = 4,
+    /// What the network drops of a batch; the index is the batch's.
+    Noise = 5,
+}
+
+/// Two random words for what the network drops of a batch, given its place in an epoch.
+pub fn noise_key(seed: u64, epoch: u64, batch: usize) -> [u32; 2] {
+    generator(Purpose::Noise, seed, epoch, batch).random()
 }
 
 /// The generator for `purpose`, all of whose numbers follow from the arguments.

@@ -305,7 +305,7 @@ impl<'a> Judge<'a> {
         }
         let (size, batch_size) = (self.network.image_size, self.batch_size);
         let order = Order { seed: self.seed, epoch: 0, shuffle, batch_size, drop_last: false };
-        let transform = Transform { size, augment: Augment::None };
+        let transform = Transform { size, augment: Augment::None, auto_augment: None };
         let batches = order.batches(split.len());
         let fits = split.len().saturating_mul(3 * (size as usize).pow(2)) <= CACHE;
         let mut cache = Vec::new();

@@ -1,6 +1,6 @@
 //! A ResNet on the device: torchvision's names outside, one arena of parameters inside.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -11,8 +11,8 @@ use crate::autograd::{Tape, Var};
 use crate::checkpoint::HostTensor;
 use crate::gpu::{Gpu, Slice};
 use crate::ops::{
-    BatchNorm, BatchNormState, Conv2d, MaxPool2d, batch_norm_max_pool, conv2d, conv2d_batch_norm,
-    conv2d_with_stats, global_avg_pool, linear,
+    BatchNorm, BatchNormState, Conv2d, Dropout, MaxPool2d, Per, add, batch_norm_max_pool, conv2d,
+    conv2d_batch_norm, conv2d_with_stats, dropout, global_avg_pool, linear, relu,
 };
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
@@ -71,9 +71,21 @@ impl Mode {
     }
 }
 
+/// What is dropped in training, at random.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Noise {
+    /// Share of the features that the classifier does not get to see, 0 up to but without 1.
+    pub dropout: f32,
+    /// Share of the images that skip the last block; the first block is never skipped, those between
+    /// linearly between: torchvision's stochastic depth, row by row.
+    pub stochastic_depth: f32,
+}
+
 /// PyTorch's defaults.
 const BN_MOMENTUM: f32 = 0.1;
 const BN_EPSILON: f32 = 1e-5;
+/// What tells the classifier's dropout from the blocks'.
+const HEAD_SITE: u32 = u32::MAX;
 
 /// A residual network.
 pub struct ResNet {
@@ -86,9 +98,14 @@ pub struct ResNet {
     /// Blocks of layer1 to layer4.
     layers: [Vec<Rc<Block>>; 4],
     head: Head,
+    /// What is dropped in training, and the key that says which.
+    noise: OnceCell<(Noise, Slice)>,
 }
 
 struct Block {
+    /// Number of the block, from 0, and its share of the way to the last.
+    number: u32,
+    depth: f32,
     path: Vec<Unit>,
     downsample: Option<Unit>,
 }
@@ -138,16 +155,38 @@ impl ResNet {
         };
         let stem = unit(arch.stem())?;
         let mut layers: [Vec<Rc<Block>>; 4] = Default::default();
-        for spec in blocks {
+        let last = (blocks.len() - 1).max(1) as f32;
+        for (number, spec) in (0..).zip(blocks) {
             let layer = Stage::of(&spec.name) as usize - Stage::Layer1 as usize;
             layers[layer].push(Rc::new(Block {
+                number,
+                depth: number as f32 / last,
                 path: spec.convs.into_iter().map(&mut unit).collect::<Result<_>>()?,
                 downsample: spec.downsample.map(&mut unit).transpose()?,
             }));
         }
         let head =
             Head { weight: parameters.index("fc.weight"), bias: parameters.index("fc.bias") };
-        Ok(Self { arch, classes, parameters, statistics, stem, layers, head })
+        let noise = OnceCell::new();
+        Ok(Self { arch, classes, parameters, statistics, stem, layers, head, noise })
+    }
+
+    /// Drops at random from now on, in what is trained. What is dropped follows from
+    /// [`ResNet::draw`]. Later calls change nothing.
+    pub fn regularise(&self, gpu: &Gpu, noise: Noise) {
+        if noise != Noise::default() {
+            self.noise.get_or_init(|| (noise, gpu.lease(16)));
+        }
+    }
+
+    /// Says what is dropped of the images that come next, the first of which is image `row` of a
+    /// batch: all of it follows from `key` and the image's place in the batch.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn draw(&self, gpu: &Gpu, key: [u32; 2], row: usize) -> Result<()> {
+        let Some((_, memory)) = self.noise.get() else { return Ok(()) };
+        gpu.upload(memory, bytemuck::cast_slice(&[key[0], key[1], row as u32, 0]))
     }
 
     /// What kind of ResNet it is.
@@ -303,7 +342,14 @@ impl ResNet {
         let weight =
             self.parameters.operand(tape, self.head.weight, mode.trains(Stage::Head), mode);
         let bias = self.parameters.operand(tape, self.head.bias, mode.trains(Stage::Head), mode);
-        linear(tape, features, &weight, Some(&bias))
+        match self.noise.get() {
+            Some((noise, key)) if noise.dropout > 0.0 && mode.trains(Stage::Head) => {
+                let options = Dropout { p: noise.dropout, per: Per::Element, site: HEAD_SITE };
+                let features = dropout(tape, features, key, options)?;
+                linear(tape, &features, &weight, Some(&bias))
+            }
+            _ => linear(tape, features, &weight, Some(&bias)),
+        }
     }
 
     /// Counts a training step in the batch norms that took part in it.
@@ -348,13 +394,15 @@ impl ResNet {
         stage: Stage,
     ) -> Result<Var> {
         if !(mode.recompute && mode.trains(stage)) {
-            return block.forward(tape, &self.parameters, &x, mode);
+            return block.forward(tape, &self.parameters, self.noise.get(), &x, mode);
         }
         let (block, parameters) = (block.clone(), self.parameters.clone());
+        let noise = self.noise.get().cloned();
         tape.recompute(&x, move |tape, x, again| {
             // The running statistics move once.
             let bn_momentum = if again { 0.0 } else { mode.bn_momentum };
-            block.forward(tape, &parameters, x, Mode { bn_momentum, ..mode })
+            let mode = Mode { bn_momentum, ..mode };
+            block.forward(tape, &parameters, noise.as_ref(), x, mode)
         })
     }
 
@@ -366,7 +414,14 @@ impl ResNet {
 }
 
 impl Block {
-    fn forward(&self, tape: &Tape, parameters: &Parameters, x: &Var, mode: Mode) -> Result<Var> {
+    fn forward(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        noise: Option<&(Noise, Slice)>,
+        x: &Var,
+        mode: Mode,
+    ) -> Result<Var> {
         let unit = |unit: &Unit, x: &Var, residual: Option<&Var>, relu: bool| {
             let [weight, gamma, beta] = unit.operands(tape, parameters, mode);
             let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
@@ -382,7 +437,15 @@ impl Block {
         for inner in path {
             y = unit(inner, &y, None, true)?;
         }
-        unit(last, &y, Some(&residual), true)
+        let depth = |noise: &Noise| noise.stochastic_depth * self.depth;
+        match noise {
+            Some((noise, key)) if depth(noise) > 0.0 && mode.trains(last.stage) => {
+                let options = Dropout { p: depth(noise), per: Per::Row, site: self.number };
+                let y = unit(last, &y, None, false)?;
+                relu(tape, &add(tape, &residual, &dropout(tape, &y, key, options)?)?)
+            }
+            _ => unit(last, &y, Some(&residual), true),
+        }
     }
 }
 

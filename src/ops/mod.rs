@@ -12,6 +12,7 @@ mod conv2d;
 mod conv2d_batch_norm;
 mod cross_entropy;
 mod distillation;
+mod dropout;
 mod ema;
 mod global_avg_pool;
 mod grad_norm;
@@ -28,8 +29,11 @@ pub use batch_norm::{BatchNorm, BatchNormState, BatchStats, batch_norm};
 pub use batch_norm_max_pool::batch_norm_max_pool;
 pub use conv2d::{Conv2d, Operands, Trial, conv2d, conv2d_with_stats};
 pub use conv2d_batch_norm::conv2d_batch_norm;
-pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, cross_entropy, labels};
+pub use cross_entropy::{
+    ClassWeights, CrossEntropy, CrossEntropyOutput, Target, Targets, cross_entropy, labels,
+};
 pub use distillation::{Distillation, DistillationOutput, distillation, soften};
+pub use dropout::{Dropout, Per, dropout};
 pub use ema::ema;
 pub use global_avg_pool::global_avg_pool;
 pub use grad_norm::grad_norm;
@@ -63,6 +67,7 @@ pub const OPS: &[Op] = &[
     conv2d_batch_norm::OP,
     cross_entropy::OP,
     distillation::OP,
+    dropout::OP,
     ema::OP,
     global_avg_pool::OP,
     grad_norm::OP,

@@ -417,7 +417,7 @@ mod tests {
             let mut quoted = false;
             let ends = |character: char| {
                 quoted ^= character == '"';
-                assert!(!(character == '<'), "< within a tag: {}", &rest[..40.min(rest.len())]);
+                assert!(character != '<', "< within a tag: {}", &rest[..40.min(rest.len())]);
                 character == '>' && !quoted
             };
             let end = rest.find(ends).expect("a tag ends");

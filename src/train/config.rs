@@ -11,9 +11,9 @@ use serde::{Serialize, Serializer};
 use super::metrics::Validation;
 use super::teachers::Lessons;
 use crate::checkpoint::{HeadPolicy, Source};
-use crate::data::{Augment, demo_root};
+use crate::data::{Augment, AutoAugment, demo_root};
 use crate::error::{Error, Result};
-use crate::nn::{Arch, BnPolicy, Stage};
+use crate::nn::{Arch, BnPolicy, Noise, Stage};
 use crate::optim::Algorithm;
 use crate::optim::schedule::Schedule;
 
@@ -88,6 +88,17 @@ pub struct Config {
     pub label_smoothing: f64,
     /// Share that an average of the weights keeps at each step; none for no average.
     pub model_ema_decay: Option<f64>,
+    /// α of MixUp; 0 for none.
+    pub mixup_alpha: f64,
+    /// α of CutMix; 0 for none.
+    pub cutmix_alpha: f64,
+    /// What makes classes of few images count as much as others.
+    #[serde(serialize_with = "option_value")]
+    pub balance: Balance,
+    /// Share of the features that the classifier does not get to see.
+    pub dropout: f64,
+    /// Share of the images that skip the last block; earlier blocks are skipped less.
+    pub stochastic_depth: f64,
     /// Largest norm that all gradients together may have.
     pub clip_grad_norm: Option<f64>,
     /// What is never trained.
@@ -99,6 +110,9 @@ pub struct Config {
     /// How training images are varied.
     #[serde(serialize_with = "option_value")]
     pub augment: Augment,
+    /// Random operations besides.
+    #[serde(serialize_with = "option_value_some")]
+    pub auto_augment: Option<AutoAugment>,
     /// Whether each epoch shuffles the images.
     pub shuffle: bool,
     /// Whether a last, smaller batch is left out.
@@ -197,6 +211,20 @@ impl Config {
         not_negative("--weight-decay", self.weight_decay)?;
         not_negative("--norm-weight-decay", self.norm_weight_decay)?;
         not_negative("--l2-sp", self.l2_sp)?;
+        not_negative("--mixup-alpha", self.mixup_alpha)?;
+        not_negative("--cutmix-alpha", self.cutmix_alpha)?;
+        for (option, value) in
+            [("--dropout", self.dropout), ("--stochastic-depth", self.stochastic_depth)]
+        {
+            if !(0.0..1.0).contains(&value) {
+                return wrong(format!("{option} {value}: it must be 0 or more and less than 1"));
+            }
+        }
+        if self.balance == Balance::Sampler && !self.shuffle {
+            return wrong(
+                "--balance sampler shuffles; leave --no-shuffle out, or use --balance loss",
+            );
+        }
         if let Some(norm) = self.clip_grad_norm {
             positive("--clip-grad-norm", norm)?;
         }
@@ -210,6 +238,12 @@ impl Config {
             ));
         }
         self.lessons.as_ref().map_or(Ok(()), Lessons::check)?;
+        if self.lessons.is_some() && self.mixup_alpha + self.cutmix_alpha > 0.0 {
+            return wrong(
+                "--mixup-alpha and --cutmix-alpha mix images, but teachers' answers are to whole \
+                 ones; leave them out",
+            );
+        }
         self.optimizer.check()?;
         self.lr_scheduler.check(self.lr_warmup_epochs)
     }
@@ -222,6 +256,11 @@ impl Config {
     /// Images a step.
     pub fn step_images(&self) -> usize {
         self.batch_size.saturating_mul(self.accumulate)
+    }
+
+    /// What the network drops in training.
+    pub fn noise(&self) -> Noise {
+        Noise { dropout: self.dropout as f32, stochastic_depth: self.stochastic_depth as f32 }
     }
 }
 
@@ -237,6 +276,17 @@ pub fn check_image_size(size: u32) -> Result<()> {
         "--image-size {size}: it must be {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels, because a \
          ResNet halves it five times"
     ))
+}
+
+/// What makes classes of few images count as much as others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Balance {
+    /// Nothing
+    None,
+    /// Every class is drawn equally often in an epoch, those of few images repeatedly
+    Sampler,
+    /// The loss of an image is multiplied by the inverse of its class's share
+    Loss,
 }
 
 /// Where the images come from.
@@ -508,6 +558,15 @@ fn lossy<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, 
 /// Serialises as what the option takes.
 fn option_value<S: Serializer>(value: &impl ValueEnum, serializer: S) -> Result<S::Ok, S::Error> {
     value.to_possible_value().map(|value| value.get_name().to_owned()).serialize(serializer)
+}
+
+/// Serialises an option that may be absent.
+fn option_value_some<S: Serializer>(
+    value: &Option<impl ValueEnum>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let name = |value: &_| ValueEnum::to_possible_value(value).map(|v| v.get_name().to_owned());
+    value.as_ref().and_then(name).serialize(serializer)
 }
 
 #[cfg(test)]

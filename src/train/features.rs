@@ -62,10 +62,12 @@ impl Features {
         Ok((features, failed))
     }
 
-    /// The features and classes of these images.
+    /// The features and classes of these images, counted on from the first after the last.
     pub fn select(&self, images: &[usize]) -> (Vec<f32>, Vec<u32>) {
-        let rows = images.iter().flat_map(|&i| &self.values[i * self.size..(i + 1) * self.size]);
-        (rows.copied().collect(), images.iter().map(|&i| self.labels[i]).collect())
+        let count = self.labels.len();
+        let images = || images.iter().map(|image| image % count);
+        let rows = images().flat_map(|i| &self.values[i * self.size..(i + 1) * self.size]);
+        (rows.copied().collect(), images().map(|i| self.labels[i]).collect())
     }
 
     /// How good the answers of the layers that follow are.

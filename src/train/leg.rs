@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::config::Config;
+use super::config::{Balance, Config};
 use super::features::Features;
 use super::network::Network;
 use super::opening::tell_plan;
@@ -73,7 +73,7 @@ impl<'r> Run<'r> {
         } else {
             // Images that are never the same are shown to the teachers step by step.
             let targets = match config.augment {
-                Augment::None => self.targets(images)?,
+                Augment::None if config.auto_augment.is_none() => self.targets(images)?,
                 _ => None,
             };
             let (train, val) = (images.train.clone(), images.val.clone());
@@ -115,6 +115,10 @@ impl<'r> Run<'r> {
         ));
         let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
         stepper.limit(config.batch_size);
+        if config.balance == Balance::Loss {
+            stepper.weigh(source.class_weights(network.classes.len()))?;
+        }
+        network.net.regularise(gpu, config.noise());
         if let Some(ema) = &self.ema {
             stepper.average(ema.clone());
         }

@@ -176,12 +176,13 @@ impl Run<'_> {
         batches.truncate(1);
         let (pixels, labels) = match &leg.source {
             Source::Images { .. } => {
-                let mut batches = leg.source.load(self.config, network, epoch, batches)?;
+                let mut batches = leg.source.load(self.config, network, epoch, batches, 0)?;
                 let Some(batch) = batches.next().transpose()? else { return Ok(()) };
                 (batch.pixels, batch.labels)
             }
             Source::Features { train, .. } => {
-                let items = batches.iter().flatten().map(|&image| train.items[image]);
+                let items =
+                    batches.iter().flatten().map(|&image| train.items[image % train.items.len()]);
                 let loaded = self.load(network, &images.train, &items.collect())?;
                 (
                     loaded.values().flat_map(|image| image.as_raw()).copied().collect(),

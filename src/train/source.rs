@@ -3,16 +3,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::config::Config;
+use super::config::{Balance, Config};
 use super::features::Features;
 use super::interrupt::Interrupt;
 use super::network::Network;
 use super::step::Inputs;
 use super::teachers::Targets;
 use super::validate::{Judged, judge};
-use crate::data::{Item, Loader, Order, Skipped, Transform};
+use crate::data::{Item, Loader, Mix, Order, Skipped, Transform, noise_key};
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::ops::Target;
 
 /// Where a phase's images come from.
 pub enum Source {
@@ -47,11 +48,36 @@ pub struct Batch {
     pub targets: Vec<f32>,
     /// The class of each image.
     pub labels: Vec<u32>,
+    /// Where images are mixed: the share of each that is its own; the rest is that of the one before.
+    pub share: Option<f32>,
+    /// What the dropping in the network follows from.
+    pub noise_key: [u32; 2],
     /// Images that could not be read.
     pub failed: Vec<Skipped>,
 }
 
 impl Batch {
+    /// What the network is to answer. Rows weigh so that the sum over them, divided by their number,
+    /// is PyTorch's mean: over Σ `class_weights` of the labels, or over the images if they are mixed.
+    pub fn targets(&self, class_weights: Option<&[f32]>) -> Vec<Target> {
+        let count = self.labels.len();
+        let Some(share) = self.share else {
+            let weight = class_weights.map_or(1.0, |weights| {
+                let total: f64 = self.labels.iter().map(|&l| f64::from(weights[l as usize])).sum();
+                (count as f64 / total) as f32
+            });
+            let target = |&label: &u32| Target { weight, ..label.into() };
+            return self.labels.iter().map(target).collect();
+        };
+        let target = |(at, &label): (usize, &u32)| {
+            let other = self.labels[(at + count - 1) % count];
+            let (label, other, share) =
+                if share < 0.5 { (other, label, 1.0 - share) } else { (label, other, share) };
+            Target { label, other, share, weight: 1.0 }
+        };
+        self.labels.iter().enumerate().map(target).collect()
+    }
+
     /// What the network takes.
     pub fn inputs(&self) -> Inputs<'_> {
         match self.pixels.is_empty() {
@@ -82,6 +108,8 @@ impl Source {
                 _ => Vec::new(),
             },
             labels: vec![0; images],
+            share: None,
+            noise_key: [0; 2],
             failed: Vec::new(),
         }
     }
@@ -94,6 +122,28 @@ impl Source {
         }
     }
 
+    /// The class of each training image.
+    fn train_labels(&self) -> Vec<u32> {
+        match self {
+            Self::Features { train, .. } => train.labels.clone(),
+            Self::Images { train, .. } => train.iter().map(|item| item.label).collect(),
+        }
+    }
+
+    /// What each of `classes` classes weighs in the loss for all to weigh alike together: n / (K·n_c)
+    /// with n_c of n images in each of K classes; 1 on average over the images.
+    pub fn class_weights(&self, classes: usize) -> Vec<f32> {
+        let labels = self.train_labels();
+        let mut counts = vec![0; classes];
+        labels.iter().for_each(|&label| counts[label as usize] += 1);
+        let present = counts.iter().filter(|&&count| count > 0).count();
+        let weight = |count| match count {
+            0 => 0.0,
+            count => (labels.len() as f64 / (present * count) as f64) as f32,
+        };
+        counts.into_iter().map(weight).collect()
+    }
+
     /// The images of each batch of an epoch (counted from 0 over the whole run); batches of fewer
     /// than `smallest` are left out.
     pub fn batches(&self, config: &Config, epoch: u32, smallest: usize) -> Vec<Vec<usize>> {
@@ -104,12 +154,15 @@ impl Source {
             batch_size: config.step_images(),
             drop_last: config.drop_last,
         };
-        let mut batches = order.batches(self.train_images());
+        let mut batches = match config.balance {
+            Balance::Sampler => order.balanced_batches(&self.train_labels()),
+            Balance::None | Balance::Loss => order.batches(self.train_images()),
+        };
         batches.retain(|batch| batch.len() >= smallest);
         batches
     }
 
-    /// Loads `batches` of an epoch.
+    /// Loads `batches` of an epoch but for the first `done`.
     ///
     /// # Errors
     /// Those of starting the loader.
@@ -118,30 +171,51 @@ impl Source {
         config: &Config,
         network: &Network,
         epoch: u32,
-        batches: Vec<Vec<usize>>,
+        mut batches: Vec<Vec<usize>>,
+        done: usize,
     ) -> Result<Batches<'a>> {
+        batches.drain(..done);
+        let (seed, workers) = (config.seed, config.workers);
+        let key = move |index: usize| noise_key(seed, epoch.into(), index);
         match self {
             Self::Features { train, targets, .. } => {
-                let select = move |images: Vec<usize>| {
+                let select = move |(index, images): (usize, Vec<usize>)| {
                     let (features, labels) = train.select(&images);
-                    let items: Vec<usize> = images.iter().map(|&at| train.items[at]).collect();
-                    let targets = selected(targets.as_ref(), &items);
-                    let (pixels, failed) = (Vec::new(), Vec::new());
-                    Ok(Batch { pixels, features, targets, labels, failed })
+                    let item = |at: &usize| train.items[at % train.items.len()];
+                    let items: Vec<usize> = images.iter().map(item).collect();
+                    Ok(Batch {
+                        pixels: Vec::new(),
+                        features,
+                        targets: selected(targets.as_ref(), &items),
+                        labels,
+                        share: None,
+                        noise_key: key(index),
+                        failed: Vec::new(),
+                    })
                 };
-                Ok(Box::new(batches.into_iter().map(select)))
+                Ok(Box::new((done..).zip(batches).map(select)))
             }
             Self::Images { train, targets, .. } => {
-                let transform = Transform { size: network.image_size, augment: config.augment };
-                let (seed, workers) = (config.seed, config.workers);
+                let transform = Transform {
+                    size: network.image_size,
+                    augment: config.augment,
+                    auto_augment: config.auto_augment,
+                };
+                let size = transform.size;
+                let mix =
+                    Mix { mixup_alpha: config.mixup_alpha, cutmix_alpha: config.cutmix_alpha };
                 let loader =
                     Loader::new(train.clone(), batches, transform, seed, epoch.into(), workers)?;
                 let take = move |batch: Result<crate::data::Batch>| {
-                    batch.map(|batch| Batch {
+                    let mut batch = batch?;
+                    let index = done + batch.index;
+                    Ok(Batch {
+                        share: mix.apply(&mut batch.pixels, size, seed, epoch.into(), index),
                         pixels: batch.pixels,
                         features: Vec::new(),
                         targets: selected(targets.as_ref(), &batch.items),
                         labels: batch.labels,
+                        noise_key: key(index),
                         failed: batch.failed,
                     })
                 };

@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Plan};
 use crate::nn::{Mode, Stage};
 use crate::ops::{
-    CrossEntropy, CrossEntropyOutput, Distillation, add, cross_entropy, distillation, labels,
+    ClassWeights, CrossEntropy, CrossEntropyOutput, Distillation, Target, Targets, add,
+    cross_entropy, distillation,
 };
 use crate::optim::{Ema, Optimizer};
 use crate::tensor::{Shape, Tensor};
@@ -38,6 +39,8 @@ pub struct Stepper<'a> {
     /// The first stage that is trained; what it takes may be given instead of pixels.
     first: Stage,
     label_smoothing: f32,
+    /// What each class weighs in the loss, here and on the device; none for all alike.
+    class_weights: Option<(Vec<f32>, ClassWeights)>,
     /// Whom to learn from besides the labels.
     teachers: Option<&'a Teachers>,
     /// Images that go through the network at a time; a larger batch is done in several parts whose
@@ -71,6 +74,7 @@ impl<'a> Stepper<'a> {
             mode,
             first,
             label_smoothing,
+            class_weights: None,
             teachers,
             micro_batch,
             ema: None,
@@ -86,6 +90,16 @@ impl<'a> Stepper<'a> {
     /// Has an average of the weights follow each step.
     pub fn average(&mut self, ema: Rc<Ema>) {
         self.ema = Some(ema);
+    }
+
+    /// Steps whose loss weighs classes.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn weigh(&mut self, class_weights: Vec<f32>) -> Result<()> {
+        let on_device = ClassWeights::new(self.gpu, &class_weights)?;
+        self.class_weights = Some((class_weights, on_device));
+        Ok(())
     }
 
     /// Images that go through the network at a time, at most.
@@ -141,17 +155,20 @@ impl<'a> Stepper<'a> {
     }
 
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
+        let weights = self.class_weights.as_ref().map(|(weights, _)| &weights[..]);
+        let targets = batch.targets(weights);
         let mut losses = Vec::new();
         let mut start = 0;
         // Parts are as even as can be, so that none is too small for batch norm.
-        let parts = even_part(batch.labels.len(), self.micro_batch);
-        let mut parts = batch.labels.chunks(parts).peekable();
-        while let Some(classes) = parts.next() {
+        let parts = even_part(targets.len(), self.micro_batch);
+        let mut parts = targets.chunks(parts).peekable();
+        while let Some(targets) = parts.next() {
+            self.network.net.draw(self.gpu, batch.noise_key, start)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            let (stats, by_teachers) = self.gradients(batch, start, classes, mode)?;
+            let (stats, by_teachers) = self.gradients(batch, start, targets, mode)?;
             losses.push(self.gpu.download(stats.memory()));
             losses.extend(by_teachers.map(|stats| self.gpu.download(stats.memory())));
-            start += classes.len();
+            start += targets.len();
             if parts.peek().is_none() {
                 optimizer.step_if_finite(self.gpu, stats.memory())?;
             }
@@ -165,33 +182,35 @@ impl<'a> Stepper<'a> {
         &self,
         batch: &Batch,
         start: usize,
-        classes: &[u32],
+        targets: &[Target],
         mode: Mode,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (gpu, network) = (self.gpu, self.network);
-        let targets = labels(gpu, classes)?;
+        let count = targets.len();
+        let weights = self.class_weights.as_ref().map(|(_, weights)| weights);
+        let targets = Targets::new(gpu, targets)?.weighted(weights);
         let tape = Tape::new(gpu);
-        let end = start + classes.len();
+        let end = start + count;
         let mut goals = None;
         if !batch.targets.is_empty() {
             let width = network.net.classes();
             let values = &batch.targets[start * width..end * width];
-            goals = Some(Tensor::from_host(gpu, Shape::matrix(classes.len(), width), values)?);
+            goals = Some(Tensor::from_host(gpu, Shape::matrix(count, width), values)?);
         }
         let logits = match batch.inputs() {
             Inputs::Pixels(pixels) => {
                 let size = (network.image_size as usize).pow(2) * 3;
                 let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
                 if let (Some(teachers), None) = (self.teachers, &goals) {
-                    goals = Some(teachers.targets(gpu, &pixels, classes.len())?);
+                    goals = Some(teachers.targets(gpu, &pixels, count)?);
                 }
-                let images = network.input(&tape, &pixels, classes.len())?;
+                let images = network.input(&tape, &pixels, count)?;
                 network.net.forward(&tape, &images, mode)?
             }
             Inputs::Features(features) => {
                 let size = network.activation(self.first, 1).len();
                 let features = &features[start * size..end * size];
-                network.after(&tape, self.first, features, classes.len(), mode)?
+                network.after(&tape, self.first, features, count, mode)?
             }
         };
         let lessons = self.teachers.map(Teachers::lessons);

@@ -162,7 +162,7 @@ pub fn in_order(
     workers: usize,
 ) -> Result<Loader> {
     let order = Order { seed: 0, epoch: 0, shuffle: false, batch_size, drop_last: false };
-    let transform = Transform { size, augment: Augment::None };
+    let transform = Transform { size, augment: Augment::None, auto_augment: None };
     Loader::new(items.clone(), order.batches(items.len()), transform, 0, 0, workers)
 }
 

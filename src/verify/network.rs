@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::{Download, Gpu, Slice};
 use crate::nn::{BnPolicy, Mode, ResNet, Stage};
 use crate::ops::case::Worst;
-use crate::ops::{CrossEntropy, cross_entropy, labels, normalize};
+use crate::ops::{CrossEntropy, Targets, cross_entropy, labels, normalize};
 use crate::optim::{Algorithm, Optimizer, Settings};
 use crate::{Shape, Tape, Tensor, Var};
 
@@ -184,7 +184,7 @@ pub struct Batch {
     /// Their side.
     pub size: usize,
     pixels: Slice,
-    labels: Slice,
+    labels: Targets,
 }
 
 impl Batch {

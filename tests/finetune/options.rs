@@ -18,6 +18,8 @@ fn options_change_the_loss_from_the_step_on_that_they_should() {
         ("--image-size 40", 0),
         ("--augment light", 0),
         ("--augment strong", 0),
+        ("--auto-augment ra", 0),
+        ("--auto-augment ta", 0),
         ("--batch-size 3", 0),
         ("--accumulate 2", 0),
         ("--arch resnet18-w4", 0),
@@ -25,6 +27,11 @@ fn options_change_the_loss_from_the_step_on_that_they_should() {
         ("--bn frozen", 0),
         ("--freeze stem", 0),
         ("--label-smoothing 0.1", 0),
+        ("--mixup-alpha 0.4", 0),
+        ("--cutmix-alpha 1", 0),
+        ("--balance sampler", 0),
+        ("--dropout 0.5", 0),
+        ("--stochastic-depth 0.5", 0),
         // The first update.
         ("--lr 0.02", 1),
         ("--lr-mult 5", 1),
@@ -185,4 +192,53 @@ fn a_flat_folder_is_split_as_asked() {
         assert!(told.contains(&format!("train {train} ")), "{options}: {told}");
         assert!(told.contains(&format!("val {val} ")), "{options}: {told}");
     }
+}
+
+/// Nothing is learnt at a rate of 0, so that a loss tells what the network saw and was to answer.
+#[test]
+fn skewed_classes_are_balanced_by_drawing_or_by_weighing() {
+    let wgrad = Wgrad::new();
+    write_images(&wgrad.path("data/train"), &[12, 4], 32);
+    write_images(&wgrad.path("data/val"), &[2, 2], 32);
+    let losses = |name: &str, options: &str| {
+        let options = format!("--lr 0 --bn frozen --epochs 1 --batch-size 1 {options}");
+        numbers(&wgrad.steps(name, &options), "loss")
+    };
+    let count = |losses: &[f64], of: &[f64]| of.iter().filter(|of| losses.contains(of)).count();
+    let plain = losses("plain", "--no-shuffle");
+    let rare = &plain[12..];
+    let drawn = losses("sampler", "--balance sampler");
+    assert_eq!(count(rare, &drawn), 8, "half of the draws: {drawn:?} of {plain:?}");
+    assert_eq!(count(&plain[..12], &drawn), 8, "and half: {drawn:?} of {plain:?}");
+    // PyTorch divides by the sum of the weights: alone in a batch an image's does not show, but four
+    // of one class with twelve of the other do: 16 / (2·12) and 16 / (2·4).
+    let alone = losses("alone", "--balance loss --no-shuffle");
+    let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-6 * b;
+    assert!(alone.iter().zip(&plain).all(close), "{alone:?}, not {plain:?}");
+    let whole = losses("loss", "--balance loss --batch-size 16")[0];
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let expected = (mean(&plain[..12]) + mean(rare)) / 2.0;
+    assert!((whole - expected).abs() < 1e-6 * expected, "{whole}, not {expected}");
+    let plain = losses("together", "--batch-size 16")[0];
+    assert!((plain - expected).abs() > 1e-3 * expected);
+}
+
+#[test]
+fn what_is_dropped_and_mixed_follows_from_the_seed_alone() {
+    let wgrad = Wgrad::with_images();
+    let options = "--epochs 1 --freeze-epochs 1 --dropout 0.3 --stochastic-depth 0.4 \
+                   --mixup-alpha 0.4 --cutmix-alpha 1 --balance loss";
+    let run = |name: &str, more: &str| wgrad.steps(name, &format!("{options} {more}"));
+    let losses = |steps: &[serde_json::Value]| numbers(steps, "loss");
+    let first = losses(&run("first", ""));
+    assert_eq!(first, losses(&run("again", "--workers 1")));
+    assert_ne!(first, losses(&run("other", "--seed 1")));
+    let options = "--epochs 1 --freeze-epochs 1 --max-steps 1";
+    let plain = losses(&wgrad.steps("plain", options));
+    let dropped = losses(&wgrad.steps("head", &format!("{options} --dropout 0.5")));
+    assert_ne!(plain, dropped, "cached features are dropped too");
+    for wrong in ["--dropout 1", "--stochastic-depth -0.1", "--mixup-alpha -1"] {
+        assert!(wgrad.finetune("wrong", wrong).error(2).contains(&wrong[..7]));
+    }
+    wgrad.finetune("wrong", "--balance sampler --no-shuffle").error(2);
 }

@@ -52,7 +52,8 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
         ("sgd", "--freeze-epochs 1 --epochs 2 --augment light --lr-mult 4 --l2-sp 0.1"),
         (
             "adam",
-            "--freeze-epochs 1 --epochs 2 --opt adamw --clip-grad-norm 1 --lr-warmup-epochs 1",
+            "--freeze-epochs 1 --epochs 2 --opt adamw --clip-grad-norm 1 --lr-warmup-epochs 1 \
+             --mixup-alpha 0.4 --cutmix-alpha 1 --dropout 0.2 --stochastic-depth 0.3 --balance sampler",
         ),
         ("average", "--epochs 5 --unfreeze-every 1 --model-ema-decay 0.5 --accumulate 2"),
     ] {
