@@ -180,6 +180,30 @@ impl Tape {
         self.constant(value)
     }
 
+    /// The output of `forward` on `input`, of which nothing but the input is kept: [`Tape::backward`]
+    /// runs `forward` again, this time recording what it needs (PyTorch's `checkpoint`). Whether it is
+    /// run again is the last argument of `forward`, which must give the same bits both times.
+    ///
+    /// # Errors
+    /// Those of `forward`.
+    pub fn recompute<F>(&self, input: &Var, forward: F) -> Result<Var>
+    where
+        F: Fn(&Tape, &Var, bool) -> Result<Var> + 'static,
+    {
+        if !self.recording {
+            return forward(self, input, false);
+        }
+        // On a tape of its own, dropped at once: operations may choose other kernels where nothing is
+        // differentiated.
+        let tape = Self::new(&self.gpu);
+        let value = input.value.clone();
+        let alike = if input.needs_grad() { tape.leaf(value) } else { tape.constant(value) };
+        let output = forward(&tape, &alike, false)?;
+        let (input, slot) = (input.value.clone(), input.slot);
+        let node = Recompute { input, slot, forward };
+        Ok(self.attach(output.value, || Node::Op(Box::new(node))))
+    }
+
     fn attach(&self, value: Tensor, node: impl FnOnce() -> Node) -> Var {
         let mut slot = Slot { node: None, shape: value.shape() };
         if self.recording {
@@ -213,6 +237,24 @@ impl Tape {
             }
         }
         Ok(grads)
+    }
+}
+
+struct Recompute<F> {
+    input: Tensor,
+    slot: Slot,
+    forward: F,
+}
+
+impl<F: Fn(&Tape, &Var, bool) -> Result<Var>> Backward for Recompute<F> {
+    fn backward(self: Box<Self>, d_out: Tensor, grads: &mut Grads) -> Result<()> {
+        let tape = Tape::new(grads.gpu());
+        let input = match grads.target(self.slot) {
+            Some(Target { tensor, accumulate }) => tape.leaf_into(self.input, tensor, accumulate),
+            None => tape.constant(self.input),
+        };
+        let output = (self.forward)(&tape, &input, true)?;
+        tape.backward(&output, d_out).map(|_| ())
     }
 }
 

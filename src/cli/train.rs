@@ -162,6 +162,11 @@ struct TrainOptions {
     #[command(flatten)]
     compute: ComputeOptions,
 
+    /// Keep less memory for the way back and compute again what is missing: the same numbers, about a
+    /// third more work [default: off]
+    #[arg(long, help_heading = "Adapter")]
+    recompute: bool,
+
     /// Measure which kernels are the fastest on this adapter, and keep that for later runs [default:
     /// off]
     #[arg(long, help_heading = "Adapter")]
@@ -620,6 +625,7 @@ impl TrainOptions {
             lessons: self.lessons.as_ref().map(|it| it.resolve(console)).transpose()?,
             seed: length.seed,
             workers: data.workers,
+            recompute: self.recompute,
             tune: self.tune,
             profile: folder.profile.clone(),
             save_every: folder.save_every,

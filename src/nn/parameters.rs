@@ -4,6 +4,8 @@
 //! decay, stage by stage, then batch norm's weights and biases, stage by stage. An update is one
 //! dispatch for each run of neighbouring groups with equal settings, at any depth of network.
 
+use std::rc::Rc;
+
 use crate::gpu::{Gpu, Slice};
 use crate::nn::arch::{Arch, Entry, Kind};
 use crate::tensor::{Shape, Tensor};
@@ -85,10 +87,11 @@ pub struct Parameter {
     offset: u64,
 }
 
-/// The parameters of a network, and their gradients while it is trained.
+/// The parameters of a network, and their gradients while it is trained. Clones share the memory.
+#[derive(Clone)]
 pub struct Parameters {
-    list: Vec<Parameter>,
-    groups: Vec<Group>,
+    list: Rc<[Parameter]>,
+    groups: Rc<[Group]>,
     values: Slice,
     gradients: Option<Slice>,
 }
@@ -126,7 +129,7 @@ impl Parameters {
         }
         let values = gpu.lease(offset);
         gpu.clear(&values);
-        Self { list, groups, values, gradients: None }
+        Self { list: list.into(), groups: groups.into(), values, gradients: None }
     }
 
     /// The parameters, in the arena's order.

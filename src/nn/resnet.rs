@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::arch::{Arch, BlockSpec, ConvNorm};
 use super::init::initial;
@@ -36,6 +37,8 @@ pub struct Mode {
     pub train_from: Option<Stage>,
     /// Whether parameters' gradients are added to what their memory holds.
     pub accumulate: bool,
+    /// Whether to keep only the inputs of blocks for the way back, and compute again what is inside.
+    pub recompute: bool,
     /// Weight of a batch in the running statistics that are updated.
     pub bn_momentum: f32,
 }
@@ -46,6 +49,7 @@ impl Mode {
         bn: BnPolicy::Frozen,
         train_from: None,
         accumulate: false,
+        recompute: false,
         bn_momentum: BN_MOMENTUM,
     };
 
@@ -80,7 +84,7 @@ pub struct ResNet {
     statistics: Slice,
     stem: Unit,
     /// Blocks of layer1 to layer4.
-    layers: [Vec<Block>; 4],
+    layers: [Vec<Rc<Block>>; 4],
     head: Head,
 }
 
@@ -133,13 +137,13 @@ impl ResNet {
             Unit::new(gpu, &parameters, statistics.part(taken - bytes, bytes), spec)
         };
         let stem = unit(arch.stem())?;
-        let mut layers: [Vec<Block>; 4] = Default::default();
+        let mut layers: [Vec<Rc<Block>>; 4] = Default::default();
         for spec in blocks {
             let layer = Stage::of(&spec.name) as usize - Stage::Layer1 as usize;
-            layers[layer].push(Block {
+            layers[layer].push(Rc::new(Block {
                 path: spec.convs.into_iter().map(&mut unit).collect::<Result<_>>()?,
                 downsample: spec.downsample.map(&mut unit).transpose()?,
-            });
+            }));
         }
         let head =
             Head { weight: parameters.index("fc.weight"), bias: parameters.index("fc.bias") };
@@ -296,8 +300,9 @@ impl ResNet {
     /// [`Error::Shape`] if the features are another network's.
     pub fn classify(&self, tape: &Tape, features: &Var, mode: Mode) -> Result<Var> {
         tape.enter("fc");
-        let weight = self.parameter(tape, self.head.weight, mode.trains(Stage::Head), mode);
-        let bias = self.parameter(tape, self.head.bias, mode.trains(Stage::Head), mode);
+        let weight =
+            self.parameters.operand(tape, self.head.weight, mode.trains(Stage::Head), mode);
+        let bias = self.parameters.operand(tape, self.head.bias, mode.trains(Stage::Head), mode);
         linear(tape, features, &weight, Some(&bias))
     }
 
@@ -311,7 +316,7 @@ impl ResNet {
     fn stage(&self, tape: &Tape, stage: Stage, x: Var, mode: Mode) -> Result<Var> {
         match stage {
             Stage::Stem => {
-                let [weight, gamma, beta] = self.operands(tape, &self.stem, mode);
+                let [weight, gamma, beta] = self.stem.operands(tape, &self.parameters, mode);
                 let state =
                     BatchNormState { gamma: &gamma, beta: &beta, running: &self.stem.running };
                 let options = batch_norm_options(mode, stage, true);
@@ -329,52 +334,28 @@ impl ResNet {
             }
             layer => {
                 let blocks = &self.layers[layer as usize - Stage::Layer1 as usize];
-                blocks.iter().try_fold(x, |x, block| self.block(tape, block, x, mode))
+                blocks.iter().try_fold(x, |x, block| self.block(tape, block, x, mode, stage))
             }
         }
     }
 
-    fn block(&self, tape: &Tape, block: &Block, x: Var, mode: Mode) -> Result<Var> {
-        let residual = match &block.downsample {
-            Some(unit) => self.unit(tape, unit, &x, None, false, mode)?,
-            None => x.clone(),
-        };
-        let (last, path) = block.path.split_last().expect("a block has convolutions");
-        let mut y = x;
-        for unit in path {
-            y = self.unit(tape, unit, &y, None, true, mode)?;
-        }
-        self.unit(tape, last, &y, Some(&residual), true, mode)
-    }
-
-    fn unit(
+    fn block(
         &self,
         tape: &Tape,
-        unit: &Unit,
-        x: &Var,
-        residual: Option<&Var>,
-        relu: bool,
+        block: &Rc<Block>,
+        x: Var,
         mode: Mode,
+        stage: Stage,
     ) -> Result<Var> {
-        let [weight, gamma, beta] = self.operands(tape, unit, mode);
-        let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
-        let options = batch_norm_options(mode, unit.stage, relu);
-        conv2d_batch_norm(tape, x, &weight, unit.conv, state, residual, options)
-    }
-
-    /// The weight of a unit's convolution, and γ and β of its batch norm.
-    fn operands(&self, tape: &Tape, unit: &Unit, mode: Mode) -> [Var; 3] {
-        tape.enter(&unit.norm);
-        let trains = mode.trains(unit.stage);
-        [unit.weight, unit.gamma, unit.beta].map(|index| self.parameter(tape, index, trains, mode))
-    }
-
-    fn parameter(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
-        let value = self.parameters.value(index);
-        match self.parameters.gradient(index).filter(|_| trains) {
-            Some(gradient) => tape.leaf_into(value, gradient, mode.accumulate),
-            None => tape.constant(value),
+        if !(mode.recompute && mode.trains(stage)) {
+            return block.forward(tape, &self.parameters, &x, mode);
         }
+        let (block, parameters) = (block.clone(), self.parameters.clone());
+        tape.recompute(&x, move |tape, x, again| {
+            // The running statistics move once.
+            let bn_momentum = if again { 0.0 } else { mode.bn_momentum };
+            block.forward(tape, &parameters, x, Mode { bn_momentum, ..mode })
+        })
     }
 
     fn units(&self) -> impl Iterator<Item = &Unit> {
@@ -384,7 +365,47 @@ impl ResNet {
     }
 }
 
+impl Block {
+    fn forward(&self, tape: &Tape, parameters: &Parameters, x: &Var, mode: Mode) -> Result<Var> {
+        let unit = |unit: &Unit, x: &Var, residual: Option<&Var>, relu: bool| {
+            let [weight, gamma, beta] = unit.operands(tape, parameters, mode);
+            let state = BatchNormState { gamma: &gamma, beta: &beta, running: &unit.running };
+            let options = batch_norm_options(mode, unit.stage, relu);
+            conv2d_batch_norm(tape, x, &weight, unit.conv, state, residual, options)
+        };
+        let residual = match &self.downsample {
+            Some(downsample) => unit(downsample, x, None, false)?,
+            None => x.clone(),
+        };
+        let (last, path) = self.path.split_last().expect("a block has convolutions");
+        let mut y = x.clone();
+        for inner in path {
+            y = unit(inner, &y, None, true)?;
+        }
+        unit(last, &y, Some(&residual), true)
+    }
+}
+
+impl Parameters {
+    /// A parameter on a tape: differentiated by if it is trained and has room for a gradient.
+    fn operand(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
+        let value = self.value(index);
+        match self.gradient(index).filter(|_| trains) {
+            Some(gradient) => tape.leaf_into(value, gradient, mode.accumulate),
+            None => tape.constant(value),
+        }
+    }
+}
+
 impl Unit {
+    /// The weight of the convolution, and γ and β of the batch norm.
+    fn operands(&self, tape: &Tape, parameters: &Parameters, mode: Mode) -> [Var; 3] {
+        tape.enter(&self.norm);
+        let trains = mode.trains(self.stage);
+        [self.weight, self.gamma, self.beta]
+            .map(|index| parameters.operand(tape, index, trains, mode))
+    }
+
     fn new(gpu: &Gpu, parameters: &Parameters, running: Slice, spec: ConvNorm) -> Result<Self> {
         let channels = spec.out_channels;
         let shape = Shape::matrix(2, channels);

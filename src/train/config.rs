@@ -110,6 +110,8 @@ pub struct Config {
     pub seed: u64,
     /// Threads that load images; 0 for one a core.
     pub workers: usize,
+    /// Whether to keep only the inputs of blocks for the way back, and compute the rest again.
+    pub recompute: bool,
     /// Whether to measure which kernels are the fastest before the first step of each phase.
     pub tune: bool,
     /// Where to write a trace of the dispatches' times; none to measure nothing.
@@ -135,6 +137,7 @@ impl Config {
         "max_steps",
         "patience",
         "workers",
+        "recompute",
         "tune",
         "profile",
         "save_every",

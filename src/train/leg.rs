@@ -97,7 +97,8 @@ impl<'r> Run<'r> {
             state.restore(gpu, &self.folder.state(), &optimizer.state())?;
             optimizer.resume(self.progress.phase_step);
         }
-        let mode = Mode::train_from(phase.train_from, config.bn);
+        let recompute = config.recompute;
+        let mode = Mode { recompute, ..Mode::train_from(phase.train_from, config.bn) };
         let smallest = smallest_batch(network, mode);
         let steps = source.batches(config, self.progress.epoch, smallest).len();
         if steps == 0 {

@@ -178,6 +178,32 @@ fn ten_steps_again_give_the_same_bits() {
 }
 
 #[test]
+fn computing_again_gives_the_same_bits_in_less_memory() {
+    on_every_network(|gpu, arch| {
+        for (from, bn) in [(Stage::Stem, BnPolicy::Train), (Stage::Layer2, BnPolicy::Frozen)] {
+            let run = |recompute: bool| {
+                let mode = Mode { recompute, ..Mode::train_from(from, bn) };
+                let mut training = Training::new(gpu, arch, mode, SGD);
+                let plan = gpu.plan(|| {
+                    drop(training.begin(0, 8));
+                    Ok(())
+                });
+                let peak = plan.unwrap().peak_bytes;
+                let losses: Vec<u32> =
+                    (0..3).map(|number| training.step(number, 8).to_bits()).collect();
+                (losses, training.bits(), peak)
+            };
+            let (losses, tensors, kept) = run(false);
+            let (losses_again, tensors_again, recomputed) = run(true);
+            assert_eq!(losses, losses_again, "{arch}: losses from {from:?}");
+            assert!(tensors == tensors_again, "{arch}: weights from {from:?}");
+            println!("{arch} from {from:?}: {kept} bytes, {recomputed} when computed again");
+            assert!(recomputed < kept, "{arch}: {recomputed} bytes, {kept} kept");
+        }
+    });
+}
+
+#[test]
 fn memory_is_flat_from_the_second_step_on() {
     on_every_network(|gpu, arch| {
         let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
