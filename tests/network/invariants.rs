@@ -264,6 +264,8 @@ fn a_batch_of_256_at_224_px_is_done_in_parts_where_a_binding_holds_128_mib() {
             features: Vec::new(),
             targets: Vec::new(),
             labels: vec![0; 256],
+            share: None,
+            noise_key: [0; 2],
             failed: Vec::new(),
         };
         // Nothing runs: planning is recording.
