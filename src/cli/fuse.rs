@@ -44,7 +44,7 @@ impl Fuse {
 /// Weights on the line from A to B: (1 − α)·A + α·B, as WiSE-FT
 ///
 /// Measures every α on the validation images and writes the best to weights/fused.safetensors,
-/// the curve to curve.csv and everything measured to results.jsonl. A pretrained network
+/// the curve to curve.csv and curve.png, and everything measured to results.jsonl. A pretrained network
 /// and its fine-tuned child have classifiers for different classes: then the backbones are
 /// interpolated and the classifier that is for the data's classes is kept. Batch-norm statistics
 /// are computed anew on the training images, except where the result is A or B itself.

@@ -6,9 +6,11 @@ use serde_json::json;
 
 use super::FuseConfig;
 use super::kitchen::{Candidate, Kitchen};
+use super::score::Score;
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::report::{Curve, Drawing, Ink, curves, write_charts};
 use crate::train::{Console, Interrupt};
 
 /// Walks the line from `a` to `b`, measures at every α, and writes the best by val accuracy (then
@@ -67,6 +69,7 @@ pub fn interpolate(
         kitchen.warn_of_barrier(&name(lowest.alpha), lowest.top1(), first.top1().min(last.top1()));
     }
     write_curve(&kitchen.folder().path().join("curve.csv"), &curve)?;
+    write_charts(&kitchen.folder().path().join("curve.png"), &charts(&curve))?;
     let (alpha, candidate) = best.ok_or_else(|| Error::Usage("--alpha: name one".into()))?;
     kitchen.serve(&name(alpha), &candidate, &method(alpha))
 }
@@ -95,6 +98,32 @@ impl Point {
     fn top1(&self) -> f64 {
         self.scores.val.top1
     }
+}
+
+/// Accuracy, loss and calibration over α, faintly where batch norm's statistics are averages.
+fn charts(curve: &[Point]) -> Vec<Drawing> {
+    let line = |name: &str, ink: usize, faint: bool, value: &dyn Fn(&Point) -> Option<f64>| Curve {
+        name: name.into(),
+        points: curve.iter().filter_map(|point| Some((point.alpha, value(point)?))).collect(),
+        ink: Ink::Series(ink),
+        faint,
+    };
+    let chart = |title: &str, of: fn(&Score) -> f64| {
+        let before = |point: &Point| point.before.unwrap_or(point.scores);
+        let all = [
+            line("val", 0, false, &|point| Some(of(&point.scores.val))),
+            line("test", 1, false, &|point| point.scores.test.as_ref().map(of)),
+            line("averaged statistics", 0, true, &|point| Some(of(&before(point).val))),
+            line("averaged, test", 1, true, &|point| before(point).test.as_ref().map(of)),
+        ];
+        let told: Vec<_> = all.into_iter().filter(|curve| !curve.points.is_empty()).collect();
+        curves(title, "alpha", false, &told)
+    };
+    vec![
+        chart("Accuracy in %", |score| 100.0 * score.top1),
+        chart("Loss", |score| score.loss),
+        chart("Expected calibration error in %", |score| 100.0 * score.ece),
+    ]
 }
 
 /// Writes `curve.csv`: a row for each α, with the statistics it ends up with and, where those were

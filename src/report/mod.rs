@@ -1,5 +1,6 @@
 //! Pictures of a run: `report.html`, `results.png`, `confusion_matrix.png`, `val_predictions.jpg`,
-//! `train_batch0.jpg`, and TensorBoard's event files. Nothing here knows a device or a network.
+//! `train_batch0.jpg`, and TensorBoard's event files; curves of other commands. Nothing here knows a
+//! device or a network.
 
 mod chart;
 mod drawing;
@@ -18,15 +19,14 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ImageEncoder, RgbImage};
 use serde_json::Value;
 
-pub use drawing::Ink;
+pub use chart::{Curve, curves};
+pub use drawing::{Drawing, Ink};
 pub use history::{History, Row};
 pub use mosaic::{Tile, heated, mosaic};
 
 use crate::checkpoint::write_atomically;
 use crate::error::{Context, Result};
 use crate::metrics::{Answered, Metrics};
-use chart::Curve;
-use drawing::Drawing;
 
 /// Pixels of a file to a CSS pixel.
 const SCALE: f64 = 1.5;
@@ -102,11 +102,7 @@ impl Report<'_> {
 
     fn write_files(&self, folder: &Path) -> Result<()> {
         let charts = self.charts();
-        let mut results = Drawing::default();
-        for (index, drawing) in charts.iter().enumerate() {
-            results.place(drawing, index as f64 * chart::SIZE.0, 0.0);
-        }
-        write_png(&folder.join("results.png"), &results.pixels(SCALE))?;
+        write_charts(&folder.join("results.png"), &charts)?;
         if let Some(judged) = &self.judged {
             let matrix = matrix::confusion_picture(judged.metrics, self.classes).pixels(SCALE);
             write_png(&folder.join("confusion_matrix.png"), &matrix)?;
@@ -183,6 +179,18 @@ pub fn write_train_batch(folder: &Path, tiles: &[Tile]) -> Result<()> {
         Some(picture) => write_jpeg(&folder.join("train_batch0.jpg"), &picture),
         None => Ok(()),
     }
+}
+
+/// Writes drawings side by side as a PNG.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) with the path.
+pub fn write_charts(path: &Path, charts: &[Drawing]) -> Result<()> {
+    let mut all = Drawing::default();
+    for drawing in charts {
+        all.place(drawing, all.size.0, 0.0);
+    }
+    write_png(path, &all.pixels(SCALE))
 }
 
 /// Writes an image as PNG, whole or not at all.

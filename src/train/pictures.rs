@@ -60,6 +60,8 @@ impl Run<'_> {
             .draw_batch(leg, images)
             .and_then(|()| self.draw(images, judged, false))
             .and_then(|()| if self.config.tensorboard { self.add_events(leg) } else { Ok(()) });
+        // What heat maps took is not what the next steps take.
+        self.gpu.trim();
         self.tell_drawn(started, drawn);
     }
 

@@ -129,6 +129,8 @@ fn a_pretrained_network_lends_its_backbone() {
     }
     assert_eq!(half.tensors["fc.weight"], child.tensors["fc.weight"]);
     assert_eq!(half.meta.classes.unwrap(), ["a", "b"]);
+    let picture = image::open(wgrad.path("out/curve.png")).unwrap();
+    assert!(picture.width() > 3 * picture.height(), "three charts side by side");
     let curve = std::fs::read_to_string(wgrad.path("out/curve.csv")).unwrap();
     assert_eq!(curve.lines().count(), 3, "{curve}");
     assert!(curve.starts_with("alpha,val/accuracy_top1,val/loss,val/ece,"), "{curve}");
