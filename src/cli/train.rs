@@ -596,6 +596,7 @@ impl TrainOptions {
     /// Runs; `parse` makes options of arguments.
     fn run(self, name: &str, parse: impl Fn(Vec<String>) -> Self) -> Result<()> {
         let console = self.output.console();
+        let mut begun = arguments();
         let options = match &self.folder.resume {
             None => self,
             Some(_) if self.folder.output_dir.is_some() => {
@@ -603,9 +604,13 @@ impl TrainOptions {
                 return Err(Error::Usage(text.into()));
             }
             // What is given now stands over what was given then; what that changes is checked.
-            Some(folder) => parse([begun_with(folder)?, arguments()].concat()),
+            Some(folder) => {
+                begun = begun_with(folder)?;
+                parse([begun.clone(), arguments()].concat())
+            }
         };
-        let config = options.config(&console)?;
+        // A run that goes on is noted as it was begun: it may have to go on once more.
+        let config = Config { arguments: begun, ..options.config(&console)? };
         let interrupt = interrupt::install();
         let profile = options.folder.profile.is_some();
         let gpu_options = GpuOptions { profile, ..GpuOptions::default() };
@@ -681,7 +686,7 @@ impl TrainOptions {
             tensorboard: folder.tensorboard,
             save_every: folder.save_every,
             resume: folder.resume.clone(),
-            arguments: arguments(),
+            arguments: Vec::new(),
             output_dir: folder.output_dir.clone(),
         };
         config.check()?;
