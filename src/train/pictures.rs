@@ -61,8 +61,10 @@ impl Run<'_> {
             .and_then(|()| self.draw(images, judged, false))
             .and_then(|()| if self.config.tensorboard { self.add_events(leg) } else { Ok(()) });
         // What heat maps took is not what the next steps take.
-        self.gpu.trim();
-        self.tell_drawn(started, drawn);
+        let largest = self.config.step_images().min(leg.source.train_images());
+        let blank = leg.source.blank(network, largest);
+        let arranged = leg.stepper.arrange(&leg.optimizer, &blank).map(|_| ());
+        self.tell_drawn(started, drawn.and(arranged));
     }
 
     /// Draws the report of a run that has ended, with the answers of its best weights; none without

@@ -137,7 +137,7 @@ impl<'a> Stepper<'a> {
     pub fn plan(&mut self, optimizer: &Optimizer, batch: &Batch) -> Result<Plan> {
         self.micro_batch = self.micro_batch.min(batch.labels.len());
         loop {
-            let plan = self.gpu.plan(|| self.record(optimizer, batch).map(|_| ()))?;
+            let plan = self.arrange(optimizer, batch)?;
             if plan.fits() {
                 return Ok(plan);
             }
@@ -152,6 +152,15 @@ impl<'a> Stepper<'a> {
             }
             self.micro_batch = self.micro_batch.div_ceil(2);
         }
+    }
+
+    /// Lets go of all device memory that is free, and keeps what a step on `batch` takes, in the parts
+    /// that [`Stepper::plan`] found. Returns what that is.
+    ///
+    /// # Errors
+    /// Those of the operations, and what the device reported.
+    pub fn arrange(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Plan> {
+        self.gpu.plan(|| self.record(optimizer, batch).map(|_| ()))
     }
 
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
