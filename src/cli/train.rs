@@ -162,8 +162,8 @@ struct TrainOptions {
     #[command(flatten)]
     compute: ComputeOptions,
 
-    /// Keep less memory for the way back and compute again what is missing: the same numbers, about a
-    /// third more work [default: off]
+    /// Keep less memory for the way back and compute again what is missing: the same numbers, and
+    /// every block's forward pass twice [default: off]
     #[arg(long, help_heading = "Adapter")]
     recompute: bool,
 

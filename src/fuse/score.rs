@@ -6,6 +6,8 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Calibration;
+
 /// How answers are joined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -88,39 +90,24 @@ impl Answers {
     pub fn score(&self) -> Score {
         let images = self.labels.len() as f64;
         let (mut top1, mut loss) = (0.0, 0.0);
-        let mut bins = [Bin::default(); BINS];
+        let mut answers = Vec::with_capacity(self.labels.len());
         for (row, &label) in self.log_probabilities.chunks_exact(self.classes).zip(&self.labels) {
             // Of equal probabilities the first counts, as everywhere.
             let mut best = 0;
             (1..row.len())
                 .for_each(|class| best = if row[class] > row[best] { class } else { best });
-            let right = f64::from(u8::from(best == label as usize));
-            let confidence = row[best].exp();
-            top1 += right;
+            let is_right = best == label as usize;
+            top1 += f64::from(u8::from(is_right));
             loss -= row[label as usize];
-            // Bins are closed above: (0, 1/15], (1/15, 2/15], …
-            let bin = (confidence * BINS as f64).ceil() as usize;
-            let bin = &mut bins[bin.clamp(1, BINS) - 1];
-            bin.confidence += confidence;
-            bin.right += right;
+            answers.push((row[best].exp(), is_right));
         }
-        let gap: f64 = bins.iter().map(|bin| (bin.right - bin.confidence).abs()).sum();
         Score {
             images: self.labels.len(),
             top1: top1 / images,
             loss: loss / images,
-            ece: gap / images,
+            ece: Calibration::new(answers.into_iter()).ece,
         }
     }
-}
-
-/// Bins of the calibration error, as Guo et al. (2017) have them.
-const BINS: usize = 15;
-
-#[derive(Clone, Copy, Default)]
-struct Bin {
-    confidence: f64,
-    right: f64,
 }
 
 /// How good answers were.

@@ -53,6 +53,21 @@ macro_rules! configurations {
 
 configurations! { sgd nesterov adam adamw label_smoothing frozen_bn head_only clip l2_sp }
 
+/// The batches of the fixtures are too small for Winograd's algorithm to be chosen by itself.
+#[test]
+fn sgd_by_winograd() {
+    let fixture: Fixture = fixture("resnet18_sgd.json");
+    let gpu = common::every_gpu(GpuOptions::default()).swap_remove(0);
+    for pass in ["conv2d_forward", "conv2d_backward_data"] {
+        gpu.force_kernel(pass, Some("winograd tiled 64x64"));
+    }
+    let comparison = compare(&gpu, &fixture, &fixture.config);
+    let forced = gpu.offered_kernels("conv2d_forward");
+    assert!(forced.contains(&"winograd tiled 64x64"), "{forced:?}");
+    println!("by Winograd on {}: {}", name(&gpu), comparison.summary());
+    assert_within(&comparison, "by Winograd");
+}
+
 type Mistake = fn(&mut Config);
 
 /// A wrong program is seen: the same steps with one setting wrong are further off than they may be,
