@@ -129,17 +129,27 @@ impl<'a> Subject<'a> {
         network.image_size = size;
         memory::forget();
         let pixels = formulas::pixels(0, images, size as usize);
+        let part = network.images_at_a_time(gpu, images);
+        row.micro_batch = Some(part).filter(|&part| part < images);
+        let evaluate = || -> Result<Vec<_>> {
+            let parts = pixels.chunks(part * pixels.len() / images);
+            parts
+                .map(|part| network.evaluate(gpu, part, part.len() * images / pixels.len()))
+                .collect()
+        };
         let mut answers = VecDeque::new();
         let mut last = Instant::now();
         for step in 0..WARM_UP + steps + IN_FLIGHT {
             if step < WARM_UP + steps {
-                answers.push_back(network.evaluate(gpu, &pixels, images)?);
+                answers.push_back(evaluate()?);
             }
             if step < IN_FLIGHT {
                 continue;
             }
-            if let Some(answer) = answers.pop_front() {
-                answer.wait()?;
+            if let Some(answers) = answers.pop_front() {
+                for answer in answers {
+                    answer.wait()?;
+                }
                 if step >= WARM_UP + IN_FLIGHT {
                     row.samples.push(last.elapsed().as_secs_f64());
                 }

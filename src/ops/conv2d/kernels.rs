@@ -118,9 +118,9 @@ fn methods(
     let all = [if shared { SHARED } else { &[] }, OTHERS].concat();
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
     // As `--tune` found it on software adapters: the transforms of patches and weight must be small
-    // beside the products, the less so the more a product costs.
+    // beside the products.
     let [fewer, more] = winograd.channels();
-    let pays = fewer >= if shared { 128 } else { 64 } && winograd.all_patches() >= 2 * more;
+    let pays = fewer >= 64 && 4 * winograd.all_patches() >= more;
     match gpu.class() {
         AdapterClass::Software if pays => all.chain(direct).collect(),
         _ => direct.chain(all).collect(),

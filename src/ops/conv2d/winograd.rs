@@ -104,7 +104,9 @@ impl Winograd {
         let image = POSITIONS * self.patches() * channels * 16;
         let images = workspace.min(gpu.binding_limit() as usize) / image;
         let whole = PATCHES / greatest_common_divisor(PATCHES, self.patches());
-        (images / whole * whole).max(whole).min(self.x.n)
+        let most = (images / whole * whole).max(whole);
+        // As even as can be: a last part of a single image would cost almost as much as any.
+        self.x.n.div_ceil(self.x.n.div_ceil(most)).next_multiple_of(whole).min(self.x.n)
     }
 
     fn params(&self, first: usize, images: usize, accumulate: bool) -> Params {
