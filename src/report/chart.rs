@@ -22,7 +22,7 @@ pub struct Curve {
     pub faint: bool,
 }
 
-/// Curves over a common axis.
+/// Curves over a common axis, which begins at 0 or, if lower, where the first of them does.
 pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> Drawing {
     draw(title, x_label, None, from_zero, curves)
 }
@@ -46,7 +46,8 @@ fn draw(
             (low.min(value), high.max(value))
         })
     };
-    let (_, x_high) = range(&mut points().map(|point| point.0));
+    let (x_low, x_high) = range(&mut points().map(|point| point.0));
+    let x_low = x_low.min(0.0);
     let (y_low, y_high) = range(&mut points().map(|point| point.1));
     let mut drawing = Drawing::new(SIZE.0, SIZE.1);
     heading(&mut drawing, title);
@@ -56,7 +57,7 @@ fn draw(
         return drawing;
     }
     let y_low = if from_zero { 0.0 } else { y_low };
-    let plane = Plane::new((0.0, x_high.max(1e-9)), (y_low, y_high));
+    let plane = Plane::new((x_low, x_high.max(x_low + 1e-9)), (y_low, y_high));
     plane.draw_y(&mut drawing);
     match names {
         Some(names) => plane.draw_x(&mut drawing, x_label, (0..).map(f64::from).zip(names)),
