@@ -15,9 +15,11 @@ mod common;
 
 use std::path::Path;
 
-use common::{Clipart, Images, Recipe, Residual, accuracy, argument, bundled, mean, train};
+use common::{
+    Clipart, IN_ORDER, Images, Recipe, Residual, accuracy, argument, bundled, mean, train,
+};
 use wgrad::checkpoint::Checkpoint;
-use wgrad::data::{Item, Order};
+use wgrad::data::{Augment, Item, Order};
 use wgrad::fuse::weighted_sum;
 use wgrad::gpu::Gpu;
 use wgrad::nn::{Mode, Stage};
@@ -90,6 +92,7 @@ fn compare(
         schedule: Schedule::Cosine,
         batch_size: 16,
         steps,
+        augment: Augment::Light,
         seed,
     };
     let judge = |net: &Residual| accuracy(gpu, net, &clipart.val);
@@ -115,7 +118,7 @@ fn compare(
 
 /// Makes batch norm's statistics the means over all batches.
 fn recalibrate(gpu: &Gpu, net: &Residual, images: &Images) -> Result<()> {
-    for (batch, number) in images.batches(gpu, 32, None)?.zip(1..) {
+    for (batch, number) in images.batches(gpu, IN_ORDER, Augment::None)?.zip(1..) {
         let tape = Tape::no_grad(gpu);
         let mode = Mode { bn_momentum: 1.0 / number as f32, ..Mode::BATCH_STATISTICS };
         net.net.forward(&tape, &tape.constant(batch?.0), mode)?;

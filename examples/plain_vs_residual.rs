@@ -14,6 +14,7 @@ mod common;
 use std::path::Path;
 
 use common::{Clipart, Net, Recipe, argument, bundled, mean, train};
+use wgrad::data::Augment;
 use wgrad::gpu::Gpu;
 use wgrad::nn::Parameters;
 use wgrad::nn::arch::{ConvNorm, Entry, Kind};
@@ -117,17 +118,18 @@ impl Net for Deep {
 }
 
 fn main() {
-    common::main(|gpu| compare(gpu, argument(200)?));
+    common::main(|gpu| compare(gpu, argument(300)?));
 }
 
 fn compare(gpu: &Gpu, steps: usize) -> Result<()> {
     let Clipart { classes, train: images, .. } = Clipart::scan(SIZE, &bundled()?)?;
     let recipe = Recipe {
         algorithm: Algorithm::Sgd { momentum: 0.9, nesterov: false },
-        lr: 0.05,
+        lr: 0.02,
         schedule: Schedule::Cosine,
         batch_size: 32,
         steps,
+        augment: Augment::None,
         seed: 0,
     };
     let mut all = Vec::new();

@@ -72,22 +72,16 @@ impl Clipart {
 }
 
 impl Images {
-    /// An epoch's batches on the device, with their labels; cropped, flipped and shuffled by `seed`,
-    /// or as they are.
+    /// An epoch's batches on the device, with their labels.
     pub fn batches<'a>(
         &'a self,
         gpu: &'a Gpu,
-        batch_size: usize,
-        varied: Option<(u64, u64)>,
+        order: Order,
+        augment: Augment,
     ) -> Result<impl Iterator<Item = Result<(Tensor, Vec<u32>)>> + 'a> {
-        let (seed, epoch) = varied.unwrap_or_default();
-        let shuffle = varied.is_some();
-        let augment = if shuffle { Augment::Light } else { Augment::None };
-        // Batch norm learns little from a small last batch.
-        let drop_last = shuffle && self.items.len() >= batch_size;
-        let order = Order { seed, epoch, shuffle, batch_size, drop_last };
         let transform = Transform { size: self.size, augment, auto_augment: None };
         let batches = order.batches(self.items.len());
+        let Order { seed, epoch, .. } = order;
         let loader = Loader::new(self.items.clone(), batches, transform, seed, epoch, 0)?;
         Ok(loader.map(move |batch| {
             let batch = batch?;
@@ -102,6 +96,10 @@ impl Images {
     }
 }
 
+/// The images as they are, in their order.
+pub const IN_ORDER: Order =
+    Order { seed: 0, epoch: 0, shuffle: false, batch_size: 32, drop_last: false };
+
 /// How a network is trained.
 #[derive(Clone, Copy)]
 pub struct Recipe {
@@ -110,7 +108,8 @@ pub struct Recipe {
     pub schedule: Schedule,
     pub batch_size: usize,
     pub steps: usize,
-    /// Decides crops, flips and order.
+    pub augment: Augment,
+    /// Decides order and augmentation.
     pub seed: u64,
 }
 
@@ -126,8 +125,12 @@ pub fn train(gpu: &Gpu, net: &impl Net, images: &Images, recipe: Recipe) -> Resu
     let mut optimizer = Optimizer::new(gpu, net.parameters(), settings, Stage::Stem, |_| 1.0)?;
     let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
     let mut losses = Vec::with_capacity(recipe.steps);
+    let Recipe { batch_size, seed, .. } = recipe;
+    // Batch norm learns little from a small last batch.
+    let drop_last = images.items.len() >= batch_size;
     for epoch in 0.. {
-        for batch in images.batches(gpu, recipe.batch_size, Some((recipe.seed, epoch)))? {
+        let order = Order { seed, epoch, shuffle: true, batch_size, drop_last };
+        for batch in images.batches(gpu, order, recipe.augment)? {
             if losses.len() == recipe.steps {
                 return Ok(losses);
             }
@@ -151,7 +154,7 @@ pub fn train(gpu: &Gpu, net: &impl Net, images: &Images, recipe: Recipe) -> Resu
 /// How many of a hundred images `net` puts into the right class.
 pub fn accuracy(gpu: &Gpu, net: &impl Net, images: &Images) -> Result<f64> {
     let (mut right, options) = (0.0, CrossEntropy { label_smoothing: 0.0, divisor: 1.0 });
-    for batch in images.batches(gpu, 32, None)? {
+    for batch in images.batches(gpu, IN_ORDER, Augment::None)? {
         let (pixels, classes) = batch?;
         let targets = labels(gpu, &classes)?;
         let tape = Tape::no_grad(gpu);
