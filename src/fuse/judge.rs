@@ -92,7 +92,7 @@ impl Images {
             self.classes.iter().map(|class| of(class).unwrap_or_default() as u32).collect();
         for split in [&mut self.train, &mut self.val, &mut self.test] {
             let relabel =
-                |item: &Item| Item { path: item.path.clone(), label: labels[item.label as usize] };
+                |item: &Item| Item { label: labels[item.label as usize], ..item.clone() };
             split.items = split.items.iter().map(relabel).collect();
         }
         self.classes = classes.to_vec();

@@ -294,12 +294,12 @@ pub enum Balance {
 pub enum DataSource {
     /// The clip art that comes with the program.
     Demo,
-    /// A folder.
+    /// A folder, or an archive.
     Folder(PathBuf),
 }
 
 impl DataSource {
-    /// The folder to scan.
+    /// The folder or archive to scan.
     ///
     /// # Errors
     /// Those of [`demo_root`].
