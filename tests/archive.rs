@@ -15,11 +15,6 @@ use wgrad::data::{
     Archives, Augment, Batch, Dataset, Item, Labelled, Loader, Order, ScanOptions, Transform,
 };
 
-#[path = "common/program.rs"]
-mod program;
-
-use program::Wgrad;
-
 // The same as in folders.
 
 #[test]
@@ -54,8 +49,7 @@ fn a_folder_and_its_archives_give_the_same_batches() {
             assert_eq!(dataset.archives.count, archives, "{root}");
             assert_eq!(dataset.archives.bytes_in_memory == 0, root.starts_with("one"), "{root}");
             assert_eq!(dataset.classes, expected.classes);
-            for (ours, theirs) in
-                [(&dataset.train, &expected.train), (&dataset.val, &expected.val)]
+            for (ours, theirs) in [(&dataset.train, &expected.train), (&dataset.val, &expected.val)]
             {
                 assert_eq!(names(&dataset.root, ours), names(&expected.root, theirs), "{root}");
                 assert!(batches(ours) == batches(theirs), "{root}");
@@ -213,20 +207,6 @@ fn an_index_is_used_until_the_archive_changes() {
     write(&tar, &archive(&set(&["."], 11)));
     File::options().write(true).open(&tar).unwrap().set_modified(earlier).unwrap();
     assert_eq!(images(&tar), 22);
-}
-
-#[test]
-fn an_index_that_cannot_lie_beside_its_archive_goes_to_the_cache() {
-    let wgrad = Wgrad::new();
-    write(&wgrad.path("x.tar"), &archive(&set(&["."], 2)[..2]));
-    // A folder of that name stands in for one that may not be written to, which root always may.
-    fs::create_dir_all(wgrad.path("x.tar.index/full")).unwrap();
-    let mut command = wgrad.command(&["finetune", "--data", "x.tar"]);
-    let ran = program::Ran::from(command.env("WGRAD_CACHE", wgrad.path("cache")).output().unwrap());
-    assert!(ran.stderr.contains("only one class"), "{}", ran.stderr);
-    let cached = fs::read_dir(wgrad.path("cache")).unwrap().map(|entry| entry.unwrap().path());
-    let cached = cached.filter(|path| path.extension().is_some_and(|it| it == "index"));
-    assert_eq!(cached.count(), 1);
 }
 
 // Archives that nobody vouches for.

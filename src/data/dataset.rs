@@ -228,12 +228,7 @@ fn has_folders(tree: &Tree, folder: &Path) -> Result<bool> {
 }
 
 /// There must be two classes at least, each with an image.
-fn check_classes(
-    tree: &Tree,
-    folder: &Path,
-    classes: &[String],
-    items: &[Item],
-) -> Result<()> {
+fn check_classes(tree: &Tree, folder: &Path, classes: &[String], items: &[Item]) -> Result<()> {
     if classes.is_empty() {
         return Err(no_class_folders(tree, folder)?);
     }

@@ -281,9 +281,10 @@ impl Walk<'_> {
                 }
             });
         }
+        let ended = self.meter.ended.get() || error.kind() == io::ErrorKind::UnexpectedEof;
         let what = match last {
-            _ if error.kind() == io::ErrorKind::UnexpectedEof => "is cut short",
-            None => "is no tar archive, or damaged at its beginning",
+            None => "is no tar archive, or cut short or damaged at its beginning",
+            Some(_) if ended => "is cut short",
             Some(_) => "is damaged",
         };
         self.refused(format!("{what}{} ({error}); {AGAIN}", after(last)))
