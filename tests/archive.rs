@@ -15,6 +15,11 @@ use wgrad::data::{
     Archives, Augment, Batch, Dataset, Item, Labelled, Loader, Order, ScanOptions, Transform,
 };
 
+/// Names and contents.
+type Files = Vec<(String, Vec<u8>)>;
+/// An archive's name and what it holds.
+type Named = (&'static str, Files);
+
 // The same as in folders.
 
 #[test]
@@ -66,12 +71,12 @@ fn a_folder_and_its_archives_give_the_same_batches() {
 
 #[test]
 fn archives_may_be_made_of_any_folder_or_of_a_split() {
-    let two = |prefix: &str| -> Vec<(String, Vec<u8>)> {
+    let two = |prefix: &str| -> Files {
         let inner = set(&["."], 2).into_iter();
         inner.map(|(name, bytes)| (format!("{prefix}{}", &name[2..]), bytes)).collect()
     };
     let with_val = [two("set/train/"), two("set/val/")].concat();
-    let cases: &[(&[(&str, Vec<(String, Vec<u8>)>)], [usize; 2])] = &[
+    let cases: [(&[Named], [usize; 2]); 7] = [
         (&[("data.tar", two("./"))], [2, 2]),
         (&[("data.tar", two("pictures/of/things/"))], [2, 2]),
         (&[("data.tar", with_val.clone())], [4, 4]),
@@ -81,7 +86,7 @@ fn archives_may_be_made_of_any_folder_or_of_a_split() {
         (&[("train.tar", with_val)], [4, 4]),
         (&[("a.tar", two("")[..2].to_vec()), ("b.tar", two("")[2..].to_vec())], [2, 2]),
     ];
-    for (archives, expected) in cases {
+    for (archives, expected) in &cases {
         let folder = TempDir::new().unwrap();
         for (name, files) in *archives {
             let tar = archive(files);
@@ -372,7 +377,7 @@ fn batches(items: &[Item]) -> Vec<Batch> {
 }
 
 /// `count` images, all different, of each of two classes in each of `splits`.
-fn set(splits: &[&str], count: u8) -> Vec<(String, Vec<u8>)> {
+fn set(splits: &[&str], count: u8) -> Files {
     let mut files = Vec::new();
     for (split, name) in (0..).zip(splits) {
         for (label, class) in ["a", "b"].iter().enumerate() {

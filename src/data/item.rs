@@ -1,5 +1,6 @@
 //! One labelled image, wherever its bytes are.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use image::RgbImage;
@@ -35,6 +36,18 @@ impl Item {
             None => Ok(self.path.metadata().map_err(Error::io(&self.path))?.len()),
             Some(member) => Ok(member.size()),
         }
+    }
+
+    /// The image file's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that cannot be read.
+    pub fn read(&self) -> Result<Cow<'_, [u8]>> {
+        let bytes = match &self.member {
+            None => std::fs::read(&self.path).map(Cow::Owned),
+            Some(member) => member.read(u64::MAX),
+        };
+        bytes.map_err(Error::io(&self.path))
     }
 
     /// The pixels, as [`super::decode`] has them, or the bare reason why there are none.

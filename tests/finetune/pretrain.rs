@@ -55,7 +55,7 @@ fn pretraining_has_defaults_of_its_own_and_says_so() {
         ("--lr-scheduler onecycle", "lr_warmup_epochs", 0.0),
         ("--lr-warmup-epochs 7", "lr_warmup_epochs", 7.0),
     ] {
-        let name = options.replace(' ', "-");
+        let name = options.trim_start_matches('-').replace(' ', "-");
         wgrad.pretrain(&name, &format!("{options} --max-steps 1"));
         assert_eq!(wgrad.args(&name)[option].as_f64(), Some(value), "{options}");
     }

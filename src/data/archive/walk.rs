@@ -91,7 +91,8 @@ pub fn unpack(path: &Path, file: &File, budget: &Budget) -> Result<Vec<Found>> {
     // The checksum of what was unpacked comes last.
     meter.limit.set(most);
     let rest = io::copy(&mut archive.into_inner(), &mut io::sink());
-    rest.map_err(|error| walk.broken(&error, None))?;
+    let last = found.last().map(|member| member.name.as_path());
+    rest.map_err(|error| walk.broken(&error, last))?;
     Ok(found)
 }
 
