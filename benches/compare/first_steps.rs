@@ -1,16 +1,17 @@
 //! The first 300 steps of pretraining beside PyTorch's, on the same batches from the same weights.
 //!
-//!     cargo run --release --example first_steps -- prepare DATA DIR
-//!     wgrad pretrain --data DIR/data.tar --image-size 64 --no-augment --epochs 2 \
-//!         --lr-warmup-epochs 1 --lr 0.05 --batch-size 16 --output-dir DIR/wgrad
-//!     python benches/compare/torch_pretrain.py DIR float32
-//!     python benches/compare/torch_pretrain.py DIR float64
+//!     cargo run --release --example first_steps -- prepare DATA DIR [SIZE [BATCH]]
+//!     wgrad pretrain --data DIR/data.tar --image-size SIZE --batch-size BATCH --epochs 2 \
+//!         --no-augment --output-dir DIR/wgrad
+//!     python benches/compare/torch_pretrain.py DIR BATCH float32
+//!     python benches/compare/torch_pretrain.py DIR BATCH float64
 //!     cargo run --release --example first_steps -- draw DIR
 //!
 //! DATA is Tiny ImageNet, as a folder or archives. `prepare` writes to DIR what both begin from: an
-//! archive of 12 training images and one validation image a class (150 steps of 16 an epoch), the
-//! initial weights, and the pixels of every batch in wgrad's order, so that decoding and shuffling are
-//! out of the comparison. `draw` tells how far the losses are apart, and draws `first_steps.png`.
+//! archive of so many images a class that an epoch has 150 steps of BATCH, or a little more (default:
+//! 32, at 64 px), the initial weights, and the pixels of every batch in wgrad's order, so that decoding
+//! and shuffling are out of the comparison. `draw` tells how far the losses are apart, and draws
+//! `first_steps.png`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,12 +26,11 @@ use wgrad::nn::{Arch, ResNet};
 use wgrad::report::{Curve, Ink, curves, write_charts};
 use wgrad::{Error, Result};
 
+const USAGE: &str = "first_steps prepare DATA DIR [SIZE [BATCH]], or first_steps draw DIR";
 /// What the command above says.
 const EPOCHS: u64 = 2;
-const BATCH: usize = 16;
-const SIZE: u32 = 64;
-/// Training and validation images of each class.
-const IMAGES: [usize; 2] = [12, 1];
+/// Steps of an epoch, at least.
+const STEPS: usize = 150;
 /// Steps that the curves are averaged over.
 const WINDOW: usize = 10;
 
@@ -38,21 +38,28 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["prepare", data, folder] => prepare(Path::new(data), Path::new(folder)),
+        ["prepare", data, folder, ref sizes @ ..] if sizes.len() <= 2 => {
+            let number = |at: usize, default: usize| {
+                sizes.get(at).map_or(Some(default), |text| text.parse().ok())
+            };
+            let (Some(size), Some(batch)) = (number(0, 64), number(1, 32)) else {
+                return Err(Error::Usage(USAGE.into()));
+            };
+            prepare(Path::new(data), Path::new(folder), size as u32, batch)
+        }
         ["draw", folder] => draw(Path::new(folder)),
-        _ => Err(Error::Usage("first_steps prepare DATA DIR, or first_steps draw DIR".into())),
+        _ => Err(Error::Usage(USAGE.into())),
     }
 }
 
-fn prepare(data: &Path, folder: &Path) -> Result<()> {
+fn prepare(data: &Path, folder: &Path, size: u32, batch: usize) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let dataset = Dataset::scan(data, &ScanOptions::default())?;
     let archive = folder.join("data.tar");
+    let images = (STEPS * batch).div_ceil(dataset.classes.len());
     let write = || -> std::io::Result<()> {
         let mut builder = tar::Builder::new(File::create(&archive)?);
-        for (split, items, count) in
-            [("train", &dataset.train, IMAGES[0]), ("val", &dataset.val, IMAGES[1])]
-        {
+        for (split, items, count) in [("train", &dataset.train, images), ("val", &dataset.val, 1)] {
             let mut taken = vec![0; dataset.classes.len()];
             for item in items {
                 let (class, taken) =
@@ -83,7 +90,7 @@ fn prepare(data: &Path, folder: &Path) -> Result<()> {
         tensors: ResNet::new(&gpu, arch, dataset.classes.len(), 0)?.tensors(&gpu)?,
         meta: Meta {
             classes: Some(dataset.classes.clone()),
-            image_size: Some(SIZE),
+            image_size: Some(size),
             ..Meta::default()
         },
         dtype: Stored::F32,
@@ -95,10 +102,10 @@ fn prepare(data: &Path, folder: &Path) -> Result<()> {
     let items = Dataset::scan(&archive, &ScanOptions::default())?.train;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for epoch in 0..EPOCHS {
-        load(&items, epoch, &mut pixels, &mut labels)?;
+        load(&items, epoch, size, &mut pixels, &mut labels)?;
     }
     let labels: Vec<u8> = labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()).collect();
-    let (count, side) = (labels.len() / 8, SIZE as usize);
+    let (count, side) = (labels.len() / 8, size as usize);
     let view =
         |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(std::io::Error::other);
     let path = folder.join("batches.safetensors");
@@ -114,9 +121,16 @@ fn prepare(data: &Path, folder: &Path) -> Result<()> {
 }
 
 /// The images of an epoch's batches, one after the other.
-fn load(items: &[Item], epoch: u64, pixels: &mut Vec<u8>, labels: &mut Vec<u32>) -> Result<()> {
-    let order = Order { seed: 0, epoch, shuffle: true, batch_size: BATCH, drop_last: false };
-    let transform = Transform { size: SIZE, augment: Augment::None, auto_augment: None };
+fn load(
+    items: &[Item],
+    epoch: u64,
+    size: u32,
+    pixels: &mut Vec<u8>,
+    labels: &mut Vec<u32>,
+) -> Result<()> {
+    // Batches come one after the other, so that only the order of all images matters.
+    let order = Order { seed: 0, epoch, shuffle: true, batch_size: 64, drop_last: false };
+    let transform = Transform { size, augment: Augment::None, auto_augment: None };
     let batches = order.batches(items.len());
     for batch in Loader::new(items.into(), batches, transform, 0, epoch, 0)? {
         let batch = batch?;

@@ -1,10 +1,11 @@
 """PyTorch's side of first_steps.rs: the recipe of `wgrad pretrain` on the batches it wrote.
 
-usage: torch_pretrain.py DIR [float32|float64] [THREADS]
+usage: torch_pretrain.py DIR BATCH [float32|float64] [THREADS]
 
 Reads DIR/start.safetensors and DIR/batches.safetensors; writes DIR/torch-DTYPE.jsonl, a line a step.
 SGD with momentum 0.9, weight decay 1e-4 but for batch norm's parameters, label smoothing 0.1, a linear
-warm-up from a hundredth of 0.05 over the first half, a cosine to 0 over the second. Needs torch,
+warm-up from a hundredth of 0.1 for each 256 images over the first of two epochs, a cosine to 0 over
+the second. Needs torch,
 torchvision and safetensors.
 """
 
@@ -16,13 +17,14 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-BATCH = 16
-folder, name = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "float32"
-if len(sys.argv) > 3:
-    torch.set_num_threads(int(sys.argv[3]))
+folder, batch = Path(sys.argv[1]), int(sys.argv[2])
+name = sys.argv[3] if len(sys.argv) > 3 else "float32"
+if len(sys.argv) > 4:
+    torch.set_num_threads(int(sys.argv[4]))
 dtype = getattr(torch, name)
 batches = load_file(folder / "batches.safetensors")
-images, labels = batches["pixels"].split(BATCH), batches["labels"].split(BATCH)
+epochs = [(p.split(batch), l.split(batch)) for p, l in zip(batches["pixels"].chunk(2), batches["labels"].chunk(2))]
+images, labels = (sum(parts, ()) for parts in zip(*epochs))
 
 net = torchvision.models.resnet18(num_classes=200)
 net.load_state_dict(load_file(folder / "start.safetensors"))
@@ -33,7 +35,7 @@ groups = [
     {"params": [p for p in net.parameters() if p not in undecayed], "weight_decay": 1e-4},
     {"params": [p for p in net.parameters() if p in undecayed], "weight_decay": 0.0},
 ]
-optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
+optimizer = torch.optim.SGD(groups, lr=0.1 * batch / 256, momentum=0.9)
 half = len(images) // 2
 warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=half)
 cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(images) - half)
