@@ -6,8 +6,10 @@
 
 use std::rc::Rc;
 
+use crate::autograd::{Tape, Var};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::arch::{Arch, Entry, Kind};
+use crate::nn::initial;
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
 
@@ -102,8 +104,38 @@ pub(super) const ALIGNMENT: u64 = 256;
 impl Parameters {
     /// Room for the parameters of `arch` with `classes` outputs; all zeros.
     pub fn new(gpu: &Gpu, arch: &Arch, classes: usize) -> Self {
-        let entries: Vec<Entry> =
-            arch.entries(classes).into_iter().filter(|entry| entry.kind.is_parameter()).collect();
+        Self::of(gpu, &arch.entries(classes))
+    }
+
+    /// Room for the parameters among `entries`, those of any network; all zeros. Names say which
+    /// stage they belong to, see [`Stage::of`].
+    ///
+    /// ```
+    /// use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
+    /// use wgrad::nn::Parameters;
+    /// use wgrad::nn::arch::{Entry, Kind};
+    /// use wgrad::{Shape, Tape, Tensor, ops::linear};
+    ///
+    /// // A network of one layer, and the gradient of the sum of its answers to five inputs.
+    /// let gpu = Gpu::open(AdapterChoice::default(), GpuOptions::default())?;
+    /// let weight = Entry::new("fc.weight", [2, 3], Kind::LinearWeight);
+    /// let bias = Entry::new("fc.bias", [2], Kind::LinearBias);
+    /// let mut parameters = Parameters::of(&gpu, &[weight, bias]);
+    /// parameters.initialise(&gpu, 3, 0)?;
+    /// parameters.require_gradients(&gpu);
+    ///
+    /// let tape = Tape::new(&gpu);
+    /// let x = tape.constant(Tensor::from_host(&gpu, Shape::matrix(5, 3), &[0.5; 15])?);
+    /// let [w, b] = ["fc.weight", "fc.bias"].map(|name| parameters.var(&tape, name));
+    /// let y = linear(&tape, &x, &w, Some(&b))?;
+    /// tape.backward(&y, Tensor::from_host(&gpu, Shape::matrix(5, 2), &[1.0; 10])?)?;
+    /// let gradients = parameters.gradients().expect("there is memory for them");
+    /// assert_eq!(parameters.download(&gpu, gradients)?, [vec![2.5; 6], vec![5.0; 2]]);
+    /// # Ok::<(), wgrad::Error>(())
+    /// ```
+    pub fn of(gpu: &Gpu, entries: &[Entry]) -> Self {
+        let entries: Vec<&Entry> =
+            entries.iter().filter(|entry| entry.kind.is_parameter()).collect();
         let (mut list, mut groups, mut offset) = (Vec::new(), Vec::new(), 0);
         for norm in [false, true] {
             for stage in Stage::ALL {
@@ -130,6 +162,18 @@ impl Parameters {
         let values = gpu.lease(offset);
         gpu.clear(&values);
         Self { list: list.into(), groups: groups.into(), values, gradients: None }
+    }
+
+    /// Gives every parameter its random [`initial`] value. `features` is the classifier's number of
+    /// inputs.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn initialise(&self, gpu: &Gpu, features: usize, seed: u64) -> Result<()> {
+        for (index, Parameter { name, torch_shape, .. }) in self.list.iter().enumerate() {
+            self.set(gpu, index, &initial(name, torch_shape, features, seed))?;
+        }
+        Ok(())
     }
 
     /// The parameters, in the arena's order.
@@ -180,6 +224,18 @@ impl Parameters {
     /// A parameter's gradient, if there is memory for gradients.
     pub fn gradient(&self, index: usize) -> Option<Tensor> {
         self.gradients.as_ref().map(|gradients| self.tensor(gradients, index))
+    }
+
+    /// The parameter of that name on a tape: differentiated by, if there is memory for gradients.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn var(&self, tape: &Tape, name: &str) -> Var {
+        let index = self.index(name);
+        match self.gradient(index) {
+            Some(gradient) => tape.leaf_into(self.value(index), gradient, false),
+            None => tape.constant(self.value(index)),
+        }
     }
 
     fn tensor(&self, arena: &Slice, index: usize) -> Tensor {
