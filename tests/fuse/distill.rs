@@ -112,7 +112,9 @@ fn what_cannot_teach_is_named() {
     assert!(error.contains("others.safetensors") && error.contains("wasp instead of b"), "{error}");
     let error = distill(&["--teacher", "none.safetensors"]).error(1).to_owned();
     assert!(error.contains("none.safetensors"), "{error}");
-    for (option, value) in [("--temperature", "0"), ("--distill-loss-weight", "-1")] {
+    for (option, value) in
+        [("--temperature", "0"), ("--distill-loss-weight", "-1"), ("--mixup-alpha", "0.2")]
+    {
         let error = distill(&["--teacher", base, option, value]).error(2).to_owned();
         assert!(error.contains(option), "{error}");
     }
