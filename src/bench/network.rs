@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
         let gpu = *gpu;
         network.image_size = size;
         memory::forget();
-        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0, None)?;
+        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0, None);
         let mut spare = vec![batch(size, images)];
         let plan = stepper.plan(optimizer, &spare[0])?;
         row.device_bytes = Some(plan.peak_bytes);
@@ -181,7 +181,7 @@ pub(super) fn problems(gpu: &Gpu, effort: &Effort) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for &(size, images) in if effort.small { SMALL } else { ALL } {
         subject.network.image_size = size;
-        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0, None)?;
+        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0, None);
         problems.extend(stepper.plan(&subject.optimizer, &batch(size, images))?.problems);
         gpu.trim();
     }

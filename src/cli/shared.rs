@@ -68,20 +68,46 @@ pub struct ComputeOptions {
     #[command(flatten)]
     adapter: AdapterOptions,
 
-    /// How numbers are stored and multiplied
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
+    #[command(flatten)]
+    precision: PrecisionOption,
 
     /// Keep the shader compiler's bounds checks [default: off]
     #[arg(long)]
     checked: bool,
 }
 
-/// How numbers are stored and multiplied.
+/// How numbers are stored.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PrecisionOption {
+    /// How numbers are stored; arithmetic is in single precision
+    #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = "Adapter")]
+    precision: Precision,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Precision {
     /// Single precision throughout
     F32,
+    /// Activations, their gradients and the weights of convolutions in half precision; f32 where the
+    /// adapter has none
+    Mixed,
+}
+
+impl PrecisionOption {
+    /// Whether [`GpuOptions::mixed`] is asked for.
+    pub fn mixed(self) -> bool {
+        matches!(self.precision, Precision::Mixed)
+    }
+
+    /// Says so if it is asked for, and the adapter cannot.
+    pub fn warn(self, gpu: &Gpu, console: &Console) {
+        if self.mixed() && !gpu.mixed() {
+            console.warning(format_args!(
+                "{} has no f16 in shaders, so --precision mixed is f32 here",
+                gpu.report().name
+            ));
+        }
+    }
 }
 
 impl ComputeOptions {
@@ -93,10 +119,11 @@ impl ComputeOptions {
 
     /// [`ComputeOptions::open`] with more to ask of the device.
     pub fn open_with(&self, console: &Console, options: GpuOptions) -> Result<Gpu> {
-        let Precision::F32 = self.precision;
         let choice = self.adapter.choice();
         let named = choice.adapter.is_some() || choice.backend.is_some();
-        let gpu = Gpu::open(choice, GpuOptions { checked: self.checked, ..options })?;
+        let options =
+            GpuOptions { checked: self.checked, mixed: self.precision.mixed(), ..options };
+        let gpu = Gpu::open(choice, options)?;
         match crate::tune::load(&gpu) {
             0 => {}
             count => {
@@ -111,6 +138,7 @@ impl ComputeOptions {
             )),
             _ => console.note(format_args!("adapter: {line}")),
         }
+        self.precision.warn(&gpu, console);
         Ok(gpu)
     }
 }

@@ -3,12 +3,16 @@
 //! The arena is ordered by what the optimizer treats alike: first every parameter that takes weight
 //! decay, stage by stage, then batch norm's weights and biases, stage by stage. An update is one
 //! dispatch for each run of neighbouring groups with equal settings, at any depth of network.
+//!
+//! In mixed precision the arena has a shadow in f16, which convolutions read their weights from.
+//! Updates write both; whoever else overwrites the arena calls [`Parameters::cast`].
 
 use std::rc::Rc;
 
 use crate::gpu::{Gpu, Slice};
 use crate::nn::arch::{Arch, Entry, Kind};
-use crate::tensor::{Shape, Tensor};
+use crate::ops::cast;
+use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
 /// Depth in the network, from the input to the classifier; freezing and learning rates go by it.
@@ -94,6 +98,7 @@ pub struct Parameters {
     groups: Rc<[Group]>,
     values: Slice,
     gradients: Option<Slice>,
+    shadow: Option<Slice>,
 }
 
 /// Where a parameter may start: a multiple of any adapter's offset alignment.
@@ -104,6 +109,9 @@ impl Parameters {
     pub fn new(gpu: &Gpu, arch: &Arch, classes: usize) -> Self {
         let entries: Vec<Entry> =
             arch.entries(classes).into_iter().filter(|entry| entry.kind.is_parameter()).collect();
+        let dtype = Dtype::of_activations(gpu);
+        // The shadow's parts must be aligned, too.
+        let alignment = ALIGNMENT * 4 / dtype.bytes();
         let (mut list, mut groups, mut offset) = (Vec::new(), Vec::new(), 0);
         for norm in [false, true] {
             for stage in Stage::ALL {
@@ -119,7 +127,7 @@ impl Parameters {
                             shape,
                             offset,
                         });
-                        offset += shape.bytes().next_multiple_of(ALIGNMENT);
+                        offset += shape.bytes().next_multiple_of(alignment);
                     }
                 }
                 if offset > start {
@@ -129,7 +137,8 @@ impl Parameters {
         }
         let values = gpu.lease(offset);
         gpu.clear(&values);
-        Self { list: list.into(), groups: groups.into(), values, gradients: None }
+        let shadow = dtype.is_half().then(|| gpu.lease(offset / 2));
+        Self { list: list.into(), groups: groups.into(), values, gradients: None, shadow }
     }
 
     /// The parameters, in the arena's order.
@@ -145,6 +154,25 @@ impl Parameters {
     /// The whole arena of values.
     pub fn values(&self) -> &Slice {
         &self.values
+    }
+
+    /// The copy of the arena in f16, half as long; none in single precision.
+    pub fn shadow(&self) -> Option<&Slice> {
+        self.shadow.as_ref()
+    }
+
+    /// How convolutions get their weights.
+    pub fn dtype(&self) -> Dtype {
+        if self.shadow.is_some() { Dtype::F16 } else { Dtype::F32 }
+    }
+
+    /// Records the rounding of the arena to its shadow, if there is one: after the arena was
+    /// overwritten by anything but an update.
+    ///
+    /// # Errors
+    /// Those of [`cast`].
+    pub fn cast(&self, gpu: &Gpu) -> Result<()> {
+        self.shadow.as_ref().map_or(Ok(()), |shadow| cast(gpu, &self.values, shadow))
     }
 
     /// The whole arena of gradients, laid out as the values; none until it is asked for.
@@ -182,12 +210,20 @@ impl Parameters {
         self.gradients.as_ref().map(|gradients| self.tensor(gradients, index))
     }
 
+    /// A parameter as convolutions read it.
+    pub fn operand(&self, index: usize) -> Tensor {
+        let Some(shadow) = &self.shadow else { return self.value(index) };
+        let Parameter { shape, offset, .. } = self.list[index];
+        let part = shadow.part(offset / 2, shape.bytes_as(Dtype::F16));
+        Tensor::view_as(part, shape, Dtype::F16)
+    }
+
     fn tensor(&self, arena: &Slice, index: usize) -> Tensor {
         let Parameter { shape, offset, .. } = self.list[index];
         Tensor::view(arena.part(offset, shape.bytes()), shape)
     }
 
-    /// Overwrites a parameter with numbers in torchvision's layout.
+    /// Overwrites a parameter with numbers in torchvision's layout; [`Parameters::cast`] is to follow.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is not one number for each element.

@@ -113,7 +113,7 @@ impl<'r> Run<'r> {
             "training {} for {} of {} epochs, {steps} steps each",
             phase.name, phase.epochs, self.epochs
         ));
-        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
+        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers);
         stepper.limit(config.batch_size);
         if config.balance == Balance::Loss {
             stepper.weigh(source.class_weights(network.classes.len()))?;

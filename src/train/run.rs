@@ -103,8 +103,8 @@ pub fn run(
         rates,
         start: start_of(gpu, &config, &network),
         ema: config.model_ema_decay.map(|decay| {
-            let arenas = [network.net.parameters().values(), network.net.statistics()];
-            Rc::new(Ema::new(gpu, &arenas, decay, progress.step))
+            let net = &network.net;
+            Rc::new(Ema::new(gpu, net.parameters(), net.statistics(), decay, progress.step))
         }),
         unreadable,
         memory_bytes: 0,
@@ -134,6 +134,7 @@ pub fn run(
     if !run.progress.complete {
         if let Some(state) = state {
             state.restore(gpu, &run.folder.state(), &run.memory(&network))?;
+            network.net.parameters().cast(gpu)?;
             run.state = Some(state);
         }
         run.phases(&phases, &network, &images)?;
