@@ -1,5 +1,7 @@
-//! An epoch of the bundled images, by the loader alone.
+//! An epoch of the bundled images, or of the folder that `WGRAD_BENCH_IMAGES` names, by the loader
+//! alone; and finding them on disk.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -17,9 +19,12 @@ fn epoch(items: &Arc<[Item]>, transform: Transform) -> Result<usize> {
 
 fn loader(criterion: &mut Criterion) {
     let options = ScanOptions { val_fraction: 0.2, seed: 0 };
-    let root = demo_root().expect("the bundled images");
-    let items: Arc<[Item]> = Dataset::scan(&root, &options).expect("images").train.into();
+    let named = std::env::var_os("WGRAD_BENCH_IMAGES").map(PathBuf::from);
+    let root = named.unwrap_or_else(|| demo_root().expect("the bundled images"));
+    let scan = || Dataset::scan(&root, &options).expect("images");
+    let items: Arc<[Item]> = scan().train.into();
     let mut group = criterion.benchmark_group("loader");
+    group.bench_function("scan", |bencher| bencher.iter(scan));
     group.throughput(Throughput::Elements(items.len() as u64));
     for augment in [Augment::None, Augment::Light, Augment::Strong] {
         for size in [64, 224] {

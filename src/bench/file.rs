@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::ceiling::{BANDWIDTH, FLOPS};
 use super::stopwatch::Summary;
@@ -26,7 +27,7 @@ pub struct BenchFile {
     #[serde(flatten)]
     pub provenance: Provenance,
     /// As `wgrad devices --json` lists it.
-    pub adapter: serde_json::Value,
+    pub adapter: Value,
     /// Whether `--quick` was given.
     pub quick: bool,
     /// What kernels were timed by: `timestamps` of the adapter, or the wall clock around a whole
@@ -300,9 +301,23 @@ impl BenchFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::data(path, format!("writing it: {error}")))?;
+        let text =
+            self.text().map_err(|error| Error::data(path, format!("writing it: {error}")))?;
         write_atomically(path, |file| std::io::Write::write_all(file, text.as_bytes()))
+    }
+
+    /// As JSON, a measurement a line.
+    fn text(&self) -> serde_json::Result<String> {
+        let Value::Object(fields) = serde_json::to_value(self)? else { return Ok(String::new()) };
+        let field = |(name, value): (&String, &Value)| match value {
+            Value::Array(items) if items.iter().all(Value::is_object) => {
+                let lines: Vec<_> = items.iter().map(|item| format!("  {item}")).collect();
+                format!("\"{name}\": [\n{}\n]", lines.join(",\n"))
+            }
+            _ => format!("\"{name}\": {value}"),
+        };
+        let fields: Vec<_> = fields.iter().map(field).collect();
+        Ok(format!("{{\n{}\n}}\n", fields.join(",\n")))
     }
 
     /// The adapter's name.

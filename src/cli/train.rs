@@ -412,7 +412,7 @@ struct RateOptions {
     lr: Option<LearningRate>,
 
     /// Do that range test only (100 steps from 1e-7 to 10, or until the loss is 4 times its best), and
-    /// write its curve to lr_find.csv [default: off]
+    /// write its curve to lr_find.png and lr_find.csv [default: off]
     #[arg(long)]
     lr_find: bool,
 

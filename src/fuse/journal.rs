@@ -64,7 +64,8 @@ impl<'a> Journal<'a> {
     ) -> Result<Self> {
         let path = folder.join("results.jsonl");
         let file = File::create_new(&path).map_err(Error::io(&path)).context(doing)?;
-        let width = names.map(|name| name.chars().count()).max().unwrap_or(0).max(24);
+        // A greedy soup puts "+ " before a name.
+        let width = names.map(|name| name.chars().count() + 2).max().unwrap_or(0).max(24);
         let columns =
             |split: &str| format!("{:>11}  {:>6}  {:>5}", format!("{split} Acc@1"), "loss", "ECE");
         let mut header = format!("{:width$}  {:12}{}", "", "batch norm", columns("val"));

@@ -22,7 +22,7 @@ pub struct Curve {
     pub faint: bool,
 }
 
-/// Curves over a common axis.
+/// Curves over a common axis, which begins at 0 or, if lower, where the first of them does.
 pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> Drawing {
     let curves: Vec<Curve> = curves.iter().map(Curve::thinned).collect();
     let points = || curves.iter().flat_map(|curve| &curve.points);
@@ -31,7 +31,8 @@ pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> 
             (low.min(value), high.max(value))
         })
     };
-    let (_, x_high) = range(&mut points().map(|point| point.0));
+    let (x_low, x_high) = range(&mut points().map(|point| point.0));
+    let x_low = x_low.min(0.0);
     let (y_low, y_high) = range(&mut points().map(|point| point.1));
     let mut drawing = Drawing::new(SIZE.0, SIZE.1);
     heading(&mut drawing, title);
@@ -41,7 +42,7 @@ pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> 
         return drawing;
     }
     let y_low = if from_zero { 0.0 } else { y_low };
-    let plane = Plane::new((0.0, x_high.max(1e-9)), (y_low, y_high));
+    let plane = Plane::new((x_low, x_high.max(x_low + 1e-9)), (y_low, y_high));
     plane.draw(&mut drawing, x_label, true);
     let mut legend = ROOM.0;
     for curve in &curves {

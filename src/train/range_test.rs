@@ -11,6 +11,7 @@ use super::run::{Images, Run};
 use super::step::{Pending, Pipeline};
 use crate::checkpoint::write_atomically;
 use crate::error::{Context, Error, Result};
+use crate::report::{Curve, Drawing, Ink, curves, write_charts};
 
 /// The first rate.
 const LOWEST: f64 = 1e-7;
@@ -104,6 +105,26 @@ impl RangeTest {
             })
         })
     }
+
+    /// The smoothed losses over the logarithm of the rate, with the suggestion as an upright line.
+    fn chart(&self) -> Drawing {
+        let curve = |name: String, ink: usize, points: Vec<(f64, f64)>| Curve {
+            name,
+            points,
+            ink: Ink::Series(ink),
+            faint: false,
+        };
+        let losses = self.points.iter().map(|point| point.smoothed);
+        let rates = self.points.iter().map(|point| point.lr.log10());
+        let mut all = vec![curve("smoothed".into(), 0, rates.zip(losses.clone()).collect())];
+        if let Some(lr) = self.suggestion() {
+            let low = losses.clone().fold(f64::INFINITY, f64::min);
+            let high = losses.fold(f64::NEG_INFINITY, f64::max);
+            let upright = vec![(lr.log10(), low), (lr.log10(), high)];
+            all.push(curve(format!("suggested: {lr:.1e}"), 1, upright));
+        }
+        curves("Loss by learning rate", "log10 of the learning rate", false, &all)
+    }
 }
 
 impl Run<'_> {
@@ -138,6 +159,8 @@ impl Run<'_> {
         let test = test.context(|| "testing learning rates")?;
         let path = self.folder.path().join("lr_find.csv");
         test.write_csv(&path)?;
+        let picture = path.with_extension("png");
+        write_charts(&picture, &[test.chart()])?;
         let lr = test.suggestion().ok_or_else(|| {
             let steps = test.points().len();
             Error::Diverged(format!(
@@ -146,7 +169,7 @@ impl Run<'_> {
             ))
         })?;
         self.console
-            .line(format_args!("suggested --lr {lr:.1e}; the curve is in {}", path.display()));
+            .line(format_args!("suggested --lr {lr:.1e}; the curve is in {}", picture.display()));
         self.console.event(&json!({ "event": "lr_find", "lr": lr, "steps": test.points().len() }));
         Ok(lr)
     }

@@ -6,6 +6,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 use wgrad::checkpoint::{Checkpoint, HostTensor};
+use wgrad::data::decode;
 
 use crate::program::Wgrad;
 use crate::run::{numbers, rates};
@@ -106,6 +107,7 @@ fn the_range_test_leaves_the_weights_as_they_are() {
     let csv = fs::read_to_string(wgrad.path("find/lr_find.csv")).unwrap();
     assert_eq!(csv.lines().next(), Some("lr,loss,smoothed_loss"));
     assert_eq!(csv.lines().count() as u64, 1 + found["steps"].as_u64().unwrap());
+    decode(wgrad.path("find/lr_find.png")).expect("a picture of the curve");
     assert!(!wgrad.path("find/weights/last.safetensors").exists(), "nothing was trained");
 
     wgrad.finetune("auto", &format!("{options} --lr auto --model-ema-decay 0.5")).answer();

@@ -12,7 +12,7 @@ use crate::program::{Ran, Wgrad};
 const IMAGES: [&str; 6] = ["--data", "data", "--batch-size", "8", "--image-size", "32"];
 
 /// Writes images of the classes a and b, told apart by their tint.
-fn write_images(folder: &Path, count: u32) {
+pub fn write_images(folder: &Path, count: u32) {
     for class in 0..2 {
         let folder = folder.join(["a", "b"][class]);
         fs::create_dir_all(&folder).unwrap();
@@ -48,8 +48,9 @@ impl Wgrad {
     /// Trains with these options; returns the weights' file.
     pub fn train(&self, options: &str, name: &str) -> String {
         let options: Vec<_> = options.split_whitespace().collect();
-        let own = ["--epochs", "1", "--output-dir", name, "-q"];
-        self.run(&[&options, &own[..], &IMAGES].concat()).answer();
+        let own = ["--output-dir", name, "-q"];
+        let epochs: &[&str] = if options.contains(&"--epochs") { &[] } else { &["--epochs", "1"] };
+        self.run(&[&options, &own[..], epochs, &IMAGES].concat()).answer();
         format!("{name}/weights/best.safetensors")
     }
 

@@ -1,7 +1,8 @@
-//! What cannot be fused is named, and nothing is written.
+//! What cannot be fused is named, and nothing is written; what hardly can be is warned of.
 
 use wgrad::checkpoint::{Checkpoint, HostData};
 
+use crate::kitchen::write_images;
 use crate::program::Wgrad;
 
 #[test]
@@ -74,4 +75,43 @@ fn strangers_are_warned_of() {
     let ran = wgrad.fuse(&["soup", "--uniform", &a, &b]);
     ran.answer();
     assert!(!ran.stderr.contains("no common ancestor"), "{}", ran.stderr);
+}
+
+/// A stem of the other sign computes the same, while its average with the first computes nothing.
+#[test]
+fn a_barrier_is_warned_of() {
+    let wgrad = Wgrad::with_base();
+    let a = wgrad.child("a", "--epochs 12 --opt adam --lr 0.003 --augment none");
+    let mirrored = wgrad.alter(&a, "mirrored.safetensors", |checkpoint| {
+        for name in ["conv1.weight", "bn1.weight", "bn1.running_mean"] {
+            if let HostData::F32(data) = &mut checkpoint.tensors.get_mut(name).unwrap().data {
+                data.iter_mut().for_each(|value| *value = -*value);
+            }
+        }
+    });
+    for arguments in [
+        &["soup", &a, &mirrored, "--uniform"][..],
+        &["interpolate", &a, &mirrored, "--alpha", "0", "0.5", "1"],
+    ] {
+        let ran = wgrad.fuse(arguments);
+        ran.answer();
+        assert!(ran.stderr.contains("there is a barrier"), "{arguments:?}: {}", ran.stderr);
+        std::fs::remove_dir_all(wgrad.path("out")).unwrap();
+    }
+    let ran = wgrad.fuse(&["soup", "--uniform", &a, &a]);
+    ran.answer();
+    assert!(!ran.stderr.contains("there is a barrier"), "{}", ran.stderr);
+}
+
+#[test]
+fn images_that_a_network_was_trained_on_are_warned_of() {
+    let wgrad = Wgrad::with_base();
+    let [a, b] = ["1", "2"].map(|seed| wgrad.child(seed, &format!("--seed {seed}")));
+    write_images(&wgrad.path("flat"), 10);
+    let options = ["--data", "flat", "--batch-size", "8", "--image-size", "32", "--seed", "1"];
+    let options = [&["fuse", "soup", "--uniform", &a, &b, "--output-dir", "out"], &options[..]];
+    let ran = wgrad.run(&options.concat());
+    ran.answer();
+    assert!(ran.stderr.contains("trained with --seed 2, which held out other"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("trained with --seed 1, which"), "{}", ran.stderr);
 }
