@@ -37,6 +37,7 @@ struct Training<'a> {
     gpu: &'a Gpu,
     network: Network,
     optimizer: Optimizer,
+    bn: BnPolicy,
 }
 
 impl<'a> Training<'a> {
@@ -50,20 +51,23 @@ impl<'a> Training<'a> {
         network.net.parameters_mut().require_gradients(gpu);
         let parameters = network.net.parameters();
         let optimizer = Optimizer::new(gpu, parameters, settings, Stage::Stem, |_| 1.0).unwrap();
-        Self { gpu, network, optimizer }
+        Self { gpu, network, optimizer, bn: BnPolicy::Train }
     }
 
     fn stepper(&self) -> Stepper<'_> {
-        let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
-        Stepper::new(self.gpu, &self.network, mode, 0.1, None)
+        Stepper::new(self.gpu, &self.network, self.mode(), 0.1, None)
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::train_from(Stage::Stem, self.bn)
     }
 
     /// The loss of a step.
     fn step(&mut self, number: u32, images: usize) -> f64 {
-        let Self { gpu, network, optimizer } = self;
-        let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
+        let mode = self.mode();
+        let Self { gpu, network, optimizer, .. } = self;
         let stepper = Stepper::new(gpu, network, mode, 0.1, None);
-        let losses = stepper.step(optimizer, 1e-2, &batch(number, images)).unwrap();
+        let losses = stepper.step(optimizer, 1e-2, &batch(number, images, SIZE)).unwrap();
         losses.into_iter().map(|loss| f64::from(loss.wait_f32().unwrap()[0])).sum()
     }
 
@@ -96,9 +100,9 @@ impl<'a> Training<'a> {
     }
 }
 
-fn batch(number: u32, images: usize) -> Batch {
+fn batch(number: u32, images: usize, size: u32) -> Batch {
     Batch {
-        pixels: formulas::pixels(number, images, SIZE as usize),
+        pixels: formulas::pixels(number, images, size as usize),
         features: Vec::new(),
         targets: Vec::new(),
         labels: formulas::labels(number, images),
@@ -108,36 +112,69 @@ fn batch(number: u32, images: usize) -> Batch {
     }
 }
 
-fn norm(values: impl Iterator<Item = f64>) -> f64 {
-    values.map(|value| value * value).sum::<f64>().sqrt()
+/// The norm of the difference of gradients as a part of the first's.
+fn difference(a: &[f64], b: &[f64]) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|it| it * it).sum::<f64>();
+    let off = squares(&mut a.iter().zip(b).map(|(a, b)| a - b));
+    (off / squares(&mut a.iter().copied())).sqrt()
 }
 
-/// An activation and its gradient are rounded twice a layer, by up to 2⁻¹¹ each; rounding errors of
-/// independent layers add up by their squares, and batch norm of a small batch passes them on enlarged
-/// several times.
+fn all(gradients: &[(String, Vec<f64>)]) -> Vec<f64> {
+    gradients.iter().flat_map(|(_, values)| values.clone()).collect()
+}
+
+/// Two activations a layer are rounded by up to 2⁻¹¹, and so are their gradients. Such errors add up by
+/// their squares, and what is between enlarges them several times: `smooth`. Before a ReLU they change
+/// the sign of about as large a share of numbers, each of which then gets a gradient that has nothing to
+/// do with its own, and a tensor's gradients may be off by the root of their share: `rectified`.
 #[test]
 fn gradients_are_those_of_single_precision() {
-    for [single, mixed] in pairs() {
+    for pair in pairs() {
         for (arch, layers) in [("resnet18-w8", 18.0), ("resnet50-w8", 50.0)] {
-            let [single, mixed] = [&single, &mixed].map(|gpu| {
-                let mut training = Training::new(gpu, arch, SGD);
-                let loss = training.step(0, 8);
-                (loss, training.gradients())
-            });
-            let allowed = 8.0 * f64::sqrt(4.0 * layers) * 2f64.powi(-11);
+            let [smooth, rectified] = allowed(layers);
+            let [single, mixed] = both(&pair, arch, BnPolicy::Frozen);
             let off = (mixed.0 - single.0).abs() / single.0;
-            println!("{arch}: the loss is off by {off:.1e} of {allowed:.1e}");
-            assert!(off < allowed && off > 0.0, "{} and {}", mixed.0, single.0);
-            let mut worst = 0.0f64;
+            println!("{arch}: the loss is off by {off:.1e} of {smooth:.1e}");
+            assert!(off < smooth && off > 0.0, "{} and {}", mixed.0, single.0);
+            let share = difference(&all(&single.1), &all(&mixed.1));
+            println!("{arch}: all gradients are off by {share:.1e} of {smooth:.1e}");
+            assert!(share < smooth, "{arch}: off by {share:.1e}");
             for ((name, single), (_, mixed)) in single.1.iter().zip(&mixed.1) {
-                let off = norm(single.iter().zip(mixed).map(|(a, b)| a - b));
-                let share = off / norm(single.iter().copied());
-                worst = worst.max(if share.is_nan() { f64::INFINITY } else { share });
-                assert!(share < allowed, "{arch} {name}: off by {share:.1e} of {allowed:.1e}");
+                let share = difference(single, mixed);
+                let allowed = if name.starts_with("fc.") { smooth } else { rectified };
+                println!("{arch} {name}: off by {share:.1e} of {allowed:.1e}");
+                assert!(share < allowed, "{arch} {name}: off by {share:.1e}");
             }
-            println!("{arch}: gradients are off by {worst:.1e} of {allowed:.1e} at most");
         }
     }
+}
+
+/// Gradients before a batch norm that sees the batch are small differences of large sums, so that only
+/// all of them together have a bound.
+#[test]
+fn so_are_they_by_statistics_of_batches() {
+    for pair in pairs() {
+        let [_, allowed] = allowed(18.0);
+        let [single, mixed] = both(&pair, "resnet18-w8", BnPolicy::Train);
+        let share = difference(&all(&single.1), &all(&mixed.1));
+        println!("all gradients are off by {share:.1e} of {allowed:.1e}");
+        assert!(share < allowed, "{share}");
+    }
+}
+
+/// What numbers that go through so many layers may be off by: `smooth` and `rectified`.
+fn allowed(layers: f64) -> [f64; 2] {
+    let noise = f64::sqrt(4.0 * layers) * 2f64.powi(-11);
+    [8.0 * noise, f64::sqrt(layers * noise)]
+}
+
+/// Loss and gradients of a step in single and in mixed precision.
+fn both(pair: &[Gpu; 2], arch: &str, bn: BnPolicy) -> [(f64, Vec<(String, Vec<f64>)>); 2] {
+    [0, 1].map(|which| {
+        let mut training = Training::new(&pair[which], arch, SGD);
+        training.bn = bn;
+        (training.step(0, 8), training.gradients())
+    })
 }
 
 #[test]
@@ -149,11 +186,10 @@ fn losses_fall_as_in_single_precision() {
                 (0..12).map(|_| training.step(0, 8)).collect::<Vec<_>>()
             });
             println!("{single:.4?}\n{mixed:.4?}");
-            assert!(single[11] < 0.7 * single[0], "{single:?}");
-            let pairs = single.iter().zip(&mixed);
-            // Differences grow from step to step, but losses stay together as they fall.
-            let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-            assert!(off < 0.05 * single[0], "{mixed:?} and {single:?}");
+            let fallen = single[0] - single[11];
+            assert!(fallen > 0.3 * single[0], "{single:?}");
+            // Differences grow from step to step, but both come to the same.
+            assert!((single[11] - mixed[11]).abs() < 0.1 * fallen, "{mixed:?} and {single:?}");
         }
     }
 }
@@ -213,16 +249,20 @@ fn a_step_skipped_first_leaves_no_trace() {
 fn activations_take_half_the_memory() {
     for [single, mixed] in pairs() {
         let [single, mixed] = [&single, &mixed].map(|gpu| {
-            let training = Training::new(gpu, "resnet18-w32", SGD);
+            // Nothing runs: planning is recording.
+            let mut training = Training::new(gpu, "resnet18", SGD);
+            training.network.image_size = 224;
             let planned = |images: usize| {
-                let plan = training.stepper().plan(&training.optimizer, &batch(0, images));
+                let pixels = vec![0; images * 224 * 224 * 3];
+                let batch = Batch { pixels, ..batch(0, images, 4) };
+                let plan = training.stepper().plan(&training.optimizer, &batch);
                 plan.unwrap().peak_bytes as f64
             };
-            let (small, large) = (planned(16), planned(48));
+            let (small, large) = (planned(8), planned(24));
             large - small
         });
         let share = mixed / single;
-        println!("32 more images take {mixed} bytes, {share:.3} of single precision's");
+        println!("16 more images take {mixed} bytes, {share:.3} of single precision's");
         assert!((0.45..0.6).contains(&share), "{share}");
     }
 }

@@ -189,10 +189,10 @@ pub(super) fn problems(gpu: &Gpu, effort: &Effort) -> Result<Vec<Problem>> {
 }
 
 /// From opening the adapter to the end of the first training step, with whatever caches there are.
-pub(super) fn first_step(index: usize) -> Result<Row> {
+pub(super) fn first_step(index: usize, options: GpuOptions) -> Result<Row> {
     let size = (64, 16);
     let started = Instant::now();
-    let gpu = open(index, GpuOptions::default())?;
+    let gpu = open(index, options)?;
     let mut row = match Subject::new(&gpu) {
         Ok(mut subject) => {
             let mut row = subject.row(Group::Start, size);

@@ -94,19 +94,16 @@ enum Precision {
 }
 
 impl PrecisionOption {
-    /// Whether [`GpuOptions::mixed`] is asked for.
-    pub fn mixed(self) -> bool {
-        matches!(self.precision, Precision::Mixed)
-    }
-
-    /// Says so if it is asked for, and the adapter cannot.
-    pub fn warn(self, gpu: &Gpu, console: &Console) {
-        if self.mixed() && !gpu.mixed() {
+    /// [`GpuOptions::mixed`] for an adapter that has f16 in shaders or not; says so if it is asked
+    /// for and the adapter has not.
+    pub fn resolve(self, f16: bool, adapter: &str, console: &Console) -> bool {
+        let asked = matches!(self.precision, Precision::Mixed);
+        if asked && !f16 {
             console.warning(format_args!(
-                "{} has no f16 in shaders, so --precision mixed is f32 here",
-                gpu.report().name
+                "{adapter} has no f16 in shaders, so --precision mixed is f32 here"
             ));
         }
+        asked && f16
     }
 }
 
@@ -121,9 +118,10 @@ impl ComputeOptions {
     pub fn open_with(&self, console: &Console, options: GpuOptions) -> Result<Gpu> {
         let choice = self.adapter.choice();
         let named = choice.adapter.is_some() || choice.backend.is_some();
-        let options =
-            GpuOptions { checked: self.checked, mixed: self.precision.mixed(), ..options };
-        let gpu = Gpu::open(choice, options)?;
+        let found = choose(&choice)?;
+        let mixed = self.precision.resolve(found.report.f16, &found.report.name, console);
+        let options = GpuOptions { checked: self.checked, mixed, ..options };
+        let gpu = Gpu::open_adapter(found, options)?;
         match crate::tune::load(&gpu) {
             0 => {}
             count => {
@@ -138,7 +136,6 @@ impl ComputeOptions {
             )),
             _ => console.note(format_args!("adapter: {line}")),
         }
-        self.precision.warn(&gpu, console);
         Ok(gpu)
     }
 }

@@ -25,7 +25,7 @@ use super::validate::Judged;
 use crate::data::Item;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Slice};
-use crate::optim::Ema;
+use crate::optim::{Ema, Scaling};
 
 /// Trains as `config` says, into a folder of its own under the name `name`.
 ///
@@ -342,6 +342,12 @@ impl Run<'_> {
         };
         self.results.append(&epoch)?;
         console.epoch(&epoch);
+        if let Some(Scaling { scale, skipped, .. }) = leg.optimizer.scaling(gpu)? {
+            console.detail(format_args!(
+                "loss scale {scale}; {skipped} steps of the phase skipped as their gradients overflowed"
+            ));
+            console.event(&json!({ "event": "loss_scale", "scale": scale, "skipped": skipped }));
+        }
         self.memory_bytes = gpu.allocated_bytes();
         console.event(&json!({
             "event": "memory",

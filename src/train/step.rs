@@ -95,6 +95,11 @@ impl<'a> Stepper<'a> {
         Ok(())
     }
 
+    /// Whether activations are stored in f16.
+    pub fn mixed(&self) -> bool {
+        self.gpu.mixed()
+    }
+
     /// Images that go through the network at a time, at most.
     pub fn micro_batch(&self) -> usize {
         self.micro_batch
