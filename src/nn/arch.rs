@@ -62,6 +62,24 @@ pub struct ConvNorm {
     pub padding: usize,
 }
 
+impl ConvNorm {
+    /// Its tensors in a state dict.
+    pub fn entries(&self) -> [Entry; 6] {
+        let Self { conv, norm, in_channels, out_channels, kernel, .. } = self;
+        let shape = [*out_channels, *in_channels, *kernel, *kernel];
+        let of_norm =
+            |leaf: &str, kind| Entry::new(format!("{norm}.{leaf}"), [*out_channels], kind);
+        [
+            Entry::new(format!("{conv}.weight"), shape, Kind::Conv),
+            of_norm("weight", Kind::NormWeight),
+            of_norm("bias", Kind::NormBias),
+            of_norm("running_mean", Kind::RunningMean),
+            of_norm("running_var", Kind::RunningVar),
+            Entry::new(format!("{norm}.num_batches_tracked"), [], Kind::NumBatches),
+        ]
+    }
+}
+
 /// One residual block: `relu(convs(x) + downsample(x))`, a ReLU after every convolution but the
 /// last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,8 +132,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(name: String, shape: impl Into<Vec<usize>>, kind: Kind) -> Self {
-        Self { name, shape: shape.into(), kind }
+    /// A tensor of that name and shape.
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<usize>>, kind: Kind) -> Self {
+        Self { name: name.into(), shape: shape.into(), kind }
     }
 }
 
@@ -281,11 +300,10 @@ impl Arch {
     /// [`Arch::entries`] without the classifier.
     pub fn backbone_entries(&self) -> Vec<Entry> {
         let mut entries = Vec::new();
-        push_entries(&mut entries, self.stem());
+        entries.extend(self.stem().entries());
         for block in self.blocks() {
-            for conv in block.convs.into_iter().chain(block.downsample) {
-                push_entries(&mut entries, conv);
-            }
+            let convs = block.convs.iter().chain(&block.downsample);
+            entries.extend(convs.flat_map(ConvNorm::entries));
         }
         entries
     }
@@ -293,24 +311,10 @@ impl Arch {
     /// The classifier's part of [`Arch::entries`]: `fc.weight` and `fc.bias`.
     pub fn head_entries(&self, classes: usize) -> [Entry; 2] {
         [
-            Entry::new("fc.weight".into(), [classes, self.features()], Kind::LinearWeight),
-            Entry::new("fc.bias".into(), [classes], Kind::LinearBias),
+            Entry::new("fc.weight", [classes, self.features()], Kind::LinearWeight),
+            Entry::new("fc.bias", [classes], Kind::LinearBias),
         ]
     }
-}
-
-fn push_entries(entries: &mut Vec<Entry>, conv: ConvNorm) {
-    let shape = [conv.out_channels, conv.in_channels, conv.kernel, conv.kernel];
-    entries.push(Entry::new(format!("{}.weight", conv.conv), shape, Kind::Conv));
-    for (leaf, kind) in [
-        ("weight", Kind::NormWeight),
-        ("bias", Kind::NormBias),
-        ("running_mean", Kind::RunningMean),
-        ("running_var", Kind::RunningVar),
-    ] {
-        entries.push(Entry::new(format!("{}.{leaf}", conv.norm), [conv.out_channels], kind));
-    }
-    entries.push(Entry::new(format!("{}.num_batches_tracked", conv.norm), [], Kind::NumBatches));
 }
 
 /// The name that [`Arch::from_name`] reads.

@@ -9,8 +9,10 @@
 
 use std::rc::Rc;
 
+use crate::autograd::{Tape, Var};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::arch::{Arch, Entry, Kind};
+use crate::nn::initial;
 use crate::ops::cast;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
@@ -107,9 +109,43 @@ pub(super) const ALIGNMENT: u64 = 256;
 impl Parameters {
     /// Room for the parameters of `arch` with `classes` outputs; all zeros.
     pub fn new(gpu: &Gpu, arch: &Arch, classes: usize) -> Self {
-        let entries: Vec<Entry> =
-            arch.entries(classes).into_iter().filter(|entry| entry.kind.is_parameter()).collect();
-        let dtype = Dtype::of_activations(gpu);
+        Self::stored_as(gpu, &arch.entries(classes), Dtype::of_activations(gpu))
+    }
+
+    /// Room for the parameters among `entries`, those of any network; all zeros, and f32 on any device.
+    /// Names say which stage they belong to, see [`Stage::of`].
+    ///
+    /// ```
+    /// use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
+    /// use wgrad::nn::Parameters;
+    /// use wgrad::nn::arch::{Entry, Kind};
+    /// use wgrad::{Shape, Tape, Tensor, ops::linear};
+    ///
+    /// // A network of one layer, and the gradient of the sum of its answers to five inputs.
+    /// let gpu = Gpu::open(AdapterChoice::default(), GpuOptions::default())?;
+    /// let weight = Entry::new("fc.weight", [2, 3], Kind::LinearWeight);
+    /// let bias = Entry::new("fc.bias", [2], Kind::LinearBias);
+    /// let mut parameters = Parameters::of(&gpu, &[weight, bias]);
+    /// parameters.initialise(&gpu, 3, 0)?;
+    /// parameters.require_gradients(&gpu);
+    ///
+    /// let tape = Tape::new(&gpu);
+    /// let x = tape.constant(Tensor::from_host(&gpu, Shape::matrix(5, 3), &[0.5; 15])?);
+    /// let [w, b] = ["fc.weight", "fc.bias"].map(|name| parameters.var(&tape, name));
+    /// let y = linear(&tape, &x, &w, Some(&b))?;
+    /// tape.backward(&y, Tensor::from_host(&gpu, Shape::matrix(5, 2), &[1.0; 10])?)?;
+    /// let gradients = parameters.gradients().expect("there is memory for them");
+    /// assert_eq!(parameters.download(&gpu, gradients)?, [vec![2.5; 6], vec![5.0; 2]]);
+    /// # Ok::<(), wgrad::Error>(())
+    /// ```
+    pub fn of(gpu: &Gpu, entries: &[Entry]) -> Self {
+        Self::stored_as(gpu, entries, Dtype::F32)
+    }
+
+    /// With a shadow, if convolutions are to read f16.
+    fn stored_as(gpu: &Gpu, entries: &[Entry], dtype: Dtype) -> Self {
+        let entries: Vec<&Entry> =
+            entries.iter().filter(|entry| entry.kind.is_parameter()).collect();
         // The shadow's parts must be aligned, too.
         let alignment = ALIGNMENT * 4 / dtype.bytes();
         let (mut list, mut groups, mut offset) = (Vec::new(), Vec::new(), 0);
@@ -139,6 +175,18 @@ impl Parameters {
         gpu.clear(&values);
         let shadow = dtype.is_half().then(|| gpu.lease(offset / 2));
         Self { list: list.into(), groups: groups.into(), values, gradients: None, shadow }
+    }
+
+    /// Gives every parameter its random [`initial`] value. `features` is the classifier's number of
+    /// inputs.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn initialise(&self, gpu: &Gpu, features: usize, seed: u64) -> Result<()> {
+        for (index, Parameter { name, torch_shape, .. }) in self.list.iter().enumerate() {
+            self.set(gpu, index, &initial(name, torch_shape, features, seed))?;
+        }
+        self.cast(gpu)
     }
 
     /// The parameters, in the arena's order.
@@ -216,6 +264,18 @@ impl Parameters {
         let Parameter { shape, offset, .. } = self.list[index];
         let part = shadow.part(offset / 2, shape.bytes_as(Dtype::F16));
         Tensor::view_as(part, shape, Dtype::F16)
+    }
+
+    /// The parameter of that name on a tape: differentiated by, if there is memory for gradients.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    pub fn var(&self, tape: &Tape, name: &str) -> Var {
+        let index = self.index(name);
+        match self.gradient(index) {
+            Some(gradient) => tape.leaf_into(self.value(index), gradient, false),
+            None => tape.constant(self.value(index)),
+        }
     }
 
     fn tensor(&self, arena: &Slice, index: usize) -> Tensor {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::arch::{Arch, BlockSpec, ConvNorm};
-use super::init::initial;
 use super::parameters::{ALIGNMENT, Parameters, Stage};
 use crate::autograd::{Tape, Var};
 use crate::checkpoint::HostTensor;
@@ -129,17 +128,13 @@ struct Unit {
 }
 
 impl ResNet {
-    /// A network with random parameters; see [`initial`].
+    /// A network with random parameters; see [`initial`](super::initial).
     ///
     /// # Errors
     /// What the device reported.
     pub fn new(gpu: &Gpu, arch: Arch, classes: usize, seed: u64) -> Result<Self> {
         let parameters = Parameters::new(gpu, &arch, classes);
-        for (index, parameter) in parameters.list().iter().enumerate() {
-            let values = initial(&parameter.name, &parameter.torch_shape, arch.features(), seed);
-            parameters.set(gpu, index, &values)?;
-        }
-        parameters.cast(gpu)?;
+        parameters.initialise(gpu, arch.features(), seed)?;
         let blocks = arch.blocks();
         let convs = |block: &BlockSpec| {
             let convs = block.convs.iter().chain(&block.downsample);

@@ -12,7 +12,7 @@ const POINTS: usize = 300;
 
 /// A curve.
 pub struct Curve {
-    /// What the legend calls it.
+    /// What the legend calls it; nothing if it belongs to another curve.
     pub name: String,
     /// Where it goes.
     pub points: Vec<(f64, f64)>,
@@ -24,6 +24,21 @@ pub struct Curve {
 
 /// Curves over a common axis, which begins at 0 or, if lower, where the first of them does.
 pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> Drawing {
+    draw(title, x_label, None, from_zero, curves)
+}
+
+/// Curves over an axis that has names at 0, 1, 2, … instead of numbers; from zero.
+pub fn curves_over(title: &str, x_label: &str, names: &[&str], curves: &[Curve]) -> Drawing {
+    draw(title, x_label, Some(names), true, curves)
+}
+
+fn draw(
+    title: &str,
+    x_label: &str,
+    names: Option<&[&str]>,
+    from_zero: bool,
+    curves: &[Curve],
+) -> Drawing {
     let curves: Vec<Curve> = curves.iter().map(Curve::thinned).collect();
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let range = |values: &mut dyn Iterator<Item = f64>| {
@@ -43,7 +58,15 @@ pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> 
     }
     let y_low = if from_zero { 0.0 } else { y_low };
     let plane = Plane::new((x_low, x_high.max(x_low + 1e-9)), (y_low, y_high));
-    plane.draw(&mut drawing, x_label, true);
+    plane.draw_y(&mut drawing);
+    match names {
+        Some(names) => plane.draw_x(&mut drawing, x_label, (0..).map(f64::from).zip(names)),
+        None => {
+            let whole = |x: &f64| x.fract() == 0.0 || plane.x.1 < 2.0;
+            let marks = ticks(plane.x.0, plane.x.1, 7).into_iter().filter(whole);
+            plane.draw_x(&mut drawing, x_label, marks.map(|x| (x, short(x))));
+        }
+    }
     let mut legend = ROOM.0;
     for curve in &curves {
         let points: Vec<_> = curve.points.iter().map(|&point| plane.place(point)).collect();
@@ -56,6 +79,9 @@ pub fn curves(title: &str, x_label: &str, from_zero: bool, curves: &[Curve]) -> 
             }
         }
         drawing.shapes.push(Shape::Line { points, width, ink, opacity });
+        if curve.name.is_empty() {
+            continue;
+        }
         let swatch = vec![(legend, 36.0), (legend + 14.0, 36.0)];
         drawing.shapes.push(Shape::Line { points: swatch, width: width + 0.6, ink, opacity });
         drawing.words(&curve.name, (legend + 19.0, 40.0), 11.0, Anchor::Start, Ink::Muted);
@@ -69,7 +95,9 @@ pub fn reliability(calibration: &Calibration) -> Drawing {
     let mut drawing = Drawing::new(SIZE.0, SIZE.1);
     heading(&mut drawing, "Calibration");
     let plane = Plane::new((0.0, 1.0), (0.0, 1.0));
-    plane.draw(&mut drawing, "confidence", false);
+    plane.draw_y(&mut drawing);
+    let marks = ticks(0.0, 1.0, 7).into_iter().map(|x| (x, short(x)));
+    plane.draw_x(&mut drawing, "confidence", marks);
     let width = 1.0 / calibration.bins.len() as f64;
     for (index, bin) in calibration.bins.iter().enumerate().filter(|(_, bin)| bin.images > 0) {
         let left = index as f64 * width;
@@ -146,24 +174,30 @@ impl Plane {
         )
     }
 
-    /// The lines of the grid, their numbers, and what the horizontal axis is.
-    fn draw(&self, drawing: &mut Drawing, x_label: &str, whole: bool) {
+    /// The lines across, and their numbers.
+    fn draw_y(&self, drawing: &mut Drawing) {
         for y in ticks(self.y.0, self.y.1, 5) {
             let (from, to) = (self.place((self.x.0, y)), self.place((self.x.1, y)));
             drawing.rule(from, to, Ink::Grid);
             drawing.words(short(y), (from.0 - 6.0, from.1 + 4.0), 11.0, Anchor::End, Ink::Muted);
         }
-        for x in ticks(self.x.0, self.x.1, 7) {
-            if whole && x.fract() != 0.0 && self.x.1 >= 2.0 {
-                continue;
-            }
+    }
+
+    /// The lines upwards, what stands below them, and what the horizontal axis is.
+    fn draw_x(
+        &self,
+        drawing: &mut Drawing,
+        label: &str,
+        marks: impl Iterator<Item = (f64, impl ToString)>,
+    ) {
+        for (x, mark) in marks {
             let (from, to) = (self.place((x, self.y.0)), self.place((x, self.y.1)));
             drawing.rule(from, to, Ink::Grid);
             let at = (from.0, from.1 + 15.0);
-            drawing.words(short(x), at, 11.0, Anchor::Middle, Ink::Muted);
+            drawing.words(mark.to_string(), at, 11.0, Anchor::Middle, Ink::Muted);
         }
         let at = (SIZE.0 - ROOM.2, SIZE.1 - 6.0);
-        drawing.words(x_label, at, 11.0, Anchor::End, Ink::Muted);
+        drawing.words(label, at, 11.0, Anchor::End, Ink::Muted);
     }
 }
 

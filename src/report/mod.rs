@@ -19,7 +19,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ImageEncoder, RgbImage};
 use serde_json::Value;
 
-pub use chart::{Curve, curves};
+pub use chart::{Curve, curves, curves_over};
 pub use drawing::{Drawing, Ink};
 pub use history::{History, Row};
 pub use mosaic::{Tile, heated, mosaic};
