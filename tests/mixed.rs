@@ -33,6 +33,9 @@ fn pairs() -> Vec<[Gpu; 2]> {
     pairs
 }
 
+/// By the parameters' names.
+type Gradients = Vec<(String, Vec<f64>)>;
+
 struct Training<'a> {
     gpu: &'a Gpu,
     network: Network,
@@ -72,7 +75,7 @@ impl<'a> Training<'a> {
     }
 
     /// The gradients by the loss itself, and their names.
-    fn gradients(&self) -> Vec<(String, Vec<f64>)> {
+    fn gradients(&self) -> Gradients {
         let parameters = self.network.net.parameters();
         let scaling = self.optimizer.scaling(self.gpu).unwrap();
         let scale = scaling.map_or(1.0, |scaling| scaling.of_gradients);
@@ -169,7 +172,7 @@ fn allowed(layers: f64) -> [f64; 2] {
 }
 
 /// Loss and gradients of a step in single and in mixed precision.
-fn both(pair: &[Gpu; 2], arch: &str, bn: BnPolicy) -> [(f64, Vec<(String, Vec<f64>)>); 2] {
+fn both(pair: &[Gpu; 2], arch: &str, bn: BnPolicy) -> [(f64, Gradients); 2] {
     [0, 1].map(|which| {
         let mut training = Training::new(&pair[which], arch, SGD);
         training.bn = bn;
