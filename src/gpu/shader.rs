@@ -366,7 +366,8 @@ mod tests {
         static STORED: Shader = Shader { name: "stored", source: "var<private> x: stored;" };
         let single = Kernel::new(&STORED).half(false);
         assert_eq!(single, Kernel::new(&STORED));
-        assert!(!single.wgsl().unwrap().contains("f16"));
+        let text = single.wgsl().unwrap();
+        assert!(!text.contains("enable f16;") && text.contains("alias stored = f32;"));
         let half = single.half(true).wgsl().unwrap();
         assert!(half.starts_with("enable f16;") && half.contains("alias stored = f16;"));
     }
