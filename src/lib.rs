@@ -44,6 +44,8 @@
 // In order of dependency: a room may use those above it.
 pub mod error;
 
+pub mod cache;
+
 pub mod metrics;
 
 pub mod gpu;

@@ -10,8 +10,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cache;
 use crate::error::Result;
-use crate::gpu::{Gpu, Problem, Sizes, load_cached, store_cached};
+use crate::gpu::{Gpu, Problem, Sizes};
 use crate::ops::case::{Expected, HALF_EPSILON};
 use crate::ops::{Operands, Trial};
 use crate::provenance;
@@ -100,7 +101,7 @@ pub fn tune(gpu: &Gpu, problems: &[Problem], mut tell: impl FnMut(&Tuned)) -> Re
     gpu.trim();
     kept.adapter = identity(gpu);
     if let Ok(text) = serde_json::to_vec_pretty(&kept) {
-        store_cached(&file_name(gpu), &text);
+        cache::store(&file_name(gpu), &text);
     }
     Ok(())
 }
@@ -191,7 +192,7 @@ fn file_name(gpu: &Gpu) -> String {
 
 /// What earlier runs found; nothing if there is no such file, or it is another's.
 fn read(gpu: &Gpu) -> Choices {
-    let data = load_cached(&file_name(gpu));
+    let data = cache::load(&file_name(gpu));
     let choices = data.and_then(|data| serde_json::from_slice::<Choices>(&data).ok());
     choices.filter(|choices| choices.adapter == identity(gpu)).unwrap_or_default()
 }

@@ -631,7 +631,7 @@ fn files_that_fail_to_decode_make_the_batch_smaller() {
 
 #[test]
 fn a_loader_refuses_what_it_cannot_do() {
-    let items: Arc<[Item]> = [Item { path: "a.png".into(), label: 0 }].into();
+    let items: Arc<[Item]> = [Item::file("a.png", 0)].into();
     let load = |size, batches| {
         let transform = Transform { size, augment: Augment::None, auto_augment: None };
         Loader::new(items.clone(), batches, transform, 0, 0, 1).map(|_| ())

@@ -23,8 +23,9 @@ const MISTAKES: usize = 5;
 /// Accuracy, loss, confusion matrix of a checkpoint on labelled images
 #[derive(Args, Debug)]
 pub struct Evaluate {
-    /// A folder of class folders, or one with val/ or test/; demo is the bundled clip art
-    #[arg(long, value_name = "DIR|demo", default_value = "demo")]
+    /// A folder of class folders, or one with val/ or test/, or a .tar or .tar.gz archive of one, or a
+    /// folder of such archives; demo is the bundled clip art
+    #[arg(long, value_name = "DIR|ARCHIVE|demo", default_value = "demo")]
     data: DataSource,
 
     /// Which images of the folder: train, val, test [default: val, else test, else the folder itself]

@@ -163,8 +163,9 @@ struct FuseOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Images")]
 struct ImageOptions {
-    /// A folder of class folders, or with train/ and val/ (and test/); demo is the bundled clip art
-    #[arg(long, value_name = "DIR|demo", default_value = "demo")]
+    /// A folder of class folders, or with train/ and val/ (and test/), or a .tar or .tar.gz archive
+    /// of one, or a folder of such archives; demo is the bundled clip art
+    #[arg(long, value_name = "DIR|ARCHIVE|demo", default_value = "demo")]
     data: DataSource,
 
     /// The share of each class held out for validation where the folder has no val/

@@ -19,6 +19,10 @@ use crate::train::config::{
 use crate::train::run_dir::read_json;
 use crate::train::{Console, Lessons, RunDir};
 
+/// Learning rate of sgd from random weights, for 256 images a step: that of He et al. (2016), scaled
+/// with the images of a step as Goyal et al. (2017) do.
+const SCRATCH_LR: f64 = 0.1;
+
 /// Pretrained network + labelled images → fine-tuned network, metrics, pictures
 #[derive(Args, Debug)]
 #[command(args_override_self = true)]
@@ -28,9 +32,23 @@ pub struct Finetune {
 }
 
 /// The same trainer from random weights
+///
+/// What differs is what a network that knows nothing needs: more epochs, a higher learning rate that
+/// rises first, and softer targets. Everything else is as in finetune.
 #[derive(Args, Debug)]
 #[command(args_override_self = true)]
 #[command(mut_arg("weights", |weights| weights.default_value("none")))]
+#[command(mut_arg("epochs", |epochs| epochs.default_value("90")))]
+#[command(mut_arg("batch_size", |size| size.default_value("64")))]
+#[command(mut_arg("label_smoothing", |share| share.default_value("0.1")))]
+#[command(mut_arg("lr", |lr| lr.help(
+    "Learning rate of the whole network; auto finds it by a range test first [default: 0.1 for each \
+     256 images of a step for sgd, 0.001 for adam and adamw]"
+)))]
+#[command(mut_arg("lr_warmup_epochs", |epochs| epochs.help(
+    "Epochs in which the rate rises linearly before that [default: a twentieth of --epochs, at least \
+     1; 0 with onecycle, which rises by itself, and with a single epoch]"
+)))]
 pub struct Pretrain {
     #[command(flatten)]
     options: TrainOptions,
@@ -114,8 +132,12 @@ impl Finetune {
 
 impl Pretrain {
     pub fn run(self) -> Result<()> {
-        let options = |arguments| parse::<Self>(arguments).options;
-        self.options.run("pretrain", options)
+        let options = |arguments| parse::<Self>(arguments).into_options();
+        self.into_options().run("pretrain", options)
+    }
+
+    fn into_options(self) -> TrainOptions {
+        TrainOptions { from_scratch: true, ..self.options }
     }
 }
 
@@ -178,13 +200,17 @@ struct TrainOptions {
     folder: FolderOptions,
     #[arg(skip)]
     lessons: Option<LessonOptions>,
+    /// Whether defaults are those of pretrain.
+    #[arg(skip)]
+    from_scratch: bool,
 }
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Images")]
 struct DataOptions {
-    /// A folder of class folders, or with train/ and val/ (and test/); demo is the bundled clip art
-    #[arg(long, value_name = "DIR|demo", default_value = "demo")]
+    /// A folder of class folders, or with train/ and val/ (and test/), or a .tar or .tar.gz archive
+    /// of one, or a folder of such archives; demo is the bundled clip art
+    #[arg(long, value_name = "DIR|ARCHIVE|demo", default_value = "demo")]
     data: DataSource,
 
     /// The share of each class held out for validation where the folder has no val/
@@ -232,9 +258,16 @@ struct NetworkOptions {
     #[arg(long, value_name = "NAME", value_parser = Arch::from_name)]
     arch: Option<Arch>,
 
-    /// Side of the square input in pixels [default: the weights' own, else 224]
-    #[arg(long, value_name = "N")]
-    image_size: Option<u32>,
+    /// Side of the square input in pixels; 48..64 has the training images grow from 48 to 64 over the
+    /// epochs of the whole network, by 32 px where both are multiples of that, else by 8
+    /// [default: the weights' own, else 224]
+    #[arg(long, value_name = "N|N..M")]
+    image_size: Option<ImageSize>,
+
+    /// Start with the last batch norm's weight of every block at 0, so that blocks begin as their
+    /// shortcuts; with --weights none [default: off]
+    #[arg(long)]
+    zero_init_residual: bool,
 
     /// What becomes of the weights' classifier
     #[arg(long, value_enum, default_value_t = HeadPolicy::Auto)]
@@ -251,6 +284,29 @@ struct NetworkOptions {
     /// What batch norm does in the layers that are trained; in frozen layers it is always frozen
     #[arg(long, value_enum, default_value_t = BnPolicy::Train)]
     bn: BnPolicy,
+}
+
+/// What `--image-size` takes.
+#[derive(Clone, Copy, Debug)]
+struct ImageSize {
+    first: Option<u32>,
+    last: u32,
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pixels = |text: &str| text.parse::<u32>().ok();
+        let parsed = match text.split_once("..") {
+            None => pixels(text).map(|last| Self { first: None, last }),
+            Some((first, last)) => pixels(first).zip(pixels(last)).map(|(first, last)| {
+                let first = Some(first);
+                Self { first, last }
+            }),
+        };
+        parsed.ok_or_else(|| "a number of pixels is expected, or two as in 48..64".into())
+    }
 }
 
 #[derive(Args, Debug)]
@@ -431,9 +487,9 @@ struct RateOptions {
     #[arg(long, value_enum)]
     lr_scheduler: Option<SchedulerName>,
 
-    /// Epochs of the whole network in which the rate rises linearly before that
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    lr_warmup_epochs: u32,
+    /// Epochs of the whole network in which the rate rises linearly before that [default: 0]
+    #[arg(long, value_name = "N")]
+    lr_warmup_epochs: Option<u32>,
 
     /// Epochs between two drops of step [default: 7]
     #[arg(long, value_name = "N")]
@@ -624,7 +680,13 @@ impl TrainOptions {
         let chosen = optimizer.resolve()?;
         let lr = match rate.lr {
             Some(LearningRate::Given(lr)) => lr,
-            Some(LearningRate::Auto) | None => chosen.default_lr(),
+            Some(LearningRate::Auto) | None => match chosen {
+                Algorithm::Sgd { .. } if self.from_scratch => {
+                    let images = length.batch_size.saturating_mul(length.accumulate);
+                    SCRATCH_LR * images as f64 / 256.0
+                }
+                _ => chosen.default_lr(),
+            },
         };
         let head_over_lr = match (optimizer.recipe, chosen) {
             (_, Algorithm::Sgd { .. }) => 5.0,
@@ -633,6 +695,11 @@ impl TrainOptions {
         };
         let of_recipe = (optimizer.recipe == Recipe::FastAi).then_some(100.0);
         let [lr_scheduler, head_lr_scheduler] = rate.resolve(optimizer.recipe)?;
+        let warmup = match lr_scheduler {
+            LrScheduler::OneCycle { .. } => 0,
+            _ if !self.from_scratch => 0,
+            _ => length.epochs.div_ceil(20).min(length.epochs.saturating_sub(1)),
+        };
         let scratch = network.weights == Source::None;
         let config = Config {
             data: data.data.clone(),
@@ -640,7 +707,9 @@ impl TrainOptions {
             weights: network.weights.clone(),
             arch: network.arch,
             head: network.head,
-            image_size: network.image_size,
+            image_size: network.image_size.map(|size| size.last),
+            first_image_size: network.image_size.and_then(|size| size.first),
+            zero_init_residual: network.zero_init_residual,
             epochs: length.epochs,
             freeze_epochs: length.freeze_epochs.unwrap_or(if scratch { 0 } else { 1 }),
             unfreeze_every: length.unfreeze_every,
@@ -658,7 +727,7 @@ impl TrainOptions {
             lr_mult: rate.lr_mult.or(of_recipe),
             lr_scheduler,
             head_lr_scheduler,
-            lr_warmup_epochs: rate.lr_warmup_epochs,
+            lr_warmup_epochs: rate.lr_warmup_epochs.unwrap_or(warmup),
             weight_decay: optimizer.weight_decay(),
             norm_weight_decay: optimizer.norm_weight_decay,
             l2_sp: regularisation.l2_sp,

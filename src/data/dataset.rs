@@ -6,11 +6,12 @@ use std::thread;
 
 use rand::seq::SliceRandom;
 
-use super::decode::{no_panic, probe};
-use super::folder::{
-    class_names, enumerate, extension, files_under, has_image_extension, labelled_images, list,
-};
+use super::archive::Archives;
+use super::decode::no_panic;
+use super::folder::{enumerate, extension, has_image_extension};
+use super::item::Item;
 use super::random::{Purpose, generator};
+use super::tree::Tree;
 use crate::error::{Error, Result};
 
 /// One unreadable image in this many is still put up with.
@@ -19,15 +20,6 @@ const TOLERATED: usize = 20;
 const LISTED: usize = 20;
 /// The names under which the validation split goes.
 const VAL_NAMES: [&str; 3] = ["val", "valid", "validation"];
-
-/// An image file and its class.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// The image file.
-    pub path: PathBuf,
-    /// The class's index.
-    pub label: u32,
-}
 
 /// An image file that is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +48,7 @@ impl Default for ScanOptions {
 /// Images to train on and to validate with.
 #[derive(Clone, Debug)]
 pub struct Dataset {
-    /// The folder that was scanned.
+    /// The folder that was scanned; in an archive, the folder that holds everything.
     pub root: PathBuf,
     /// The names of the classes of the training images, sorted; a label is an index into them.
     pub classes: Vec<String>,
@@ -68,6 +60,8 @@ pub struct Dataset {
     pub test: Vec<Item>,
     /// Images whose header cannot be read, in none of the lists above.
     pub skipped: Vec<Skipped>,
+    /// The archives that the images are in.
+    pub archives: Archives,
 }
 
 impl Dataset {
@@ -79,6 +73,9 @@ impl Dataset {
     /// Folders inside a class belong to it; dot-files and files without an image's extension (JPEG,
     /// PNG, GIF, BMP, WebP) are ignored. Every image's header is read, nothing is decoded.
     ///
+    /// `root` may also be a tar archive of such a folder, `.tar` or `.tar.gz`, or a folder of nothing
+    /// but archives, which count as if all were unpacked into it.
+    ///
     /// # Errors
     /// [`Error::Usage`] for a `val_fraction` out of range, [`Error::Io`] for a folder that cannot be
     /// listed, [`Error::Data`] for fewer than two classes, a class without images, a class that is in
@@ -88,14 +85,15 @@ impl Dataset {
             let what = format!("--val-fraction {} is not in 0..1", options.val_fraction);
             return Err(Error::Usage(what));
         }
-        let splits = Splits::find(root)?;
-        let classes = class_names(&splits.train)?;
-        let train = labelled_images(&splits.train, &classes)?;
-        check_classes(&splits.train, &classes, &train)?;
-        let val = splits.val.as_deref().map(|folder| held_out_images(folder, &classes));
-        let val = val.transpose()?;
-        let test = splits.test.as_deref().map(|folder| held_out_images(folder, &classes));
-        let test = test.transpose()?.unwrap_or_default();
+        let tree = Tree::open(root)?;
+        let root = &tree.root;
+        let splits = Splits::find(&tree)?;
+        let classes = tree.class_names(&splits.train)?;
+        let train = tree.labelled_images(&splits.train, &classes)?;
+        check_classes(&tree, &splits.train, &classes, &train)?;
+        let held_out = |folder: &PathBuf| held_out_images(&tree, folder, &classes);
+        let val = splits.val.as_ref().map(held_out).transpose()?;
+        let test = splits.test.as_ref().map(held_out).transpose()?.unwrap_or_default();
 
         let holds_out = val.is_none();
         let (mut lists, skipped) = readable(root, [train, val.unwrap_or_default(), test])?;
@@ -108,7 +106,8 @@ impl Dataset {
             let folder = splits.train.join(class);
             return Err(Error::data(folder, "none of the class's images can be read"));
         }
-        Ok(Self { root: root.to_owned(), classes, train, val, test, skipped })
+        let archives = tree.archives;
+        Ok(Self { root: tree.root, classes, train, val, test, skipped, archives })
     }
 
     /// Moves a share of every class from `val` to `test`: at least one image, unless it is the class's
@@ -151,7 +150,7 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// Reads a folder of class folders, all of which must be among `classes`; not every class needs
+    /// Reads a folder of class folders (or archives, as [`Dataset::scan`] does), all of which must be among `classes`; not every class needs
     /// a folder. `split` names a folder inside `root` that holds them: `train`, `test`, or any
     /// name of the validation split (`val`, `valid`, `validation`). With `None` it is the validation
     /// split, else the test split, else `root` itself.
@@ -160,13 +159,15 @@ impl Labelled {
     /// As [`Dataset::scan`], and [`Error::Data`] when the split named does not exist, or when `root`
     /// has a training split only and none is named.
     pub fn scan(root: &Path, classes: &[String], split: Option<&str>) -> Result<Self> {
-        check_folder(root)?;
+        let tree = Tree::open(root)?;
+        let root = &tree.root;
+        let split_of = |name| split_folder(&tree, name);
         let folder = match split {
-            Some(name) => split_folder(root, name)
+            Some(name) => split_of(name)
                 .ok_or_else(|| Error::data(root.join(name), "no such split; name another"))?,
-            None => match split_folder(root, "val").or_else(|| split_folder(root, "test")) {
+            None => match split_of("val").or_else(|| split_of("test")) {
                 Some(folder) => folder,
-                None if has_folders(&root.join("train"))? => {
+                None if has_folders(&tree, &root.join("train"))? => {
                     let what =
                         "has train/ but neither val/ nor test/; give the folder to evaluate on";
                     return Err(Error::data(root, what));
@@ -174,7 +175,7 @@ impl Labelled {
                 None => root.to_owned(),
             },
         };
-        let ([items], skipped) = readable(&folder, [held_out_images(&folder, classes)?])?;
+        let ([items], skipped) = readable(&folder, [held_out_images(&tree, &folder, classes)?])?;
         Ok(Self { root: folder, items, skipped })
     }
 }
@@ -187,21 +188,21 @@ struct Splits {
 }
 
 impl Splits {
-    fn find(root: &Path) -> Result<Self> {
-        check_folder(root)?;
+    fn find(tree: &Tree) -> Result<Self> {
+        let root = &tree.root;
         let train = root.join("train");
-        let val = split_folder(root, "val");
-        let test = split_folder(root, "test");
+        let val = split_folder(tree, "val");
+        let test = split_folder(tree, "test");
         // A class may be called "train": then its folder holds images, and has no val/ beside it.
-        if has_folders(&train)? || (train.is_dir() && val.is_some()) {
+        if has_folders(tree, &train)? || (tree.is_folder(&train) && val.is_some()) {
             let test = match test {
-                Some(test) if has_folders(&test)? => Some(test),
+                Some(test) if has_folders(tree, &test)? => Some(test),
                 _ => None,
             };
             return Ok(Self { train, val, test });
         }
         if let Some(val) = val
-            && has_folders(&val)?
+            && has_folders(tree, &val)?
         {
             let what = format!("has {}/ but no train/ with class folders", file_name(&val));
             return Err(Error::data(root, what));
@@ -210,34 +211,29 @@ impl Splits {
     }
 }
 
-/// The folder of the split called `name` under `root`, where there is one.
-fn split_folder(root: &Path, name: &str) -> Option<PathBuf> {
+/// Whether a folder of that name holds a split.
+pub(super) fn is_split(name: &str) -> bool {
+    VAL_NAMES.contains(&name) || ["train", "test"].contains(&name)
+}
+
+/// The folder of the split called `name`, where there is one.
+fn split_folder(tree: &Tree, name: &str) -> Option<PathBuf> {
     let aliases = if VAL_NAMES.contains(&name) { &VAL_NAMES[..] } else { &[name] };
-    aliases.iter().map(|alias| root.join(alias)).find(|folder| folder.is_dir())
+    let mut folders = aliases.iter().map(|alias| tree.root.join(alias));
+    folders.find(|folder| tree.is_folder(folder))
 }
 
-fn has_folders(folder: &Path) -> Result<bool> {
-    Ok(folder.is_dir() && !list(folder)?.folders.is_empty())
-}
-
-fn check_folder(root: &Path) -> Result<()> {
-    let metadata = root.metadata().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::data(root, "no such folder; check --data"),
-        _ => Error::io(root)(error),
-    })?;
-    if metadata.is_dir() {
-        return Ok(());
-    }
-    Err(Error::data(root, "is a file; images come as a folder of class folders"))
+fn has_folders(tree: &Tree, folder: &Path) -> Result<bool> {
+    Ok(tree.is_folder(folder) && !tree.list(folder)?.folders.is_empty())
 }
 
 /// There must be two classes at least, each with an image.
-fn check_classes(folder: &Path, classes: &[String], items: &[Item]) -> Result<()> {
+fn check_classes(tree: &Tree, folder: &Path, classes: &[String], items: &[Item]) -> Result<()> {
     if classes.is_empty() {
-        return Err(no_class_folders(folder)?);
+        return Err(no_class_folders(tree, folder)?);
     }
     if let Some(class) = first_empty_class(classes, items) {
-        return Err(no_images(&folder.join(class))?);
+        return Err(no_images(tree, &folder.join(class))?);
     }
     if let [class] = classes {
         let what = format!("only one class, {class:?}; training needs at least two class folders");
@@ -253,8 +249,8 @@ fn first_empty_class<'a>(classes: &'a [String], items: &[Item]) -> Option<&'a st
 }
 
 /// What a class folder holds in place of images.
-fn no_images(class_folder: &Path) -> Result<Error> {
-    let files = files_under(class_folder)?;
+fn no_images(tree: &Tree, class_folder: &Path) -> Result<Error> {
+    let files = tree.files_under(class_folder)?;
     let mut what = "the class folder holds no image".to_owned();
     if !files.others.is_empty() {
         let extensions: BTreeSet<String> =
@@ -267,8 +263,9 @@ fn no_images(class_folder: &Path) -> Result<Error> {
 }
 
 /// What is wrong with a folder that has no folders in it.
-fn no_class_folders(folder: &Path) -> Result<Error> {
-    let images = list(folder)?.files.iter().filter(|path| has_image_extension(path)).count();
+fn no_class_folders(tree: &Tree, folder: &Path) -> Result<Error> {
+    let files = tree.list(folder)?.files;
+    let images = files.iter().filter(|path| has_image_extension(path)).count();
     let found = if images == 0 {
         "no images and no class folders".to_owned()
     } else {
@@ -283,13 +280,13 @@ fn no_class_folders(folder: &Path) -> Result<Error> {
 }
 
 /// The images of a split whose classes are given; there must be some.
-fn held_out_images(folder: &Path, classes: &[String]) -> Result<Vec<Item>> {
-    let items = labelled_images(folder, classes)?;
+fn held_out_images(tree: &Tree, folder: &Path, classes: &[String]) -> Result<Vec<Item>> {
+    let items = tree.labelled_images(folder, classes)?;
     if !items.is_empty() {
         return Ok(items);
     }
-    if list(folder)?.folders.is_empty() {
-        return Err(no_class_folders(folder)?);
+    if tree.list(folder)?.folders.is_empty() {
+        return Err(no_class_folders(tree, folder)?);
     }
     Err(Error::data(folder, "the class folders hold no images"))
 }
@@ -363,7 +360,7 @@ fn probe_all(items: &[Item]) -> Vec<Option<String>> {
         for (items, reasons) in items.chunks(share).zip(reasons.chunks_mut(share)) {
             scope.spawn(|| {
                 for (item, reason) in items.iter().zip(reasons) {
-                    *reason = no_panic(|| probe(&item.path)).err();
+                    *reason = no_panic(|| Ok(item.problem())).unwrap_or_else(Some);
                 }
             });
         }

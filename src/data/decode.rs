@@ -58,6 +58,11 @@ pub(super) fn probe(path: &Path) -> Result<(u32, u32), String> {
     header(BufReader::new(file)).map(|decoder| decoder.dimensions())
 }
 
+/// [`probe`] for a file already in memory, or its beginning.
+pub(super) fn probe_bytes(bytes: &[u8]) -> Result<(u32, u32), String> {
+    no_panic(|| header(Cursor::new(bytes)).map(|decoder| decoder.dimensions()))
+}
+
 /// Runs `work`, turning a panic (of a decoder on a hostile file, say) into an error.
 pub(super) fn no_panic<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
@@ -74,7 +79,7 @@ fn open(path: &Path) -> Result<File, String> {
     File::open(path).map_err(cannot)
 }
 
-fn rgb_from(bytes: &[u8]) -> Result<RgbImage, String> {
+pub(super) fn rgb_from(bytes: &[u8]) -> Result<RgbImage, String> {
     let mut decoder = header(Cursor::new(bytes))?;
     if jpeg_is_truncated(bytes) {
         return Err("truncated: the JPEG's end is missing".into());

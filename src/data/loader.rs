@@ -9,8 +9,9 @@ use std::thread::{self, JoinHandle};
 use rand::seq::SliceRandom;
 
 use super::augment::Transform;
-use super::dataset::{Item, Skipped, check_share};
-use super::decode::{no_panic, read_rgb};
+use super::dataset::{Skipped, check_share};
+use super::decode::no_panic;
+use super::item::Item;
 use super::random::{Purpose, generator};
 use crate::error::{Error, Result};
 
@@ -129,7 +130,7 @@ impl Loader {
         }
         let images = items.clone();
         let load = move |index: usize| {
-            let image = read_rgb(&images[index % images.len()].path)?;
+            let image = images[index % images.len()].rgb()?;
             let mut rng = generator(Purpose::Augment, seed, epoch, index);
             transform.apply(&image, &mut rng).map_err(|error| error.to_string())
         };
@@ -348,7 +349,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn items(count: usize) -> Arc<[Item]> {
-        (0..count).map(|at| Item { path: format!("{at}.png").into(), label: at as u32 }).collect()
+        (0..count).map(|at| Item::file(format!("{at}.png"), at as u32)).collect()
     }
 
     fn in_order(images: usize, batch_size: usize) -> Vec<Vec<usize>> {

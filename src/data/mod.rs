@@ -1,6 +1,6 @@
 //! Labelled images: folders, decoding, preprocessing, augmentation and the prefetching loader.
 //!
-//! [`Dataset::scan`] turns a folder into lists of [`Item`]s, [`Order`] groups them into batches, and
+//! [`Dataset::scan`] turns a folder or archives into lists of [`Item`]s, [`Order`] groups them into batches, and
 //! [`Loader`] decodes ahead of the consumer on threads of its own. Pixels stay bytes here (RGB,
 //! rows of `size` pixels); normalisation is the network's first step. Nothing here knows the GPU.
 //!
@@ -19,27 +19,32 @@
 //! # }
 //! ```
 
+mod archive;
 mod augment;
 mod auto_augment;
 mod dataset;
 mod decode;
 mod demo;
 mod folder;
+mod item;
 mod jitter;
 mod loader;
 mod mix;
 mod pil;
 mod random;
 mod resize;
+mod tree;
 
+pub use archive::{Archives, Member};
 pub use augment::{Augment, Transform};
 pub use auto_augment::AutoAugment;
-pub use dataset::{Dataset, Item, Labelled, ScanOptions, Skipped};
+pub use dataset::{Dataset, Labelled, ScanOptions, Skipped};
 pub use decode::{decode, decode_bytes};
 pub use demo::demo_root;
-pub use folder::image_files;
 pub use image::RgbImage;
+pub use item::Item;
 pub use loader::{Batch, Loader, Order};
 pub use mix::Mix;
 pub use random::noise_key;
 pub use resize::resize_center_crop;
+pub use tree::image_files;

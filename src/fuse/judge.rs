@@ -91,8 +91,7 @@ impl Images {
         let labels: Vec<u32> =
             self.classes.iter().map(|class| of(class).unwrap_or_default() as u32).collect();
         for split in [&mut self.train, &mut self.val, &mut self.test] {
-            let relabel =
-                |item: &Item| Item { path: item.path.clone(), label: labels[item.label as usize] };
+            let relabel = |item: &Item| Item { label: labels[item.label as usize], ..item.clone() };
             split.items = split.items.iter().map(relabel).collect();
         }
         self.classes = classes.to_vec();

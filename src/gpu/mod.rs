@@ -16,7 +16,6 @@ pub use adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adap
 pub use buffer::{Buffer, Slice};
 pub use choice::{Problem, Sizes};
 pub use device::{Gpu, GpuOptions, Plan};
-pub use disk_cache::{cache_folder, load as load_cached, store as store_cached};
 pub use download::Download;
 pub use profile::Timing;
 pub use shader::{Kernel, Shader};

@@ -167,6 +167,19 @@ impl ResNet {
         Ok(Self { arch, classes, parameters, statistics, stem, layers, head, noise })
     }
 
+    /// Sets γ of the last batch norm of every block to zero, so that each block begins as the identity
+    /// of its shortcut: torchvision's `zero_init_residual` (Goyal et al. 2017).
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn zero_init_residual(&self, gpu: &Gpu) -> Result<()> {
+        for unit in self.layers.iter().flatten().filter_map(|block| block.path.last()) {
+            let zeros = vec![0.0; self.parameters.list()[unit.gamma].torch_shape[0]];
+            self.parameters.set(gpu, unit.gamma, &zeros)?;
+        }
+        Ok(())
+    }
+
     /// Drops at random from now on, in what is trained. What is dropped follows from
     /// [`ResNet::draw`]. Later calls change nothing.
     pub fn regularise(&self, gpu: &Gpu, noise: Noise) {

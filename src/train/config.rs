@@ -19,6 +19,11 @@ use crate::optim::schedule::Schedule;
 
 /// The five halvings of a ResNet leave a pixel of this many.
 const MIN_IMAGE_SIZE: u32 = 32;
+/// Pixels that growing images grow by, where both ends are multiples of that: a pixel of the last
+/// layer's.
+const COARSE_GROWTH: u32 = 32;
+/// Pixels that they grow by elsewhere.
+const FINE_GROWTH: u32 = 8;
 /// As much as a checkpoint may say.
 const MAX_IMAGE_SIZE: u32 = 8192;
 
@@ -40,6 +45,12 @@ pub struct Config {
     pub head: HeadPolicy,
     /// Side of the square input in pixels; none for the weights' own, or 224.
     pub image_size: Option<u32>,
+    /// Side of the training images in the first epoch of the whole network, from which they grow to
+    /// `image_size`; none if they are of that size throughout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_image_size: Option<u32>,
+    /// Whether blocks of random weights begin as the identity of their shortcuts.
+    pub zero_init_residual: bool,
     /// Epochs of the whole network.
     pub epochs: u32,
     /// Epochs of the classifier alone, before.
@@ -204,6 +215,20 @@ impl Config {
         if let Some(size) = self.image_size {
             check_image_size(size)?;
         }
+        if let (Some(first), Some(last)) = (self.first_image_size, self.image_size) {
+            check_image_size(first)?;
+            if first >= last || [first, last].iter().any(|size| !size.is_multiple_of(FINE_GROWTH)) {
+                return wrong(format!(
+                    "--image-size {first}..{last}: images grow from a smaller size to a larger, both \
+                     multiples of {FINE_GROWTH}"
+                ));
+            }
+        }
+        if self.zero_init_residual && self.weights != Source::None {
+            return wrong(
+                "--zero-init-residual is about random weights; leave it out, or take --weights none",
+            );
+        }
         share("--val-fraction", self.val_fraction)?;
         share("--label-smoothing", self.label_smoothing)?;
         not_negative("--lr", self.lr)?;
@@ -248,6 +273,19 @@ impl Config {
         self.lr_scheduler.check(self.lr_warmup_epochs)
     }
 
+    /// Whether training images grow from epoch to epoch.
+    pub fn grows(&self) -> bool {
+        self.first_image_size.is_some()
+    }
+
+    /// Side of the training images in an epoch (counted from 0 over the whole run) of a network whose
+    /// own size is `last`. Sizes that grow are equally many epochs each, as far as that is possible,
+    /// and the last epoch has `last`.
+    pub fn training_size(&self, epoch: u32, last: u32) -> u32 {
+        let Some(first) = self.first_image_size else { return last };
+        growing(first, last, self.freeze_epochs, self.epochs, epoch)
+    }
+
     /// The learning rate of the phase of the classifier alone.
     pub fn head_lr(&self) -> f64 {
         self.head_lr.unwrap_or(self.head_over_lr * self.lr)
@@ -262,6 +300,17 @@ impl Config {
     pub fn noise(&self) -> Noise {
         Noise { dropout: self.dropout as f32, stochastic_depth: self.stochastic_depth as f32 }
     }
+}
+
+/// The size in an epoch of images that grow over `epochs` epochs, after `before` others at the last
+/// size.
+fn growing(first: u32, last: u32, before: u32, epochs: u32, epoch: u32) -> u32 {
+    let Some(epoch) = epoch.checked_sub(before) else { return last };
+    let whole = first.is_multiple_of(COARSE_GROWTH) && last.is_multiple_of(COARSE_GROWTH);
+    let step = if whole { COARSE_GROWTH } else { FINE_GROWTH };
+    let sizes = last.saturating_sub(first) / step + 1;
+    let reached = (epoch + 1).saturating_mul(sizes).div_ceil(epochs.max(1));
+    (first + (reached - 1) * step).min(last)
 }
 
 /// Checks the side of a network's input in pixels.
@@ -294,12 +343,12 @@ pub enum Balance {
 pub enum DataSource {
     /// The clip art that comes with the program.
     Demo,
-    /// A folder.
+    /// A folder, or an archive.
     Folder(PathBuf),
 }
 
 impl DataSource {
-    /// The folder to scan.
+    /// The folder or archive to scan.
     ///
     /// # Errors
     /// Those of [`demo_root`].
@@ -581,6 +630,20 @@ mod tests {
         assert_eq!(first(Freeze::Backbone), Stage::Head);
         let frozen = Freeze::value_variants();
         assert!(frozen.is_sorted_by_key(|&freeze| first(freeze)), "each freezes more");
+    }
+
+    #[test]
+    fn sizes_share_the_epochs_and_the_last_has_the_last() {
+        let sizes = |first, last, freeze_epochs, epochs| -> Vec<u32> {
+            let size = |epoch| growing(first, last, freeze_epochs, epochs, epoch);
+            (0..freeze_epochs + epochs).map(size).collect()
+        };
+        assert_eq!(sizes(48, 64, 0, 9), [48, 48, 48, 56, 56, 56, 64, 64, 64]);
+        assert_eq!(sizes(128, 224, 0, 4), [128, 160, 192, 224], "by 32");
+        assert_eq!(sizes(48, 64, 2, 3), [64, 64, 48, 56, 64], "the classifier's at the end's");
+        assert_eq!(sizes(48, 64, 0, 1), [64]);
+        assert_eq!(sizes(48, 64, 0, 2), [56, 64]);
+        assert_eq!(sizes(48, 64, 0, 4), [48, 56, 64, 64]);
     }
 
     #[test]

@@ -17,9 +17,10 @@ impl Run<'_> {
     pub(super) fn train_epoch(&mut self, leg: &mut Leg) -> Result<Ending> {
         let mut ending = Ending::Complete;
         let epoch = self.progress.epoch;
+        self.resize(leg)?;
         let batches = leg.source.batches(self.config, epoch, leg.smallest);
         let done = self.progress.batches;
-        let batches = leg.source.load(self.config, leg.network, epoch, batches, done)?;
+        let batches = leg.source.load(self.config, leg.image_size, epoch, batches, done)?;
         let bar = self.console.epoch_bar(
             format_args!("epoch {}/{}", epoch + 1, self.epochs),
             leg.source.train_images(),

@@ -72,8 +72,8 @@ impl Class {
     fn of<'a>(root: &Path, items: impl Iterator<Item = &'a Item>) -> Result<Self> {
         let mut class = Self::default();
         let mut hash = Sha256::new();
-        for Item { path, .. } in items {
-            let bytes = path.metadata().map_err(Error::io(path))?.len();
+        for item in items {
+            let (path, bytes) = (&item.path, item.bytes()?);
             class.images += 1;
             class.bytes += bytes;
             hash.update(path.strip_prefix(root).unwrap_or(path).as_os_str().as_encoded_bytes());

@@ -37,6 +37,8 @@ pub(super) struct Leg<'a> {
     pub plan: Plan,
     /// Images a batch must have.
     pub smallest: usize,
+    /// Side of the training images in pixels, now.
+    pub image_size: u32,
     schedule: Schedule,
     warmup: Warmup,
     /// Steps of an epoch.
@@ -73,7 +75,9 @@ impl<'r> Run<'r> {
         } else {
             // Images that are never the same are shown to the teachers step by step.
             let targets = match config.augment {
-                Augment::None if config.auto_augment.is_none() => self.targets(images)?,
+                Augment::None if config.auto_augment.is_none() && !config.grows() => {
+                    self.targets(images)?
+                }
                 _ => None,
             };
             let (train, val) = (images.train.clone(), images.val.clone());
@@ -99,7 +103,11 @@ impl<'r> Run<'r> {
         }
         let recompute = config.recompute;
         let mode = Mode { recompute, ..Mode::train_from(phase.train_from, config.bn) };
-        let smallest = smallest_batch(network, mode);
+        let image_size = match source {
+            Source::Images { .. } => config.training_size(self.progress.epoch, network.image_size),
+            Source::Features { .. } => network.image_size,
+        };
+        let smallest = smallest_batch(config.first_image_size.unwrap_or(image_size), mode);
         let steps = source.batches(config, self.progress.epoch, smallest).len();
         if steps == 0 {
             return Err(Error::Usage(format!(
@@ -113,8 +121,12 @@ impl<'r> Run<'r> {
             "training {} for {} of {} epochs, {steps} steps each",
             phase.name, phase.epochs, self.epochs
         ));
+        if config.grows() && matches!(source, Source::Images { .. }) {
+            console.line(format_args!("  {}", growth(config, network.image_size)));
+        }
         let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers);
         stepper.limit(config.batch_size);
+        stepper.resize(image_size);
         if config.balance == Balance::Loss {
             stepper.weigh(source.class_weights(network.classes.len()))?;
         }
@@ -123,7 +135,7 @@ impl<'r> Run<'r> {
             stepper.average(ema.clone());
         }
         let largest = config.step_images().min(source.train_images());
-        let blank = source.blank(network, largest);
+        let blank = source.blank(network, image_size, largest);
         let mut plan = stepper.plan(&optimizer, &blank)?;
         if config.tune {
             console.line(format_args!("tuning {} passes", plan.problems.len()));
@@ -141,10 +153,29 @@ impl<'r> Run<'r> {
             optimizer,
             plan,
             smallest,
+            image_size,
             schedule: phase.scheduler.in_steps(steps),
             warmup: Warmup { steps: u64::from(phase.warmup_epochs) * steps, start: WARMUP_START },
             epoch_steps: steps,
         })
+    }
+
+    /// Has the images be as large as the epoch to come wants them, where they grow.
+    pub(super) fn resize(&mut self, leg: &mut Leg) -> Result<()> {
+        let (gpu, config) = (self.gpu, self.config);
+        let size = config.training_size(self.progress.epoch, leg.network.image_size);
+        if size == leg.image_size || matches!(leg.source, Source::Features { .. }) {
+            return Ok(());
+        }
+        leg.image_size = size;
+        leg.stepper.resize(size);
+        leg.stepper.limit(config.batch_size);
+        let largest = config.step_images().min(leg.source.train_images());
+        let blank = leg.source.blank(leg.network, size, largest);
+        leg.plan = leg.stepper.plan(&leg.optimizer, &blank)?;
+        self.console.line(format_args!("images of {size} px from here on"));
+        tell_plan(self.console, config, &leg.plan, leg.stepper.micro_batch(), largest);
+        gpu.prepare(&leg.plan)
     }
 
     /// What the teachers make of the training images without augmentation, computed once; none
@@ -182,9 +213,20 @@ impl<'r> Run<'r> {
     }
 }
 
+/// In which epochs images grow, and to what.
+fn growth(config: &Config, last: u32) -> String {
+    let size = |epoch: u32| config.training_size(epoch, last);
+    let first = config.freeze_epochs;
+    let grows = |&epoch: &u32| epoch == first || size(epoch) != size(epoch - 1);
+    let steps = (first..first + config.epochs).filter(grows);
+    let told: Vec<_> =
+        steps.map(|epoch| format!("{} px from epoch {}", size(epoch), epoch + 1)).collect();
+    format!("images of {}", told.join(", "))
+}
+
 /// Images a batch must have for batch norm to see two values a channel.
-fn smallest_batch(network: &Network, mode: Mode) -> usize {
-    let last_side = network.image_size.div_ceil(32);
+fn smallest_batch(image_size: u32, mode: Mode) -> usize {
+    let last_side = image_size.div_ceil(32);
     match mode.train_from {
         Some(stage) if stage < Stage::Head && mode.bn == BnPolicy::Train && last_side == 1 => 2,
         _ => 1,

@@ -88,8 +88,12 @@ impl Network {
                 Some(arch) => arch,
                 None => Arch::from_name("resnet18")?,
             };
+            let net = ResNet::new(gpu, arch, classes.len(), config.seed)?;
+            if config.zero_init_residual {
+                net.zero_init_residual(gpu)?;
+            }
             let network = Self {
-                net: ResNet::new(gpu, arch, classes.len(), config.seed)?,
+                net,
                 classes: classes.to_vec(),
                 image_size: config.image_size.unwrap_or(DEFAULT_IMAGE_SIZE),
                 mean: IMAGENET_MEAN,
@@ -196,12 +200,26 @@ impl Network {
         Ok(slice)
     }
 
-    /// The input of the network for `count` uploaded images.
+    /// The input of the network for `count` uploaded images of its own size.
     ///
     /// # Errors
     /// Those of [`normalize`].
     pub fn input(&self, tape: &Tape, pixels: &Slice, count: usize) -> Result<Var> {
-        let size = self.image_size as usize;
+        self.input_of_size(tape, pixels, count, self.image_size)
+    }
+
+    /// The input of the network for `count` uploaded images of `size` × `size` pixels.
+    ///
+    /// # Errors
+    /// Those of [`normalize`].
+    pub fn input_of_size(
+        &self,
+        tape: &Tape,
+        pixels: &Slice,
+        count: usize,
+        size: u32,
+    ) -> Result<Var> {
+        let size = size as usize;
         let shape = Shape::new(count, size, size, 3);
         let dtype = self.net.dtype();
         Ok(tape.constant(normalize(tape.gpu(), pixels, shape, self.mean, self.std, dtype)?))

@@ -12,7 +12,7 @@ use super::identity::check_options;
 use super::network::Network;
 use super::teachers::{Lessons, Teachers};
 use crate::checkpoint::LoadReport;
-use crate::data::{Dataset, Item, ScanOptions, Skipped};
+use crate::data::{Archives, Dataset, Item, ScanOptions, Skipped};
 use crate::error::{Context, Error, Result};
 use crate::gpu::{AdapterReport, Gpu, Plan};
 use crate::nn::{BnPolicy, Stage};
@@ -39,6 +39,14 @@ pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
         format!("{} ({}{more})", items.len(), listed.join(", "))
     };
     console.line(format_args!("data: {} classes in {}", dataset.classes.len(), root.display()));
+    let Archives { count: archives, bytes_in_memory: bytes } = dataset.archives;
+    if archives > 0 {
+        let kept = match bytes {
+            0 => "read in place".to_owned(),
+            bytes => format!("{:.0} MB of images kept in memory", bytes as f64 / 1e6),
+        };
+        console.line(format_args!("  archives {archives} ({kept})"));
+    }
     console.line(format_args!("  train {}", counts(&dataset.train)));
     console.line(format_args!("  val {}", counts(&dataset.val)));
     if dataset.train.is_empty() {

@@ -62,7 +62,7 @@ impl Run<'_> {
             .and_then(|()| if self.config.tensorboard { self.add_events(leg) } else { Ok(()) });
         // What heat maps took is not what the next steps take.
         let largest = self.config.step_images().min(leg.source.train_images());
-        let blank = leg.source.blank(network, largest);
+        let blank = leg.source.blank(network, leg.image_size, largest);
         let arranged = leg.stepper.arrange(&leg.optimizer, &blank).map(|_| ());
         self.tell_drawn(started, drawn.and(arranged));
     }
@@ -178,11 +178,12 @@ impl Run<'_> {
         let (network, epoch) = (leg.network, self.progress.epoch - 1);
         let mut batches = leg.source.batches(self.config, epoch, leg.smallest);
         batches.truncate(1);
-        let (pixels, labels) = match &leg.source {
+        let (pixels, labels, size) = match &leg.source {
             Source::Images { .. } => {
-                let mut batches = leg.source.load(self.config, network, epoch, batches, 0)?;
+                let size = leg.image_size;
+                let mut batches = leg.source.load(self.config, size, epoch, batches, 0)?;
                 let Some(batch) = batches.next().transpose()? else { return Ok(()) };
-                (batch.pixels, batch.labels)
+                (batch.pixels, batch.labels, size)
             }
             Source::Features { train, .. } => {
                 let items =
@@ -191,11 +192,12 @@ impl Run<'_> {
                 (
                     loaded.values().flat_map(|image| image.as_raw()).copied().collect(),
                     loaded.keys().map(|&item| images.train[item].label).collect(),
+                    network.image_size,
                 )
             }
         };
         let label = |label: u32| vec![(network.classes[label as usize].clone(), Ink::Text)];
-        let tiles: Vec<Tile> = images_of(&pixels, network.image_size)
+        let tiles: Vec<Tile> = images_of(&pixels, size)
             .zip(labels)
             .take(64)
             .map(|(image, class)| Tile { image, lines: label(class) })

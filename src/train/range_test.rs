@@ -184,7 +184,7 @@ impl Run<'_> {
         let mut test = RangeTest::default();
         for epoch in 0.. {
             let batches = leg.source.batches(self.config, epoch, leg.smallest);
-            for batch in leg.source.load(self.config, leg.network, epoch, batches, 0)? {
+            for batch in leg.source.load(self.config, leg.image_size, epoch, batches, 0)? {
                 self.interrupt.check()?;
                 let batch = batch?;
                 if batch.labels.len() < leg.smallest {

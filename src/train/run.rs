@@ -95,6 +95,7 @@ pub fn run(
         )?,
         steps: folder.step_log(progress.step)?,
         gpu,
+        name,
         config: &config,
         console,
         interrupt,
@@ -171,6 +172,8 @@ pub(super) enum Ending {
 /// A run on its way.
 pub(super) struct Run<'a> {
     pub gpu: &'a Gpu,
+    /// What kind of run it is.
+    pub name: &'a str,
     pub config: &'a Config,
     pub console: &'a Console,
     pub interrupt: &'a Interrupt,

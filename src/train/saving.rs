@@ -16,7 +16,8 @@ impl Run<'_> {
         let (last, folder) = (self.folder.last(), self.folder.path().display());
         leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
         self.console.line(format_args!("the weights so far are in {}", last.display()));
-        self.console.line(format_args!("`wgrad finetune --resume {folder}` goes on"));
+        let command = if self.name == "distill" { "fuse distill" } else { self.name };
+        self.console.line(format_args!("`wgrad {command} --resume {folder}` goes on"));
         self.console.event(&json!({
             "event": "interrupted",
             "step": self.progress.step,

@@ -91,9 +91,9 @@ impl Batch {
 pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 
 impl Source {
-    /// A batch of `images` as large as any, to plan with.
-    pub fn blank(&self, network: &Network, images: usize) -> Batch {
-        let side = network.image_size as usize;
+    /// A batch of `images` of `image_size` pixels as large as any, to plan with.
+    pub fn blank(&self, network: &Network, image_size: u32, images: usize) -> Batch {
+        let side = image_size as usize;
         let (pixels, features) = match self {
             Self::Features { train, .. } => (0, train.size),
             Self::Images { .. } => (side * side * 3, 0),
@@ -162,14 +162,14 @@ impl Source {
         batches
     }
 
-    /// Loads `batches` of an epoch but for the first `done`.
+    /// Loads `batches` of an epoch, with images of `image_size` pixels, but for the first `done`.
     ///
     /// # Errors
     /// Those of starting the loader.
     pub fn load<'a>(
         &'a self,
         config: &Config,
-        network: &Network,
+        image_size: u32,
         epoch: u32,
         mut batches: Vec<Vec<usize>>,
         done: usize,
@@ -197,7 +197,7 @@ impl Source {
             }
             Self::Images { train, targets, .. } => {
                 let transform = Transform {
-                    size: network.image_size,
+                    size: image_size,
                     augment: config.augment,
                     auto_augment: config.auto_augment,
                 };

@@ -46,6 +46,8 @@ pub struct Stepper<'a> {
     /// Images that go through the network at a time; a larger batch is done in several parts whose
     /// gradients add up.
     micro_batch: usize,
+    /// Side of the images in pixels.
+    image_size: u32,
     /// What averages the weights after each step.
     ema: Option<Rc<Ema>>,
 }
@@ -71,6 +73,7 @@ impl<'a> Stepper<'a> {
             class_weights: None,
             teachers,
             micro_batch,
+            image_size: network.image_size,
             ema: None,
         }
     }
@@ -78,6 +81,11 @@ impl<'a> Stepper<'a> {
     /// Has at most `images` images go through the network at a time.
     pub fn limit(&mut self, images: usize) {
         self.micro_batch = images;
+    }
+
+    /// Takes images of `size` × `size` pixels from now on, instead of the network's own size.
+    pub fn resize(&mut self, size: u32) {
+        self.image_size = size;
     }
 
     /// Has an average of the weights follow each step.
@@ -143,7 +151,7 @@ impl<'a> Stepper<'a> {
                 return Err(Error::Gpu(format!(
                     "one image of {} pixels needs a tensor of {} MB, the adapter binds {} MB; lower \
                      --image-size",
-                    self.network.image_size,
+                    self.image_size,
                     plan.largest_bytes >> 20,
                     plan.binding_limit >> 20
                 )));
@@ -208,12 +216,12 @@ impl<'a> Stepper<'a> {
         }
         let logits = match batch.inputs() {
             Inputs::Pixels(pixels) => {
-                let size = (network.image_size as usize).pow(2) * 3;
+                let size = (self.image_size as usize).pow(2) * 3;
                 let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
                 if let (Some(teachers), None) = (self.teachers, &goals) {
-                    goals = Some(teachers.targets(gpu, &pixels, count)?);
+                    goals = Some(teachers.targets(gpu, &pixels, count, self.image_size)?);
                 }
-                let images = network.input(&tape, &pixels, count)?;
+                let images = network.input_of_size(&tape, &pixels, count, self.image_size)?;
                 network.net.forward(&tape, &images, mode)?
             }
             Inputs::Features(features) => {
@@ -261,7 +269,7 @@ impl<'a> Stepper<'a> {
         match batch.inputs() {
             Inputs::Pixels(pixels) => {
                 let pixels = network.upload(gpu, pixels)?;
-                let images = network.input(&tape, &pixels, count)?;
+                let images = network.input_of_size(&tape, &pixels, count, self.image_size)?;
                 network.net.forward(&tape, &images, self.mode)?;
             }
             Inputs::Features(features) => {

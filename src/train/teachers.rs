@@ -109,18 +109,18 @@ impl Teachers {
         &self.lineage
     }
 
-    /// What the teachers make of `count` uploaded images: the mean of their softened probabilities,
+    /// What the teachers make of `count` uploaded images of `size` × `size` pixels: the mean of their softened probabilities,
     /// images × classes. Recorded, not yet run.
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn targets(&self, gpu: &Gpu, pixels: &Slice, count: usize) -> Result<Tensor> {
+    pub fn targets(&self, gpu: &Gpu, pixels: &Slice, count: usize, size: u32) -> Result<Tensor> {
         let tape = Tape::no_grad(gpu);
         let classes = self.networks[0].net.classes();
         let targets = Tensor::empty(gpu, Shape::matrix(count, classes));
         let share = 1.0 / self.networks.len() as f32;
         for (at, teacher) in self.networks.iter().enumerate() {
-            let input = teacher.input(&tape, pixels, count)?;
+            let input = teacher.input_of_size(&tape, pixels, count, size)?;
             let logits = teacher.net.forward(&tape, &input, Mode::EVAL)?;
             let temperature = self.lessons.temperature as f32;
             soften(gpu, logits.value(), temperature, share, &targets, at > 0)?;
@@ -152,7 +152,8 @@ impl Teachers {
                 continue;
             }
             let pixels = first.upload(gpu, &batch.pixels)?;
-            let tensor = self.targets(gpu, &pixels, batch.labels.len())?;
+            let size = first.image_size;
+            let tensor = self.targets(gpu, &pixels, batch.labels.len(), size)?;
             let values = Answer::new(gpu, &tensor)?.wait()?;
             for (&item, row) in batch.items.iter().zip(values.chunks(classes)) {
                 targets.values[item * classes..(item + 1) * classes].copy_from_slice(row);

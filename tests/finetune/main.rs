@@ -4,6 +4,7 @@
 #[path = "../common/program.rs"]
 mod program;
 
+mod archives;
 mod craft;
 mod failures;
 mod freezing;
@@ -12,5 +13,6 @@ mod options;
 mod outputs;
 mod parity;
 mod pictures;
+mod pretrain;
 mod resume;
 mod run;

@@ -12,9 +12,14 @@ use crate::run::numbers;
 
 impl Wgrad {
     /// Goes on with the run in the folder `name`.
-    fn resume(&self, name: &str, options: &str) -> Ran {
+    pub fn resume(&self, name: &str, options: &str) -> Ran {
+        self.resume_as("finetune", name, options)
+    }
+
+    /// Goes on with a run of `command`.
+    pub fn resume_as(&self, command: &str, name: &str, options: &str) -> Ran {
         let options: Vec<_> = options.split_whitespace().collect();
-        self.run(&[&["finetune", "--resume", name], &options[..]].concat())
+        self.run(&[&[command, "--resume", name], &options[..]].concat())
     }
 }
 
@@ -37,7 +42,7 @@ fn outcome(wgrad: &Wgrad, name: &str) -> (Vec<Vec<u8>>, Vec<Value>, Vec<Vec<Stri
     (weights.into(), steps.collect(), results.lines().map(row).collect())
 }
 
-fn assert_same(wgrad: &Wgrad, name: &str, expected: &str) {
+pub fn assert_same(wgrad: &Wgrad, name: &str, expected: &str) {
     let (weights, steps, results) = outcome(wgrad, name);
     let (expected_weights, expected_steps, expected_results) = outcome(wgrad, expected);
     assert_eq!(steps, expected_steps, "{name}");

@@ -52,10 +52,15 @@ impl Wgrad {
 
     /// A small run that writes to the folder `name`; `options` take the place of its own.
     pub fn finetune(&self, name: &str, options: &str) -> Ran {
+        self.train("finetune", name, options)
+    }
+
+    /// The same of another command.
+    pub fn train(&self, command: &str, name: &str, options: &str) -> Ran {
         let options: Vec<_> = options.split_whitespace().collect();
         let own = SMALL.iter().filter(|[option, _]| !options.contains(option)).flatten();
         let own: Vec<_> = own.copied().collect();
-        self.run(&[&["finetune", "--output-dir", name], &own[..], &options[..]].concat())
+        self.run(&[&[command, "--output-dir", name], &own[..], &options[..]].concat())
     }
 
     /// The lines of `steps.jsonl` of a small run that must succeed.

@@ -34,8 +34,10 @@ fn log_softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
 fn the_loss_is_that_of_the_labels_and_that_of_the_teachers() {
     let wgrad = Wgrad::with_base();
     let student = wgrad.child("a", "--seed 1 --lr 0.03");
-    let teachers =
-        [wgrad.child("b", "--seed 2 --lr 0.03"), wgrad.train("pretrain --arch resnet34-w8", "c")];
+    let teachers = [
+        wgrad.child("b", "--seed 2 --lr 0.03"),
+        wgrad.train("pretrain --lr 0.01 --label-smoothing 0 --arch resnet34-w8", "c"),
+    ];
     let of_student = logits(&wgrad, &student);
     let of_teachers = teachers.each_ref().map(|teacher| logits(&wgrad, teacher));
     let (temperature, task, distill) = (3.0, 0.75, 2.0);
@@ -71,7 +73,10 @@ fn the_loss_is_that_of_the_labels_and_that_of_the_teachers() {
 #[test]
 fn a_student_of_another_depth_names_its_teachers() {
     let wgrad = Wgrad::with_base();
-    let teacher = wgrad.train("pretrain --arch resnet34-w8 --freeze-epochs 0", "teacher");
+    let teacher = wgrad.train(
+        "pretrain --lr 0.01 --label-smoothing 0 --arch resnet34-w8 --freeze-epochs 0",
+        "teacher",
+    );
     let options =
         format!("fuse distill --teacher {teacher} --student none --arch resnet18-w8 --max-steps 2");
     let student = wgrad.train(&options, "student");
@@ -107,7 +112,9 @@ fn what_cannot_teach_is_named() {
     assert!(error.contains("others.safetensors") && error.contains("wasp instead of b"), "{error}");
     let error = distill(&["--teacher", "none.safetensors"]).error(1).to_owned();
     assert!(error.contains("none.safetensors"), "{error}");
-    for (option, value) in [("--temperature", "0"), ("--distill-loss-weight", "-1")] {
+    for (option, value) in
+        [("--temperature", "0"), ("--distill-loss-weight", "-1"), ("--mixup-alpha", "0.2")]
+    {
         let error = distill(&["--teacher", base, option, value]).error(2).to_owned();
         assert!(error.contains(option), "{error}");
     }

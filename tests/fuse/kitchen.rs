@@ -34,7 +34,10 @@ impl Wgrad {
         let wgrad = Self::new();
         write_images(&wgrad.path("data/train"), 9);
         write_images(&wgrad.path("data/val"), 6);
-        wgrad.train("pretrain --arch resnet18-w8 --freeze-epochs 0", "base");
+        wgrad.train(
+            "pretrain --lr 0.01 --label-smoothing 0 --arch resnet18-w8 --freeze-epochs 0",
+            "base",
+        );
         wgrad
     }
 

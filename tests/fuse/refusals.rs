@@ -9,7 +9,10 @@ use crate::program::Wgrad;
 fn what_does_not_go_together_is_named_and_nothing_written() {
     let wgrad = Wgrad::with_base();
     let a = wgrad.child("a", "--seed 1 --lr 0.01");
-    let deep = wgrad.train("pretrain --arch resnet34-w8 --freeze-epochs 0 --max-steps 1", "deep");
+    let deep = wgrad.train(
+        "pretrain --lr 0.01 --label-smoothing 0 --arch resnet34-w8 --freeze-epochs 0 --max-steps 1",
+        "deep",
+    );
     let nan = wgrad.alter(&a, "nan.safetensors", |checkpoint| {
         let tensor = checkpoint.tensors.get_mut("layer2.0.conv1.weight").unwrap();
         if let HostData::F32(data) = &mut tensor.data {
@@ -65,7 +68,7 @@ fn what_does_not_go_together_is_named_and_nothing_written() {
 fn strangers_are_warned_of() {
     let wgrad = Wgrad::with_base();
     let a = wgrad.child("a", "--seed 1 --lr 0.01");
-    let options = "pretrain --arch resnet18-w8 --freeze-epochs 0 --seed 9 --max-steps 1";
+    let options = "pretrain --lr 0.01 --label-smoothing 0 --arch resnet18-w8 --freeze-epochs 0 --seed 9 --max-steps 1";
     let stranger = wgrad.train(options, "stranger");
     let ran = wgrad.fuse(&["soup", "--uniform", &a, &stranger]);
     ran.answer();

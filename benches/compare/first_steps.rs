@@ -1,0 +1,194 @@
+//! The first 300 steps of pretraining beside PyTorch's, on the same batches from the same weights.
+//!
+//!     cargo run --release --example first_steps -- prepare DATA DIR [SIZE [BATCH]]
+//!     wgrad pretrain --data DIR/data.tar --image-size SIZE --batch-size BATCH --epochs 2 \
+//!         --no-augment --output-dir DIR/wgrad
+//!     python benches/compare/torch_pretrain.py DIR BATCH float32
+//!     python benches/compare/torch_pretrain.py DIR BATCH float64
+//!     cargo run --release --example first_steps -- draw DIR
+//!
+//! DATA is Tiny ImageNet, as a folder or archives. `prepare` writes to DIR what both begin from: an
+//! archive of so many images a class that an epoch has 150 steps of BATCH, or a little more (default:
+//! 32, at 64 px), the initial weights, and the pixels of every batch in wgrad's order, so that decoding
+//! and shuffling are out of the comparison. `draw` tells how far the losses are apart, and draws
+//! `first_steps.png`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+use wgrad::checkpoint::{Checkpoint, Dtype as Stored, Meta};
+use wgrad::data::{Augment, Dataset, Item, Loader, Order, ScanOptions, Transform};
+use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
+use wgrad::nn::{Arch, ResNet};
+use wgrad::report::{Curve, Ink, curves, write_charts};
+use wgrad::{Error, Result};
+
+const USAGE: &str = "first_steps prepare DATA DIR [SIZE [BATCH]], or first_steps draw DIR";
+/// What the command above says.
+const EPOCHS: u64 = 2;
+/// Steps of an epoch, at least.
+const STEPS: usize = 150;
+/// Steps that the curves are averaged over.
+const WINDOW: usize = 10;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["prepare", data, folder, ref sizes @ ..] if sizes.len() <= 2 => {
+            let number = |at: usize, default: usize| {
+                sizes.get(at).map_or(Some(default), |text| text.parse().ok())
+            };
+            let (Some(size), Some(batch)) = (number(0, 64), number(1, 32)) else {
+                return Err(Error::Usage(USAGE.into()));
+            };
+            prepare(Path::new(data), Path::new(folder), size as u32, batch)
+        }
+        ["draw", folder] => draw(Path::new(folder)),
+        _ => Err(Error::Usage(USAGE.into())),
+    }
+}
+
+fn prepare(data: &Path, folder: &Path, size: u32, batch: usize) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let dataset = Dataset::scan(data, &ScanOptions::default())?;
+    let archive = folder.join("data.tar");
+    let images = (STEPS * batch).div_ceil(dataset.classes.len());
+    let write = || -> std::io::Result<()> {
+        let mut builder = tar::Builder::new(File::create(&archive)?);
+        for (split, items, count) in [("train", &dataset.train, images), ("val", &dataset.val, 1)] {
+            let mut taken = vec![0; dataset.classes.len()];
+            for item in items {
+                let (class, taken) =
+                    (&dataset.classes[item.label as usize], &mut taken[item.label as usize]);
+                if *taken < count {
+                    *taken += 1;
+                    let name = item.path.file_name().unwrap_or_default().to_string_lossy();
+                    let bytes = item.read().map_err(std::io::Error::other)?;
+                    let mut header = tar::Header::new_gnu();
+                    header.set_size(bytes.len() as u64);
+                    header.set_mode(0o644);
+                    builder.append_data(
+                        &mut header,
+                        format!("{split}/{class}/{name}"),
+                        &bytes[..],
+                    )?;
+                }
+            }
+        }
+        builder.finish()
+    };
+    write().map_err(Error::io(&archive))?;
+
+    let gpu = Gpu::open(AdapterChoice::default(), GpuOptions::default())?;
+    let arch = Arch::from_name("resnet18")?;
+    let start = Checkpoint {
+        arch,
+        tensors: ResNet::new(&gpu, arch, dataset.classes.len(), 0)?.tensors(&gpu)?,
+        meta: Meta {
+            classes: Some(dataset.classes.clone()),
+            image_size: Some(size),
+            ..Meta::default()
+        },
+        dtype: Stored::F32,
+        missing: Vec::new(),
+        unexpected: Vec::new(),
+    };
+    start.write(folder.join("start.safetensors"), Stored::F32)?;
+
+    let items = Dataset::scan(&archive, &ScanOptions::default())?.train;
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for epoch in 0..EPOCHS {
+        load(&items, epoch, size, &mut pixels, &mut labels)?;
+    }
+    let labels: Vec<u8> = labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()).collect();
+    let (count, side) = (labels.len() / 8, size as usize);
+    let view =
+        |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(std::io::Error::other);
+    let path = folder.join("batches.safetensors");
+    let tensors = || -> std::io::Result<_> {
+        Ok(BTreeMap::from([
+            ("pixels", view(Dtype::U8, vec![count, side, side, 3], &pixels)?),
+            ("labels", view(Dtype::I64, vec![count], &labels)?),
+        ]))
+    };
+    let tensors = tensors().map_err(Error::io(&path))?;
+    safetensors::serialize_to_file(tensors, None, &path)
+        .map_err(|error| Error::checkpoint(&path, error.to_string()))
+}
+
+/// The images of an epoch's batches, one after the other.
+fn load(
+    items: &[Item],
+    epoch: u64,
+    size: u32,
+    pixels: &mut Vec<u8>,
+    labels: &mut Vec<u32>,
+) -> Result<()> {
+    // Batches come one after the other, so that only the order of all images matters.
+    let order = Order { seed: 0, epoch, shuffle: true, batch_size: 64, drop_last: false };
+    let transform = Transform { size, augment: Augment::None, auto_augment: None };
+    let batches = order.batches(items.len());
+    for batch in Loader::new(items.into(), batches, transform, 0, epoch, 0)? {
+        let batch = batch?;
+        pixels.extend(batch.pixels);
+        labels.extend(batch.labels);
+    }
+    Ok(())
+}
+
+fn draw(folder: &Path) -> Result<()> {
+    let wgrad = losses(&folder.join("wgrad/steps.jsonl"))?;
+    let torch = losses(&folder.join("torch-float32.jsonl"))?;
+    println!("{} steps of wgrad, {} of PyTorch", wgrad.len(), torch.len());
+    let apart = |what: &str, a: &[f64], b: &[f64]| {
+        let apart: Vec<f64> = a.iter().zip(b).map(|(a, b)| (a - b).abs()).collect();
+        for steps in [50, 100, 200, 300] {
+            let Some(apart) = apart.get(..steps) else { continue };
+            let most = apart.iter().copied().fold(0.0, f64::max);
+            let mean = apart.iter().sum::<f64>() / steps as f64;
+            println!(
+                "{what}: losses of the first {steps} steps are {mean:.1e} apart, {most:.1e} at most"
+            );
+        }
+    };
+    apart("wgrad and PyTorch, both f32", &wgrad, &torch);
+    if let Ok(exact) = losses(&folder.join("torch-float64.jsonl")) {
+        apart("wgrad f32 and PyTorch f64", &wgrad, &exact);
+        apart("PyTorch f32 and PyTorch f64", &torch, &exact);
+    }
+    let curve = |name: &str, losses: &[f64], ink| Curve {
+        name: name.into(),
+        points: averaged(losses),
+        ink,
+        faint: false,
+    };
+    let both = [curve("PyTorch", &torch, Ink::Series(1)), curve("wgrad", &wgrad, Ink::Series(0))];
+    let apart: Vec<f64> = wgrad.iter().zip(&torch).map(|(a, b)| a - b).collect();
+    let difference = [curve("wgrad − PyTorch", &apart, Ink::Series(0))];
+    let title = "Loss of the first 300 steps of pretraining";
+    let charts = [
+        curves(title, "step", false, &both),
+        curves("Difference of the losses", "step", false, &difference),
+    ];
+    write_charts(&folder.join("first_steps.png"), &charts)
+}
+
+/// The mean of the last [`WINDOW`] values at every step.
+fn averaged(losses: &[f64]) -> Vec<(f64, f64)> {
+    let mean = |at: usize| {
+        let window = &losses[(at + 1).saturating_sub(WINDOW)..=at];
+        (at as f64, window.iter().sum::<f64>() / window.len() as f64)
+    };
+    (0..losses.len()).map(mean).collect()
+}
+
+/// The loss of every step, from lines of JSON.
+fn losses(path: &Path) -> Result<Vec<f64>> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let loss = |line: &str| serde_json::from_str::<Value>(line).ok()?["loss"].as_f64();
+    Ok(text.lines().map_while(loss).collect())
+}
