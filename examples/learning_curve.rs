@@ -8,8 +8,8 @@
 //!     cargo run --release --example learning_curve [STEPS]
 //!
 //! Draws `learning_curve.png`: the mean of three seeds, each with its own choice of training images, and
-//! lines from the worst to the best. All trainings have as many steps, 60 if not told otherwise: a
-//! quarter of an hour on two idle cores.
+//! lines from the worst to the best. All trainings have as many steps, 40 if not told otherwise: about
+//! a quarter of an hour on two idle cores.
 
 mod common;
 
@@ -36,7 +36,7 @@ const SIZES: [(usize, &str); 5] = [(1, "1"), (2, "2"), (5, "5"), (10, "10"), (us
 const WAYS: [&str; 4] = ["scratch", "head only", "fine-tuned", "fused"];
 
 fn main() {
-    common::main(|gpu| study(gpu, argument(60)?));
+    common::main(|gpu| study(gpu, argument(40)?));
 }
 
 fn study(gpu: &Gpu, steps: usize) -> Result<()> {
