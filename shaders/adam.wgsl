@@ -1,6 +1,7 @@
 // adam, in place: g = scale·gradient + coupled_decay·θ; m += (1 − β1)·(g − m);
 // v = β2·v + (1 − β2)·g²; θ = shrink·θ − step_size·m / (√v / bias2_sqrt + ε). Nothing changes where the
-// loss is not finite. One thread updates four parameters. Reference: `reference` in src/ops/adam.rs.
+// loss is not finite. With HALF the parameters have a copy in f16, written too, and 1 − β1ᵗ and
+// 1 − β2ᵗ, which the device alone knows, stand behind the scale. One thread updates four parameters. Reference: `reference` in src/ops/adam.rs.
 
 struct Params { count: u32 }
 struct Hyper {
@@ -15,6 +16,9 @@ struct Hyper {
 @group(0) @binding(5) var<storage, read> hyper: Hyper;
 @group(0) @binding(6) var<storage, read> scale: array<f32>;
 @group(0) @binding(7) var<storage, read> loss: array<f32>;
+//#if HALF
+@group(0) @binding(8) var<storage, read_write> shadow: array<vec4<stored>>;
+//#end
 
 @compute @workgroup_size(256)
 fn main(
@@ -29,6 +33,17 @@ fn main(
   let v = hyper.beta2 * second_moment[i] + hyper.one_minus_beta2 * (g * g);
   first_moment[i] = m;
   second_moment[i] = v;
-  let denominator = sqrt(v) / hyper.bias2_sqrt + hyper.epsilon;
-  parameters[i] = hyper.shrink * parameter - hyper.step_size * (m / denominator);
+  //#if HALF
+  let step_size = hyper.step_size / scale[2];
+  let bias2_sqrt = hyper.bias2_sqrt * sqrt(scale[3]);
+  //#else
+  let step_size = hyper.step_size;
+  let bias2_sqrt = hyper.bias2_sqrt;
+  //#end
+  let denominator = sqrt(v) / bias2_sqrt + hyper.epsilon;
+  let updated = hyper.shrink * parameter - step_size * (m / denominator);
+  parameters[i] = updated;
+  //#if HALF
+  shadow[i] = vec4<stored>(updated);
+  //#end
 }

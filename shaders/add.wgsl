@@ -2,8 +2,8 @@
 
 struct Params { count: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<stored>>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -12,5 +12,5 @@ fn main(
 ) {
   let i = flat_group(group, groups) * 256u + thread;
   if i >= p.count { return; }
-  y[i] += x[i];
+  y[i] = vec4<stored>(vec4<f32>(y[i]) + vec4<f32>(x[i]));
 }

@@ -7,11 +7,11 @@ override RESIDUAL: u32 = 0u;
 
 struct Params { rows: u32, c4: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> coefficients: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
 //#if RESIDUAL
-@group(0) @binding(4) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> residual: array<vec4<stored>>;
 //#end
 
 @compute @workgroup_size(64)
@@ -27,13 +27,13 @@ fn main(
   let shift = coefficients[p.c4 + column];
   for (var row = first; row < min(first + ROWS, p.rows); row++) {
     let at = row * p.c4 + column;
-    var v = scale * x[at] + shift;
+    var v = scale * vec4<f32>(x[at]) + shift;
     //#if RESIDUAL
-    v += residual[at];
+    v += vec4<f32>(residual[at]);
     //#end
     //#if RELU
     v = select(v, vec4<f32>(), v < vec4<f32>());
     //#end
-    y[at] = v;
+    y[at] = vec4<stored>(v);
   }
 }

@@ -10,20 +10,20 @@ override RESIDUAL: u32 = 0u;  // whether the residual's gradient is wanted
 
 struct Params { rows: u32, c4: u32, accumulate: u32, accumulate_residual: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> coefficients: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
 //#if MASK == 2
-@group(0) @binding(4) var<storage, read> y: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> y: array<vec4<stored>>;
 //#end
 //#if RESIDUAL
-@group(0) @binding(${4 + (MASK == 2)}) var<storage, read_write> d_residual: array<vec4<f32>>;
+@group(0) @binding(${4 + (MASK == 2)}) var<storage, read_write> d_residual: array<vec4<stored>>;
 //#end
 //#if BATCH
 @group(0) @binding(${4 + (MASK == 2) + RESIDUAL}) var<storage, read> sums: array<vec4<f32>>;
 //#end
 //#if BATCH + (MASK == 1)
-@group(0) @binding(${4 + (MASK == 2) + RESIDUAL + BATCH}) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(${4 + (MASK == 2) + RESIDUAL + BATCH}) var<storage, read> x: array<vec4<stored>>;
 //#end
 
 @compute @workgroup_size(64)
@@ -47,23 +47,23 @@ fn main(
   //#end
   for (var row = first; row < min(first + ROWS, p.rows); row++) {
     let at = row * p.c4 + column;
-    var d = d_y[at];
+    var d = vec4<f32>(d_y[at]);
     //#if MASK == 1
-    d = select(vec4<f32>(), d, scale * x[at] + shift > vec4<f32>());
+    d = select(vec4<f32>(), d, scale * vec4<f32>(x[at]) + shift > vec4<f32>());
     //#end
     //#if MASK == 2
-    d = select(vec4<f32>(), d, y[at] > vec4<f32>());
+    d = select(vec4<f32>(), d, y[at] > vec4<stored>());
     //#end
     //#if RESIDUAL
     var r = d;
-    if p.accumulate_residual != 0u { r += d_residual[at]; }
-    d_residual[at] = r;
+    if p.accumulate_residual != 0u { r += vec4<f32>(d_residual[at]); }
+    d_residual[at] = vec4<stored>(r);
     //#end
     //#if BATCH
-    d -= average + (x[at] - mean) * slope;
+    d -= average + (vec4<f32>(x[at]) - mean) * slope;
     //#end
     d *= scale;
-    if p.accumulate != 0u { d += d_x[at]; }
-    d_x[at] = d;
+    if p.accumulate != 0u { d += vec4<f32>(d_x[at]); }
+    d_x[at] = vec4<stored>(d);
   }
 }

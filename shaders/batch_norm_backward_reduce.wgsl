@@ -7,12 +7,12 @@ override MASK: u32 = 0u;
 
 struct Params { rows: u32, c4: u32, chunk: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read> coefficients: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
 //#if MASK == 2
-@group(0) @binding(5) var<storage, read> y: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> y: array<vec4<stored>>;
 //#end
 
 @compute @workgroup_size(64)
@@ -34,14 +34,14 @@ fn main(
   var dot = vec4<f32>();
   for (var row = first; row < min(first + p.chunk, p.rows); row++) {
     let at = row * p.c4 + column;
-    let v = x[at];
+    let v = vec4<f32>(x[at]);
     //#if MASK == 2
-    let d = select(vec4<f32>(), d_y[at], y[at] > vec4<f32>());
+    let d = select(vec4<f32>(), vec4<f32>(d_y[at]), y[at] > vec4<stored>());
     //#else
     //#if MASK == 1
-    let d = select(vec4<f32>(), d_y[at], scale * v + shift > vec4<f32>());
+    let d = select(vec4<f32>(), vec4<f32>(d_y[at]), scale * v + shift > vec4<f32>());
     //#else
-    let d = d_y[at];
+    let d = vec4<f32>(d_y[at]);
     //#end
     //#end
     sum += d;

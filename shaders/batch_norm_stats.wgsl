@@ -4,7 +4,7 @@
 
 struct Params { rows: u32, c4: u32, chunk: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
@@ -18,11 +18,11 @@ fn main(
   if first >= p.rows { return; }
   let last = min(first + p.chunk, p.rows);
   var mean = vec4<f32>();
-  for (var row = first; row < last; row++) { mean += x[row * p.c4 + column]; }
+  for (var row = first; row < last; row++) { mean += vec4<f32>(x[row * p.c4 + column]); }
   mean /= f32(last - first);
   var m2 = vec4<f32>();
   for (var row = first; row < last; row++) {
-    let d = x[row * p.c4 + column] - mean;
+    let d = vec4<f32>(x[row * p.c4 + column]) - mean;
     m2 += d * d;
   }
   let at = i / p.c4 * 2u * p.c4 + column;

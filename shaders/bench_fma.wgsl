@@ -1,19 +1,11 @@
 // Multiplications and additions in registers alone: what arithmetic the adapter can do at most.
 //
 // Every thread keeps CHAINS vec4s, independent of each other, and takes each through ROUNDS·p.count
-// steps acc ← acc·scale + shift, eight operations on numbers of the type, which converge instead of
+// steps acc ← acc·scale + shift, eight operations on numbers of the type stored, which converge instead of
 // overflowing. The sum is written so that nothing can be left out.
 
-override HALF: u32 = 0u;  // 1 for f16
 override CHAINS: u32 = 4u;  // too few wait for each other, too many spill
 override ROUNDS: u32 = 16u;
-
-//#if HALF
-enable f16;
-alias number = f16;
-//#else
-alias number = f32;
-//#end
 
 struct Params { count: u32, scale: f32, shift: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -25,10 +17,10 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let i = flat_group(group, groups) * 64u + thread;
-  let scale = number(p.scale);
-  let shift = number(p.shift);
+  let scale = stored(p.scale);
+  let shift = stored(p.shift);
   //#for a in 0..CHAINS
-  var acc_${a} = vec4<number>(number(f32(thread + ${a}u) * 0.01));
+  var acc_${a} = vec4<stored>(stored(f32(thread + ${a}u) * 0.01));
   //#end
   for (var step = 0u; step < p.count; step++) {
     //#for r in 0..ROUNDS
@@ -37,7 +29,7 @@ fn main(
     //#end
     //#end
   }
-  var sum = vec4<number>();
+  var sum = vec4<stored>();
   //#for a in 0..CHAINS
   sum += acc_${a};
   //#end

@@ -1,5 +1,15 @@
 // Helpers shared by all kernels; no bindings, no entry points.
 
+// Whether activations, their gradients, and the weights that convolutions read are stored in f16.
+// Arithmetic is in f32 all the same: kernels convert what they load, and what they store.
+override HALF: u32 = 0u;
+//#if HALF
+enable f16;
+alias stored = f16;
+//#else
+alias stored = f32;
+//#end
+
 // Number of this workgroup where a one-dimensional dispatch was folded into two dimensions, because
 // an adapter need not take more than 65,535 workgroups along one.
 fn flat_group(group: vec3<u32>, groups: vec3<u32>) -> u32 {

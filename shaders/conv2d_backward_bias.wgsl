@@ -4,7 +4,7 @@
 
 struct Params { rows: u32, co4: u32, accumulate: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read_write> d_b: array<vec4<f32>>;
 var<workgroup> sums: array<vec4<f32>, 64>;
 
@@ -16,7 +16,7 @@ fn main(
   let column = flat_group(group, groups);
   var sum = vec4<f32>();
   if column < p.co4 {
-    for (var row = thread; row < p.rows; row += 64u) { sum += d_y[row * p.co4 + column]; }
+    for (var row = thread; row < p.rows; row += 64u) { sum += vec4<f32>(d_y[row * p.co4 + column]); }
   }
   sums[thread] = sum;
   for (var half = 32u; half > 0u; half /= 2u) {

@@ -17,9 +17,9 @@ struct Params {
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> d_y: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
 
 @compute @workgroup_size(8)
 fn main(
@@ -64,12 +64,12 @@ fn main(
       //#end
       for (var c4 = 0u; c4 < p.co4; c4++) {
         //#for j in 0..ROWS / LANES
-        let d_${j} = select(vec4<f32>(), d_y[base_${j} + c4], inside_${j});
+        let d_${j} = select(vec4<f32>(), vec4<f32>(d_y[base_${j} + c4]), inside_${j});
         //#end
         // One sum after the other: its four steps stay in registers.
         //#for c in 0..COLS
         //#for e in 0..4
-        let t_${e}_${c} = weight[(tap + column_${c} * 4u + ${e}u) * p.co4 + c4];
+        let t_${e}_${c} = vec4<f32>(weight[(tap + column_${c} * 4u + ${e}u) * p.co4 + c4]);
         //#end
         //#for e in 0..4
         let w_${e}_${c} = vec4(t_0_${c}[${e}], t_1_${c}[${e}], t_2_${c}[${e}], t_3_${c}[${e}]);
@@ -100,8 +100,8 @@ fn main(
     let base = ((image * p.h + ih) * p.w + iw) * p.ci4;
     //#for c in 0..COLS
     if first_column + ${c * 8}u < p.ci4 {
-      if p.accumulate != 0u { acc_${i}_${c} += d_x[base + column_${c}]; }
-      d_x[base + column_${c}] = acc_${i}_${c};
+      if p.accumulate != 0u { acc_${i}_${c} += vec4<f32>(d_x[base + column_${c}]); }
+      d_x[base + column_${c}] = vec4<stored>(acc_${i}_${c});
     }
     //#end
   }

@@ -17,9 +17,9 @@ struct Params {
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> d_y: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> d_x: array<f32>;
+@group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> d_x: array<stored>;
 
 var<workgroup> a_tile: array<vec4<f32>, ${BM * 4}>;  // [row][group of 4 channels]
 var<workgroup> b_tile: array<vec4<f32>, ${BN * 5}>;  // [column][group of 4 channels, and a gap]
@@ -79,7 +79,7 @@ fn main(
     let w_${j} = u32(ow_${j} - i32(s));
     var a_${j} = vec4<f32>();
     if m_${j} < rows && r < taps_r && h_${j} < p.oh && w_${j} < p.ow {
-      a_${j} = d_y[((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4 + c4];
+      a_${j} = vec4<f32>(d_y[((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4 + c4]);
     }
     a_tile[thread + ${j * 256}u] = a_${j};
     //#end
@@ -88,7 +88,7 @@ fn main(
     let column_${j} = column0 + thread / 4u + ${j * 64}u;
     var b_${j} = vec4<f32>();
     if r < taps_r && column_${j} < columns {
-      b_${j} = weight[(tap + column_${j}) * p.co4 + c4];
+      b_${j} = vec4<f32>(weight[(tap + column_${j}) * p.co4 + c4]);
     }
     b_tile[(thread / 4u + ${j * 64}u) * 5u + thread % 4u] = b_${j};
     //#end
@@ -120,8 +120,8 @@ fn main(
       let base = ((q / class_rows * p.h + ih) * p.w + iw) * columns + column0 + tx;
       //#for j in 0..BN / 16
       if column0 + tx + ${j * 16}u < columns {
-        if p.accumulate != 0u { acc_${i}_${j} += d_x[base + ${j * 16}u]; }
-        d_x[base + ${j * 16}u] = acc_${i}_${j};
+        if p.accumulate != 0u { acc_${i}_${j} += f32(d_x[base + ${j * 16}u]); }
+        d_x[base + ${j * 16}u] = stored(acc_${i}_${j});
       }
       //#end
     }

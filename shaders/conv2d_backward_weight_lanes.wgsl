@@ -20,8 +20,8 @@ struct Params {
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
 
 @compute @workgroup_size(8)
@@ -66,10 +66,12 @@ fn main(
     let iw_${j}_${u} = u32(i32(ow * p.stride_w) + dw_${j});
     let inside_${j}_${u} = live_${u} && ih_${j}_${u} < p.h && iw_${j}_${u} < p.w;
     let at_${j}_${u} = ((image * p.h + ih_${j}_${u}) * p.w + iw_${j}_${u}) * p.ci4 + c4_${j};
-    let x_${j}_${u} = select(vec4<f32>(), x[select(0u, at_${j}_${u}, inside_${j}_${u})], inside_${j}_${u});
+    let x_${j}_${u} = select(vec4<f32>(),
+      vec4<f32>(x[select(0u, at_${j}_${u}, inside_${j}_${u})]), inside_${j}_${u});
     //#end
     //#for c in 0..COLS
-    let d_${c}_${u} = select(vec4<f32>(), d_y[min(pixel + ${u}u, end - 1u) * p.co4 + column_${c}], live_${u});
+    let d_${c}_${u} = select(vec4<f32>(),
+      vec4<f32>(d_y[min(pixel + ${u}u, end - 1u) * p.co4 + column_${c}]), live_${u});
     //#end
     ow++;
     if ow == p.ow { ow = 0u; oh++; }

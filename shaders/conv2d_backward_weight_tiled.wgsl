@@ -15,8 +15,8 @@ struct Params {
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
 
 var<workgroup> a_tile: array<vec4<f32>, ${BM * 4}>;  // [pixel][row / 4]
@@ -64,14 +64,14 @@ fn main(
     let w_${j} = u32(i32(ow * p.stride_w) + dw_${j});
     var a_${j} = vec4<f32>();
     if pixel < last && quad_${j} < row_quads && h_${j} < p.h && w_${j} < p.w {
-      a_${j} = x[((image * p.h + h_${j}) * p.w + w_${j}) * p.ci4 + c4_${j}];
+      a_${j} = vec4<f32>(x[((image * p.h + h_${j}) * p.w + w_${j}) * p.ci4 + c4_${j}]);
     }
     a_tile[ty * ${BM / 4}u + tx + ${j * 16}u] = a_${j};
     //#end
     //#for j in 0..BN / 64
     var b_${j} = vec4<f32>();
     if pixel < last && column0 + tx + ${j * 16}u < p.co4 {
-      b_${j} = d_y[pixel * p.co4 + column0 + tx + ${j * 16}u];
+      b_${j} = vec4<f32>(d_y[pixel * p.co4 + column0 + tx + ${j * 16}u]);
     }
     b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end

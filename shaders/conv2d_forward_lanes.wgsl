@@ -25,9 +25,9 @@ struct Params {
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
 //#if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 //#end
@@ -38,7 +38,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 //#end
 //#if RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> residual: array<vec4<stored>>;
 //#end
 
 @compute @workgroup_size(8)
@@ -82,12 +82,13 @@ fn main(
       //#for j in 0..ROWS / LANES
       let at_${j} = u32(iw_${j}) + at;
       let inside_${j} = at_${j} < end_${j};
-      let x_${j} = select(vec4<f32>(), x[select(0u, row_${j} + at_${j}, inside_${j})], inside_${j});
+      let x_${j} = select(vec4<f32>(),
+        vec4<f32>(x[select(0u, row_${j} + at_${j}, inside_${j})]), inside_${j});
       //#end
       // One sum after the other: its four steps stay in registers.
       //#for c in 0..COLS
       //#for e in 0..4
-      let w_${e}_${c} = weight[(k + ${e}u) * p.co4 + column_${c}];
+      let w_${e}_${c} = vec4<f32>(weight[(k + ${e}u) * p.co4 + column_${c}]);
       //#end
       //#for i in 0..ROWS
       //#for e in 0..4
@@ -124,12 +125,12 @@ fn main(
       acc_${i}_${c} = scale_${c} * acc_${i}_${c} + shift_${c};
       //#end
       //#if RESIDUAL
-      acc_${i}_${c} += residual[at];
+      acc_${i}_${c} += vec4<f32>(residual[at]);
       //#end
       //#if RELU
       acc_${i}_${c} = select(acc_${i}_${c}, vec4<f32>(), acc_${i}_${c} < vec4<f32>());
       //#end
-      y[at] = acc_${i}_${c};
+      y[at] = vec4<stored>(acc_${i}_${c});
     }
     //#end
     //#if STATS

@@ -23,9 +23,9 @@ struct Params {
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
 //#if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 //#end
@@ -36,7 +36,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
 //#end
 //#if RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> residual: array<vec4<stored>>;
 //#end
 
 var<workgroup> a_tile: array<vec4<f32>, ${BM * 4}>;  // [row][group of 4 channels]
@@ -86,14 +86,14 @@ fn main(
     let w_${j} = u32(iw_${j} + i32(s));
     var a_${j} = vec4<f32>();
     if m_${j} < rows && r < p.r && h_${j} < p.h && w_${j} < p.w {
-      a_${j} = x[((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4 + c4];
+      a_${j} = vec4<f32>(x[((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4 + c4]);
     }
     a_tile[thread + ${j * 256}u] = a_${j};
     //#end
     //#for j in 0..BN / 64
     var b_${j} = vec4<f32>();
     if k0 + ty < depth && column0 + tx + ${j * 16}u < p.co4 {
-      b_${j} = weight[(k0 + ty) * p.co4 + column0 + tx + ${j * 16}u];
+      b_${j} = vec4<f32>(weight[(k0 + ty) * p.co4 + column0 + tx + ${j * 16}u]);
     }
     b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
@@ -139,12 +139,12 @@ fn main(
       acc_${i}_${j} = scale * acc_${i}_${j} + shift;
       //#end
       //#if RESIDUAL
-      acc_${i}_${j} += residual[at];
+      acc_${i}_${j} += vec4<f32>(residual[at]);
       //#end
       //#if RELU
       acc_${i}_${j} = select(acc_${i}_${j}, vec4<f32>(), acc_${i}_${j} < vec4<f32>());
       //#end
-      y[at] = acc_${i}_${j};
+      y[at] = vec4<stored>(acc_${i}_${j});
     }
     //#end
     //#if STATS

@@ -12,7 +12,7 @@ struct Params {
   ci4: u32, co4: u32, accumulate: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read_write> v: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
@@ -44,7 +44,8 @@ fn main(
   let w_${r}_${s} = u32(left + ${s});
   let inside_${r}_${s} = w_${r}_${s} < end_${r};
   let d_${r}_${s} = select(vec4<f32>(),
-    x[select(0u, line_${r} + w_${r}_${s}, inside_${r}_${s}) * p.ci4 + c4], inside_${r}_${s});
+    vec4<f32>(x[select(0u, line_${r} + w_${r}_${s}, inside_${r}_${s}) * p.ci4 + c4]),
+    inside_${r}_${s});
   //#end
   let b_0_${s} = d_0_${s} - d_2_${s};
   let b_1_${s} = d_1_${s} + d_2_${s};

@@ -20,7 +20,7 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> m: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
 //#if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 //#end
@@ -31,7 +31,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> coefficients: array<vec4<f32>>;
 //#end
 //#if RESIDUAL
-@group(0) @binding(4) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> residual: array<vec4<stored>>;
 //#end
 
 @compute @workgroup_size(64)
@@ -85,13 +85,13 @@ fn main(
         y_${r}_${s} = scale * y_${r}_${s} + shift;
         //#end
         //#if RESIDUAL
-        y_${r}_${s} += residual[at];
+        y_${r}_${s} += vec4<f32>(residual[at]);
         //#end
         //#if RELU
         y_${r}_${s} = select(y_${r}_${s}, vec4<f32>(), y_${r}_${s} < vec4<f32>());
         //#end
-        if p.accumulate != 0u { y_${r}_${s} += y[at]; }
-        y[at] = y_${r}_${s};
+        if p.accumulate != 0u { y_${r}_${s} += vec4<f32>(y[at]); }
+        y[at] = vec4<stored>(y_${r}_${s});
       }
     }
     //#end

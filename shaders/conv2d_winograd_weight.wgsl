@@ -13,7 +13,7 @@ struct Params {
   ci4: u32, co4: u32, accumulate: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read_write> u: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
@@ -30,11 +30,11 @@ fn main(
     //#for tap in 0..9
     //#if BACKWARD
     let column_${tap} = ${8 - tap}u * p.co4 * 4u + out4 * 4u;
-    let g_${tap} = vec4(
+    let g_${tap} = vec4<f32>(vec4(
       weight[column_${tap} * p.ci4 + in4][${e}], weight[(column_${tap} + 1u) * p.ci4 + in4][${e}],
-      weight[(column_${tap} + 2u) * p.ci4 + in4][${e}], weight[(column_${tap} + 3u) * p.ci4 + in4][${e}]);
+      weight[(column_${tap} + 2u) * p.ci4 + in4][${e}], weight[(column_${tap} + 3u) * p.ci4 + in4][${e}]));
     //#else
-    let g_${tap} = weight[(${tap}u * p.ci4 * 4u + in4 * 4u + ${e}u) * p.co4 + out4];
+    let g_${tap} = vec4<f32>(weight[(${tap}u * p.ci4 * 4u + in4 * 4u + ${e}u) * p.co4 + out4]);
     //#end
     //#end
     //#for s in 0..3

@@ -7,8 +7,8 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> key: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
 
 // Jarzynski and Olano, "Hash Functions for GPU Rendering", 2020.
 fn pcg4d(words: vec4<u32>) -> vec4<u32> {
@@ -37,7 +37,7 @@ fn main(
   var words = pcg4d(vec4<u32>(key[0].x ^ (p.site * 0x9e3779b9u), key[0].y, row, column));
   if p.per_row != 0u { words = words.xxxx; }
   let mask = select(vec4<f32>(p.scale), vec4<f32>(), words < vec4<u32>(p.threshold));
-  var value = x[i] * mask;
-  if p.accumulate != 0u { value += y[i]; }
-  y[i] = value;
+  var value = vec4<f32>(x[i]) * mask;
+  if p.accumulate != 0u { value += vec4<f32>(y[i]); }
+  y[i] = vec4<stored>(value);
 }

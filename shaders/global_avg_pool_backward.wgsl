@@ -4,7 +4,7 @@
 struct Params { n: u32, pixels: u32, c4: u32, scale: f32, accumulate: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> d_y: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> d_x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> d_x: array<vec4<stored>>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -14,6 +14,6 @@ fn main(
   let i = flat_group(group, groups) * 256u + thread;
   if i >= p.n * p.pixels * p.c4 { return; }
   var d = d_y[i / p.c4 / p.pixels * p.c4 + i % p.c4] * p.scale;
-  if p.accumulate != 0u { d += d_x[i]; }
-  d_x[i] = d;
+  if p.accumulate != 0u { d += vec4<f32>(d_x[i]); }
+  d_x[i] = vec4<stored>(d);
 }

@@ -3,7 +3,7 @@
 
 struct Params { n: u32, pixels: u32, c4: u32, scale: f32, accumulate: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 
 @compute @workgroup_size(64)
@@ -16,7 +16,7 @@ fn main(
   let first = i / p.c4 * p.pixels * p.c4 + i % p.c4;
   var sum = vec4<f32>();
   for (var pixel = 0u; pixel < p.pixels; pixel++) {
-    sum += x[first + pixel * p.c4];
+    sum += vec4<f32>(x[first + pixel * p.c4]);
   }
   y[i] = sum * p.scale;
 }

@@ -10,8 +10,8 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> taps: array<u32>;
-@group(0) @binding(2) var<storage, read> d_y: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
 
 // The first of the windows that cover `position`, counted from the start of the padding.
 fn first_window(position: u32, kernel: u32, stride: u32) -> u32 {
@@ -40,9 +40,9 @@ fn main(
       let at = ((image * p.oh + oh) * p.ow + ow) * p.c4 + c;
       let tap = (row - oh * p.stride_h) * p.kernel_w + column - ow * p.stride_w;
       let winners = (vec4<u32>(taps[at]) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u);
-      d += select(vec4<f32>(), d_y[at], winners == vec4<u32>(tap));
+      d += select(vec4<f32>(), vec4<f32>(d_y[at]), winners == vec4<u32>(tap));
     }
   }
-  if p.accumulate != 0u { d += d_x[i]; }
-  d_x[i] = d;
+  if p.accumulate != 0u { d += vec4<f32>(d_x[i]); }
+  d_x[i] = vec4<stored>(d);
 }

@@ -13,8 +13,8 @@ struct Params {
   lowest: f32, accumulate: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
 //#if KEEP_TAPS == 1
 @group(0) @binding(3) var<storage, read_write> taps: array<u32>;
 //#end
@@ -50,7 +50,7 @@ fn main(
     for (var column = left_inside; column < right; column++) {
       let h = row - p.padding_h;
       let w = column - p.padding_w;
-      var value = x[((image * p.h + h) * p.w + w) * p.c4 + c];
+      var value = vec4<f32>(x[((image * p.h + h) * p.w + w) * p.c4 + c]);
       //#if NORM
       value = scale * value + shift;
       value = select(value, vec4<f32>(), value < vec4<f32>());
@@ -60,7 +60,7 @@ fn main(
       best_tap = select(best_tap, vec4<u32>((row - top) * p.kernel_w + column - left), wins);
     }
   }
-  y[i] = best;
+  y[i] = vec4<stored>(best);
   //#if KEEP_TAPS == 1
   taps[i] = best_tap.x | (best_tap.y << 8u) | (best_tap.z << 16u) | (best_tap.w << 24u);
   //#end

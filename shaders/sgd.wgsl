@@ -1,6 +1,7 @@
 // sgd, in place: g = scale·gradient + weight_decay·θ; v = momentum·v + g (v = g at first);
 // θ −= learning_rate·v (or of g + momentum·v with Nesterov). Nothing changes
-// where the loss is not finite. One thread updates four parameters.
+// where the loss is not finite. With HALF the parameters have a copy in f16, written too. One thread
+// updates four parameters.
 // Reference: `reference` in src/ops/sgd.rs.
 
 struct Params { count: u32 }
@@ -15,6 +16,9 @@ struct Hyper {
 @group(0) @binding(4) var<storage, read> hyper: Hyper;
 @group(0) @binding(5) var<storage, read> scale: array<f32>;
 @group(0) @binding(6) var<storage, read> loss: array<f32>;
+//#if HALF
+@group(0) @binding(7) var<storage, read_write> shadow: array<vec4<stored>>;
+//#end
 
 @compute @workgroup_size(256)
 fn main(
@@ -29,5 +33,9 @@ fn main(
   let v = select(hyper.momentum * velocity[i] + g, g, hyper.first != 0.0);
   let step = select(v, g + hyper.momentum * v, hyper.nesterov != 0.0);
   velocity[i] = v;
-  parameters[i] = parameter - hyper.learning_rate * step;
+  let updated = parameter - hyper.learning_rate * step;
+  parameters[i] = updated;
+  //#if HALF
+  shadow[i] = vec4<stored>(updated);
+  //#end
 }

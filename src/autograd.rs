@@ -25,7 +25,7 @@ use std::cell::RefCell;
 
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 
 /// A value on the tape.
 #[derive(Clone)]
@@ -62,9 +62,15 @@ impl Var {
 pub struct Slot {
     node: Option<usize>,
     shape: Shape,
+    dtype: Dtype,
 }
 
 impl Slot {
+    /// Of a value that needs no gradient.
+    fn none(value: &Tensor) -> Self {
+        Self { node: None, shape: value.shape(), dtype: value.dtype() }
+    }
+
     /// Whether a gradient is wanted at all.
     pub fn needs_grad(&self) -> bool {
         self.node.is_some()
@@ -141,7 +147,7 @@ impl Tape {
 
     /// A value that is not differentiated by.
     pub fn constant(&self, value: Tensor) -> Var {
-        let slot = Slot { node: None, shape: value.shape() };
+        let slot = Slot::none(&value);
         Var { value, slot }
     }
 
@@ -151,7 +157,7 @@ impl Tape {
     }
 
     /// A value to differentiate by whose gradient is written to `grad`, or added to what `grad`
-    /// holds if `accumulate` is set.
+    /// holds if `accumulate` is set. A weight in f16 has its gradient in f32.
     pub fn leaf_into(&self, value: Tensor, grad: Tensor, accumulate: bool) -> Var {
         self.attach(value, || Node::Leaf(Some((grad, accumulate))))
     }
@@ -205,7 +211,7 @@ impl Tape {
     }
 
     fn attach(&self, value: Tensor, node: impl FnOnce() -> Node) -> Var {
-        let mut slot = Slot { node: None, shape: value.shape() };
+        let mut slot = Slot::none(&value);
         if self.recording {
             let mut nodes = self.nodes.borrow_mut();
             slot.node = Some(nodes.len());
@@ -302,12 +308,11 @@ impl Grads {
         let entry = &mut self.entries[slot.node?];
         let accumulate = std::mem::replace(&mut entry.written, true);
         let shared = entry.grad.as_ref().is_some_and(|grad| !entry.fixed && !grad.is_unique());
-        let grad = entry.grad.get_or_insert_with(|| Tensor::empty(&self.gpu, slot.shape));
+        let grad =
+            entry.grad.get_or_insert_with(|| Tensor::empty_as(&self.gpu, slot.shape, slot.dtype));
         if shared {
             // Another value's gradient is the same tensor: it must not see what is added here.
-            let copy = Tensor::empty(&self.gpu, slot.shape);
-            self.gpu.copy(grad.memory(), copy.memory());
-            *grad = copy;
+            *grad = grad.duplicate(&self.gpu);
         }
         Some(Target { tensor: grad.clone(), accumulate })
     }

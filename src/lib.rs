@@ -79,4 +79,4 @@ pub mod cli;
 
 pub use autograd::{Grads, Tape, Var};
 pub use error::{Error, Result};
-pub use tensor::{Shape, Tensor};
+pub use tensor::{Dtype, Shape, Tensor};

@@ -1,8 +1,10 @@
-//! Device tensors: f32, channels last.
+//! Device tensors: f32 or f16, channels last.
 //!
 //! Channels are padded to a multiple of four so that kernels load four at a time; padding holds
 //! zeros, and every kernel keeps it so. Padding exists on the device only: [`Tensor::upload`] and
 //! [`Tensor::download`] take and give the numbers without it.
+
+use half::f16;
 
 use crate::gpu::{Gpu, Slice};
 use crate::{Error, Result};
@@ -62,9 +64,49 @@ impl Shape {
         self.pixels() * self.c4()
     }
 
-    /// Bytes on the device.
+    /// Bytes on the device, in f32.
     pub const fn bytes(&self) -> u64 {
-        self.vec4s() as u64 * 16
+        self.bytes_as(Dtype::F32)
+    }
+
+    /// Bytes on the device.
+    pub const fn bytes_as(&self, dtype: Dtype) -> u64 {
+        self.vec4s() as u64 * 4 * dtype.bytes()
+    }
+}
+
+/// How numbers are stored on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+}
+
+impl Dtype {
+    /// How networks on this device store activations; see [`Gpu::mixed`].
+    pub fn of_activations(gpu: &Gpu) -> Self {
+        if gpu.mixed() { Self::F16 } else { Self::F32 }
+    }
+
+    /// Bytes of a number.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// Whether it is [`Dtype::F16`]: what [`crate::gpu::Kernel::half`] asks.
+    pub const fn is_half(self) -> bool {
+        matches!(self, Self::F16)
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.is_half() { "f16" } else { "f32" })
     }
 }
 
@@ -79,29 +121,52 @@ impl std::fmt::Display for Shape {
 pub struct Tensor {
     memory: Slice,
     shape: Shape,
+    dtype: Dtype,
 }
 
 impl Tensor {
-    /// A tensor with undefined content, padding included.
+    /// A tensor of f32 with undefined content, padding included.
     pub fn empty(gpu: &Gpu, shape: Shape) -> Self {
-        Self { memory: gpu.lease(shape.bytes()), shape }
+        Self::empty_as(gpu, shape, Dtype::F32)
     }
 
-    /// A tensor in memory that exists already.
+    /// [`Tensor::empty`] of any type.
+    pub fn empty_as(gpu: &Gpu, shape: Shape, dtype: Dtype) -> Self {
+        Self { memory: gpu.lease(shape.bytes_as(dtype)), shape, dtype }
+    }
+
+    /// A tensor of f32 in memory that exists already.
     ///
     /// # Panics
     /// If the memory has another size than the shape.
     pub fn view(memory: Slice, shape: Shape) -> Self {
-        assert_eq!(memory.bytes, shape.bytes(), "a view of {shape} over memory of another size");
-        Self { memory, shape }
+        Self::view_as(memory, shape, Dtype::F32)
     }
 
-    /// A tensor holding `data`, in NHWC order without padding.
+    /// [`Tensor::view`] of any type.
+    ///
+    /// # Panics
+    /// As [`Tensor::view`].
+    pub fn view_as(memory: Slice, shape: Shape, dtype: Dtype) -> Self {
+        let bytes = shape.bytes_as(dtype);
+        assert_eq!(memory.bytes, bytes, "a view of {shape} over memory of another size");
+        Self { memory, shape, dtype }
+    }
+
+    /// A tensor of f32 holding `data`, in NHWC order without padding.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is not one number for each element.
     pub fn from_host(gpu: &Gpu, shape: Shape, data: &[f32]) -> Result<Self> {
-        let tensor = Self::empty(gpu, shape);
+        Self::from_host_as(gpu, shape, data, Dtype::F32)
+    }
+
+    /// [`Tensor::from_host`] of any type; numbers are rounded to it.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_host`].
+    pub fn from_host_as(gpu: &Gpu, shape: Shape, data: &[f32], dtype: Dtype) -> Result<Self> {
+        let tensor = Self::empty_as(gpu, shape, dtype);
         tensor.upload(gpu, data)?;
         Ok(tensor)
     }
@@ -111,6 +176,11 @@ impl Tensor {
         self.shape
     }
 
+    /// How the numbers are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// The memory, for kernels.
     pub fn memory(&self) -> &Slice {
         &self.memory
@@ -118,12 +188,12 @@ impl Tensor {
 
     /// The same numbers under other sizes with as many channels.
     pub fn reshape(&self, shape: Shape) -> Self {
-        Self::view(self.memory.clone(), shape)
+        Self::view_as(self.memory.clone(), shape, self.dtype)
     }
 
     /// A copy of the numbers, in memory of their own.
     pub fn duplicate(&self, gpu: &Gpu) -> Self {
-        let copy = Self::empty(gpu, self.shape);
+        let copy = Self::empty_as(gpu, self.shape, self.dtype);
         gpu.copy(&self.memory, &copy.memory);
         copy
     }
@@ -133,7 +203,7 @@ impl Tensor {
         self.memory.buffer.is_unique()
     }
 
-    /// Overwrites the tensor with `data`, in NHWC order without padding.
+    /// Overwrites the tensor with `data`, in NHWC order without padding, rounded to its type.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is not one number for each element.
@@ -143,14 +213,21 @@ impl Tensor {
             let what = format!("{} numbers given for a tensor {}", data.len(), self.shape);
             return Err(Error::shape("upload", what));
         }
-        if c.is_multiple_of(4) {
-            return gpu.upload(&self.memory, bytemuck::cast_slice(data));
+        let mut padded = std::borrow::Cow::Borrowed(data);
+        if !c.is_multiple_of(4) {
+            let rows = padded.to_mut();
+            *rows = vec![0.0; self.shape.vec4s() * 4];
+            for (to, from) in rows.chunks_exact_mut(self.shape.c4() * 4).zip(data.chunks_exact(c)) {
+                to[..c].copy_from_slice(from);
+            }
         }
-        let mut padded = vec![0.0; self.shape.vec4s() * 4];
-        for (to, from) in padded.chunks_exact_mut(self.shape.c4() * 4).zip(data.chunks_exact(c)) {
-            to[..c].copy_from_slice(from);
+        match self.dtype {
+            Dtype::F32 => gpu.upload(&self.memory, bytemuck::cast_slice(&padded)),
+            Dtype::F16 => {
+                let halves: Vec<_> = padded.iter().map(|&number| f16::from_f32(number)).collect();
+                gpu.upload(&self.memory, bytemuck::cast_slice(&halves))
+            }
         }
-        gpu.upload(&self.memory, bytemuck::cast_slice(&padded))
     }
 
     /// The numbers, in NHWC order without padding. Waits for the device.
@@ -158,8 +235,18 @@ impl Tensor {
     /// # Errors
     /// What the device reported.
     pub fn download(&self, gpu: &Gpu) -> Result<Vec<f32>> {
-        let padded = gpu.download(&self.memory).wait_f32()?;
-        Ok(self.unpad(&padded))
+        Ok(self.read(&gpu.download(&self.memory).wait()?))
+    }
+
+    /// The numbers, in NHWC order without padding, from the bytes of the tensor's memory.
+    pub fn read(&self, bytes: &[u8]) -> Vec<f32> {
+        match self.dtype {
+            Dtype::F32 => self.unpad(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
+            Dtype::F16 => {
+                let halves = bytemuck::pod_collect_to_vec::<u8, f16>(bytes);
+                self.unpad(&halves.into_iter().map(f16::to_f32).collect::<Vec<_>>())
+            }
+        }
     }
 
     /// Takes the padding out of numbers as they lie on the device.

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::cache;
 use crate::error::Result;
 use crate::gpu::{Gpu, Problem, Sizes};
-use crate::ops::case::Expected;
+use crate::ops::case::{Expected, HALF_EPSILON};
 use crate::ops::{Operands, Trial};
 use crate::provenance;
 
@@ -114,10 +114,16 @@ fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
     forced(Some(plain.unwrap_or(problem.kernels[0])));
     let magnitudes = trial.run(&trial.operands(true)?).download(gpu)?;
     let operands = trial.operands(false)?;
-    let plain = trial.run(&operands).download(gpu)?;
+    let plain = trial.run(&operands);
+    let half = plain.dtype().is_half();
+    let plain = plain.download(gpu)?;
     let magnitudes: Vec<f64> = magnitudes.into_iter().map(f64::from).collect();
     // Both sides round.
-    let allowance = Expected::allowances(&magnitudes, trial.terms());
+    let mut allowance = Expected::allowances(&magnitudes, trial.terms());
+    if half {
+        let stored = allowance.iter_mut().zip(&plain);
+        stored.for_each(|(allowance, value)| *allowance += HALF_EPSILON * f64::from(value.abs()));
+    }
     let differs = |found: &[f32], factor: f64| {
         let pairs = found.iter().zip(&plain).zip(&allowance);
         let far = pairs.map(|((a, b), allowed)| f64::from((a - b).abs()) / (factor * allowed));

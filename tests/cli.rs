@@ -101,7 +101,7 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
         ("--arch resnet20", &["resnet20", "resnet18"]),
         ("--weights hf:timm", &["hf:timm", "hf:OWNER/NAME"]),
         ("--backend directx", &["directx", "--backend"]),
-        ("--precision mixed", &["mixed", "--precision"]),
+        ("--precision f16", &["f16", "--precision", "mixed"]),
         ("--quiet --verbose", &["--quiet", "--verbose"]),
     ] {
         let arguments: Vec<_> = std::iter::once("finetune").chain(arguments.split(' ')).collect();

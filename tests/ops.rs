@@ -14,7 +14,7 @@ fn devices_match_the_reference() {
         let mut failures = Vec::new();
         let mut count = 0;
         for op in OPS {
-            let cases = (op.cases)();
+            let cases = op.cases();
             assert!(!cases.is_empty(), "{} has no cases", op.name);
             for case in cases.iter().filter(|case| !case.benchmark) {
                 let rows = verify::check(&gpu, op, case);

@@ -22,16 +22,23 @@ const ENTRY: &str = "main";
 /// Kernels with the bytes of the parameters sent to them.
 type Kernels = HashMap<Kernel, u64>;
 
+/// Every adapter in single and, where it can, in mixed precision.
+fn gpus() -> Vec<Gpu> {
+    let mixed = common::every_gpu(GpuOptions { mixed: true, ..Default::default() });
+    let mixed = mixed.into_iter().filter(Gpu::mixed);
+    common::every_gpu(GpuOptions::default()).into_iter().chain(mixed).collect()
+}
+
 /// Every kernel that some case uses with some choice of kernels. Nothing is run.
 fn kernels_of_cases(gpu: &Gpu) -> Kernels {
     let mut kernels = Kernels::new();
     for op in OPS {
-        for case in (op.cases)() {
-            kernels.extend(plan(gpu, &case));
+        for case in op.cases().iter().filter(|case| case.supported(gpu)) {
+            kernels.extend(plan(gpu, case));
             for &pass in case.passes {
                 for name in gpu.offered_kernels(pass) {
                     gpu.force_kernel(pass, Some(name));
-                    kernels.extend(plan(gpu, &case));
+                    kernels.extend(plan(gpu, case));
                     gpu.force_kernel(pass, None);
                 }
             }
@@ -50,21 +57,25 @@ struct Parsed {
     module: Module,
     info: ModuleInfo,
     subgroups: bool,
+    half: bool,
 }
 
 impl Parsed {
     fn new(wgsl: &str) -> std::result::Result<Self, String> {
+        // Nothing may use f16 without saying so.
+        let half = wgsl.starts_with("enable f16;");
+        let plain = if half { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
         let module =
             naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
         let validate = |capabilities| {
             let info = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
             info.map_err(|error| error.emit_to_string(wgsl))
         };
-        let (info, subgroups) = match validate(Capabilities::empty()) {
+        let (info, subgroups) = match validate(plain) {
             Ok(info) => (info, false),
-            Err(_) => (validate(Capabilities::SUBGROUP)?, true),
+            Err(_) => (validate(plain | Capabilities::SUBGROUP)?, true),
         };
-        Ok(Self { module, info, subgroups })
+        Ok(Self { module, info, subgroups, half })
     }
 
     /// Bytes of the uniform at binding 0, in whole blocks of 16.
@@ -93,11 +104,12 @@ impl Parsed {
         text.map(|(text, _)| text.len()).map_err(|error| error.to_string())
     }
 
-    /// For the older compiler where it will do; wave operations need the newer.
+    /// For the older compiler where it will do; wave operations need a newer, f16 a still newer.
     fn to_hlsl(&self) -> std::result::Result<usize, String> {
-        let shader_model = match self.subgroups {
-            true => hlsl::ShaderModel::V6_0,
-            false => hlsl::ShaderModel::V5_1,
+        let shader_model = match (self.half, self.subgroups) {
+            (true, _) => hlsl::ShaderModel::V6_2,
+            (false, true) => hlsl::ShaderModel::V6_0,
+            (false, false) => hlsl::ShaderModel::V5_1,
         };
         let options = hlsl::Options { shader_model, ..Default::default() };
         let mut text = String::new();
@@ -157,7 +169,7 @@ fn every_shader_file_belongs_to_an_operation() {
 #[test]
 fn every_kernel_translates_for_every_backend() {
     let mut kernels: Kernels = HashMap::new();
-    for gpu in common::every_gpu(GpuOptions::default()) {
+    for gpu in gpus() {
         kernels.extend(kernels_of_cases(&gpu));
         kernels.extend(kernels_of_training(&gpu));
     }
@@ -171,15 +183,17 @@ fn every_kernel_translates_for_every_backend() {
         let wgsl = kernel.wgsl().unwrap();
         let parsed = Parsed::new(&wgsl).unwrap_or_else(|error| panic!("{label}: {error}"));
         assert_eq!(parsed.parameter_bytes(), *sent, "{label}: bytes of its parameters");
+        assert_eq!(parsed.half, kernel.is_half(), "{label}");
         let mut languages = vec![
             ("SPIR-V", parsed.to_spirv()),
             ("MSL", parsed.to_msl()),
             ("HLSL", parsed.to_hlsl()),
         ];
+        // OpenGL ES 3.1 has neither; wgpu never offers them there, so nothing asks.
         if parsed.subgroups {
-            // OpenGL ES 3.1 has no subgroups; wgpu never offers them there, so nothing asks.
             with_subgroups.insert(kernel.name());
-        } else {
+        }
+        if !parsed.subgroups && !parsed.half {
             languages.push(("GLSL ES", parsed.to_glsl_es()));
         }
         for (language, written) in languages {
@@ -206,7 +220,7 @@ fn every_kernel_translates_for_every_backend() {
 /// What a network uses is what the cases check: same files, same constants.
 #[test]
 fn training_uses_only_kernels_that_cases_cover() {
-    for gpu in common::every_gpu(GpuOptions::default()) {
+    for gpu in gpus() {
         let covered = kernels_of_cases(&gpu);
         let used = kernels_of_training(&gpu);
         assert!(used.len() > 20);
@@ -245,15 +259,14 @@ fn kernels_of_step(gpu: &Gpu, arch: Arch, mode: Mode, algorithm: Algorithm) -> K
     net.parameters_mut().require_gradients(gpu);
     let from = mode.train_from.expect("something is trained");
     let optimizer = Optimizer::new(gpu, net.parameters(), settings, from, |_| 1.0).unwrap();
-    let images = Tensor::empty(gpu, Shape::new(2, 64, 64, 3));
+    let images = Tensor::empty_as(gpu, Shape::new(2, 64, 64, 3), net.dtype());
     let labels = wgrad::ops::labels(gpu, &[0, 1]).unwrap();
-    let seed = Tensor::empty(gpu, Shape::vector(1));
     let record = || -> Result<()> {
         let tape = Tape::new(gpu);
         let logits = net.forward(&tape, &tape.constant(images.clone()), mode)?;
         let options = CrossEntropy { label_smoothing: 0.1, divisor: 2.0 };
         let output = cross_entropy(&tape, &logits, &labels, options)?;
-        tape.backward(&output.loss, seed.clone())?;
+        tape.backward(&output.loss, optimizer.seed())?;
         optimizer.step(gpu)
     };
     let plan = || gpu.plan(record).unwrap().kernels().collect::<Vec<_>>();

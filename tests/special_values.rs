@@ -5,7 +5,7 @@ mod common;
 
 use wgrad::gpu::{Gpu, GpuOptions};
 use wgrad::ops::{self, CrossEntropy, MaxPool2d};
-use wgrad::{Error, Shape, Tape, Tensor};
+use wgrad::{Dtype, Error, Shape, Tape, Tensor};
 
 const NAN: f32 = f32::NAN;
 const LOWEST: f32 = f32::NEG_INFINITY;
@@ -102,9 +102,9 @@ fn shapes_that_do_not_fit_are_errors() {
     );
     assert!(ops::cross_entropy(&tape, &image, &labels, options).is_err(), "logits of an image");
     let bytes = gpu.lease(4 * 4 * 3 - 4);
-    assert!(ops::normalize(gpu, &bytes, image.shape(), [0.0; 3], [1.0; 3]).is_err());
+    assert!(ops::normalize(gpu, &bytes, image.shape(), [0.0; 3], [1.0; 3], Dtype::F32).is_err());
     let (long, short) = (gpu.lease(32), gpu.lease(16));
-    assert!(ops::l2_sp(gpu, &long, &short, &long, 1.0).is_err());
+    assert!(ops::l2_sp(gpu, &long, &short, &long, 1.0, None).is_err());
     assert!(ops::grad_norm(gpu, &[&gpu.lease(20)], None).is_err());
 }
 
@@ -120,7 +120,7 @@ fn arenas_may_be_larger_than_a_binding() {
         gpu.upload(&parameters.part(last, 256), bytemuck::bytes_of(&4.0f32)).unwrap();
         let start = gpu.lease(bytes);
         gpu.clear(&start);
-        ops::l2_sp(&gpu, &gradients, &parameters, &start, 2.0).unwrap();
+        ops::l2_sp(&gpu, &gradients, &parameters, &start, 2.0, None).unwrap();
         let norm = ops::grad_norm(&gpu, &[&gradients], Some(5.0)).unwrap();
         let behind = gpu.download(&gradients.part(last, 256)).wait_f32().unwrap();
         assert_eq!(behind[..2], [8.0, 0.0]);

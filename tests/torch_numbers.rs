@@ -66,7 +66,9 @@ fn check_sgd(nesterov: bool, clip: Option<f32>, expected: [f32; 4]) {
             unused: [0.0; 3],
         };
         let hyper = &upload(gpu, &hyper);
-        ops::sgd(gpu, Sgd { parameters, gradients, velocity, hyper, scale, loss: scale })
+        let loss = scale;
+        let step = Sgd { parameters, gradients, velocity, hyper, scale, loss, shadow: None };
+        ops::sgd(gpu, step)
     });
 }
 
@@ -87,8 +89,16 @@ fn check_adam(decoupled: bool, expected: [f32; 4]) {
         let [parameters, gradients, first_moment, second_moment] = arenas;
         let hyper = AdamHyper::new(k + 1, 0.1, [0.9, 0.999], 1e-8, 0.1, decoupled);
         let hyper = &upload(gpu, &hyper);
-        let step =
-            Adam { parameters, gradients, first_moment, second_moment, hyper, scale, loss: scale };
+        let step = Adam {
+            parameters,
+            gradients,
+            first_moment,
+            second_moment,
+            hyper,
+            scale,
+            loss: scale,
+            shadow: None,
+        };
         ops::adam(gpu, step)
     });
 }

@@ -55,7 +55,7 @@ fn arithmetic(
         shift: f32,
     }
     let gpu = stopwatch.gpu;
-    let kernel = Kernel::new(&FMA).with("HALF", half.into()).with("CHAINS", chains);
+    let kernel = Kernel::new(&FMA).half(half).with("CHAINS", chains);
     let y = gpu.lease(GROUPS as u64 * 64 * 4);
     let time = |count: u32| {
         let params = Params { count, scale: 0.5, shift: 0.5 };

@@ -66,11 +66,12 @@ pub fn table(files: &[BenchFile]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "{}: {} ({}, {}), wgrad {} {}, {}\n   {}; verify: {} comparisons, {} failed; losses off by {}",
+            "{}: {} ({}, {}), {}, wgrad {} {}, {}\n   {}; verify: {} comparisons, {} failed; losses off by {}",
             letter(index),
             file.name(),
             file.property("backend"),
             file.property("driver"),
+            file.precision,
             file.provenance.version,
             file.provenance.commit,
             file.provenance.cpu,
@@ -141,6 +142,7 @@ pub(super) mod tests {
             provenance: Provenance::default(),
             adapter: serde_json::json!({ "name": name, "backend": "vulkan", "driver": "x & y" }),
             quick: true,
+            precision: "f32".into(),
             clock: "queue".into(),
             verify: Checked { comparisons: 7, failed: 0, worst: Default::default() },
             losses: Losses { found: vec![2.0], torch: vec![2.5] },

@@ -30,6 +30,9 @@ pub struct BenchFile {
     pub adapter: Value,
     /// Whether `--quick` was given.
     pub quick: bool,
+    /// `f32` or `mixed`.
+    #[serde(default = "single")]
+    pub precision: String,
     /// What kernels were timed by: `timestamps` of the adapter, or the wall clock around a whole
     /// `queue`.
     pub clock: String,
@@ -41,6 +44,11 @@ pub struct BenchFile {
     pub ceilings: Vec<Ceiling>,
     /// What was measured.
     pub rows: Vec<Row>,
+}
+
+/// What files say that were written when there was nothing else.
+fn single() -> String {
+    "f32".into()
 }
 
 /// The outcome of `wgrad verify`.

@@ -22,6 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, AdapterReport, Gpu, GpuOptions, Shader, adapters};
 use crate::provenance::Provenance;
+use crate::tensor::Dtype;
 use crate::train::Console;
 use crate::tune;
 use crate::verify::{Selection, losses, verify};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub op: Option<String>,
     /// Whether to find the fastest kernels first.
     pub tune: bool,
+    /// Whether activations are stored in f16, where the adapter can.
+    pub mixed: bool,
 }
 
 /// Measures the adapter at place `index` of [`adapters`] and tells each row as it is known.
@@ -48,7 +51,7 @@ pub struct Settings {
 /// What the device reported outside a row; a row that could not be measured says why.
 pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<BenchFile> {
     if let Some(part) = &settings.op
-        && ops::cases(Some(part)).next().is_none()
+        && ops::cases(Some(part), Dtype::F32).next().is_none()
     {
         let what = format!("--op {part}: no operation with a benchmark has that in its name");
         return Err(Error::Usage(what));
@@ -56,9 +59,10 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let effort = if settings.quick { Effort::QUICK } else { Effort::FULL };
     let mut table = Table { console, rows: Vec::new() };
     let whole = settings.op.is_none();
+    let plain = GpuOptions { mixed: settings.mixed, ..Default::default() };
 
     if settings.tune {
-        let gpu = open(index, GpuOptions::default())?;
+        let gpu = open(index, plain)?;
         let mut problems = ops::problems(&gpu, settings.op.as_deref())?;
         if whole {
             problems.extend(network::problems(&gpu, &effort)?);
@@ -72,19 +76,23 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let mut networks = Vec::new();
     if whole {
         console.note("measuring whole networks");
-        networks.push(network::first_step(index)?);
-        let gpu = open(index, GpuOptions::default())?;
+        networks.push(network::first_step(index, plain)?);
+        let gpu = open(index, plain)?;
         network::measure(&gpu, &effort, |row| networks.push(row))?;
     }
 
-    let report = open(index, GpuOptions::default())?.report().clone();
+    let gpu = open(index, plain)?;
+    let (report, dtype) = (gpu.report().clone(), Dtype::of_activations(&gpu));
+    drop(gpu);
     let clock = clock(&report);
-    let timed =
-        open(index, GpuOptions { profile: clock == Clock::Timestamps, ..Default::default() })?;
+    let timed = open(index, GpuOptions { profile: clock == Clock::Timestamps, ..plain })?;
     let stopwatch = Stopwatch::new(&timed, clock);
     console.line(format_args!(
-        "{} ({}, {}); timed by {clock}",
-        report.name, report.backend, report.driver
+        "{} ({}, {}); {} precision; timed by {clock}",
+        report.name,
+        report.backend,
+        report.driver,
+        precision(dtype)
     ));
     let ceilings = ceiling::measure(&stopwatch, &effort)?;
     ceilings.iter().for_each(|ceiling| console.line(ceiling));
@@ -104,7 +112,7 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     if whole {
         network::loader(&effort, |row| table.tell(row, &ceilings));
     }
-    for (op, case) in ops::cases(settings.op.as_deref()) {
+    for (op, case) in ops::cases(settings.op.as_deref(), dtype) {
         for row in ops::measure(&stopwatch, &effort, op, &case, &verified) {
             table.tell(row, &ceilings);
         }
@@ -117,12 +125,18 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
         provenance: Provenance::default(),
         adapter: serde_json::json!(report),
         quick: settings.quick,
+        precision: precision(dtype).into(),
         clock: clock.to_string(),
         verify: verified.summary(),
         losses: file::Losses { found, torch },
         ceilings,
         rows: table.rows,
     })
+}
+
+/// As `--precision` has it.
+fn precision(dtype: Dtype) -> &'static str {
+    if dtype.is_half() { "mixed" } else { "f32" }
 }
 
 /// On a processor that plays GPU, the wall clock is exact and drivers' timestamps are not.

@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
         let gpu = *gpu;
         network.image_size = size;
         memory::forget();
-        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0, None)?;
+        let mut stepper = Stepper::new(gpu, network, TRAIN, 0.0, None);
         let mut spare = vec![batch(size, images)];
         let plan = stepper.plan(optimizer, &spare[0])?;
         row.device_bytes = Some(plan.peak_bytes);
@@ -181,7 +181,7 @@ pub(super) fn problems(gpu: &Gpu, effort: &Effort) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     for &(size, images) in if effort.small { SMALL } else { ALL } {
         subject.network.image_size = size;
-        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0, None)?;
+        let mut stepper = Stepper::new(gpu, &subject.network, TRAIN, 0.0, None);
         problems.extend(stepper.plan(&subject.optimizer, &batch(size, images))?.problems);
         gpu.trim();
     }
@@ -189,10 +189,10 @@ pub(super) fn problems(gpu: &Gpu, effort: &Effort) -> Result<Vec<Problem>> {
 }
 
 /// From opening the adapter to the end of the first training step, with whatever caches there are.
-pub(super) fn first_step(index: usize) -> Result<Row> {
+pub(super) fn first_step(index: usize, options: GpuOptions) -> Result<Row> {
     let size = (64, 16);
     let started = Instant::now();
-    let gpu = open(index, GpuOptions::default())?;
+    let gpu = open(index, options)?;
     let mut row = match Subject::new(&gpu) {
         Ok(mut subject) => {
             let mut row = subject.row(Group::Start, size);

@@ -5,9 +5,9 @@ use super::stopwatch::{Effort, Stopwatch};
 use super::verified::Verified;
 use crate::error::Result;
 use crate::gpu::{Gpu, Problem};
-use crate::ops::case::{Array, Case, Fill, filled};
+use crate::ops::case::Case;
 use crate::ops::{OPS, Op};
-use crate::tensor::Tensor;
+use crate::tensor::{Dtype, Tensor};
 use crate::{Tape, Var};
 
 /// Bytes that the repetitions of one sample may hold at a time.
@@ -52,18 +52,22 @@ impl Pass {
     }
 }
 
-/// The benchmark cases of the operations with `part` in their name.
-pub(super) fn cases(part: Option<&str>) -> impl Iterator<Item = (&'static Op, Case)> {
+/// The benchmark cases of the operations with `part` in their name, as `dtype` has them.
+pub(super) fn cases(part: Option<&str>, dtype: Dtype) -> impl Iterator<Item = (&'static Op, Case)> {
     let selected = OPS.iter().filter(move |op| part.is_none_or(|part| op.name.contains(part)));
-    selected.flat_map(|op| {
-        let cases = (op.cases)().into_iter().filter(|case| case.benchmark);
-        cases.map(move |case| (op, case))
+    selected.flat_map(move |op| {
+        let cases: Vec<_> = op.cases().into_iter().filter(|case| case.benchmark).collect();
+        // What mixed precision leaves alone is measured as it is.
+        let found = cases.iter().any(|case| case.dtype == dtype);
+        let wanted = move |case: &Case| case.dtype == dtype || (!found && dtype.is_half());
+        cases.into_iter().filter(wanted).map(move |case| (op, case))
     })
 }
 
 /// The choices between kernels that the cases make.
 pub(super) fn problems(gpu: &Gpu, part: Option<&str>) -> Result<Vec<Problem>> {
-    let plans = cases(part).filter(|(_, case)| !case.passes.is_empty());
+    let dtype = Dtype::of_activations(gpu);
+    let plans = cases(part, dtype).filter(|(_, case)| !case.passes.is_empty());
     let plans = plans.map(|(_, case)| case.plan(gpu)).collect::<Result<Vec<_>>>()?;
     gpu.trim();
     Ok(plans.into_iter().flat_map(|plan| plan.problems).collect())
@@ -134,19 +138,14 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     fn new(stopwatch: &'a Stopwatch<'a>, case: &'a Case) -> Result<Self> {
-        let upload = |array: Array| Tensor::from_host(stopwatch.gpu, array.shape, &array.to_f32());
-        let inputs = case.fill().into_iter().map(upload).collect::<Result<_>>()?;
+        let inputs = case.tensors(stopwatch.gpu, &case.fill())?;
         Ok(Self { stopwatch, case, inputs })
     }
 
     fn forward(&self, pass: Pass) -> Result<(Tape, Vec<Var>)> {
         let tape = Tape::new(self.stopwatch.gpu);
-        let input = |(index, tensor): (usize, &Tensor)| match pass.differentiates(self.case, index)
-        {
-            true => tape.leaf(tensor.clone()),
-            false => tape.constant(tensor.clone()),
-        };
-        let inputs: Vec<Var> = self.inputs.iter().enumerate().map(input).collect();
+        let wanted = |index| pass.differentiates(self.case, index);
+        let inputs = self.case.attach(&tape, &self.inputs, wanted);
         let outputs = (self.case.run)(&tape, &inputs)?;
         Ok((tape, outputs))
     }
@@ -168,8 +167,8 @@ impl<'a> Subject<'a> {
         let (tape, outputs) = self.forward(pass)?;
         drop(tape);
         let total = |tensors: &mut dyn Iterator<Item = u64>| tensors.sum::<u64>() as f64;
-        let read = total(&mut self.inputs.iter().map(|input| input.shape().bytes()));
-        let written = total(&mut outputs.iter().map(|output| output.shape().bytes()));
+        let read = total(&mut self.inputs.iter().map(bytes));
+        let written = total(&mut outputs.iter().map(|output| bytes(output.value())));
         let most = (MOST_BYTES as f64 / (read + written)).max(1.0) as usize;
         if pass == Pass::Forward {
             gpu.forget_kernels();
@@ -179,10 +178,10 @@ impl<'a> Subject<'a> {
             let kernels = self.case.kernels(gpu);
             return Ok(Some(Measured { samples, kernels, bytes: read + written }));
         }
-        let shape = outputs[0].shape();
+        let (shape, dtype) = (outputs[0].shape(), outputs[0].value().dtype());
         drop(outputs);
-        let d_y = filled(shape, Fill::Uniform(-1.0, 1.0), 99);
-        let d_y = Tensor::from_host(gpu, shape, &d_y.to_f32())?;
+        let d_y = self.case.fill_gradient(shape);
+        let d_y = Tensor::from_host_as(gpu, shape, &d_y.to_f32(), dtype)?;
         if self.dispatches(pass, &d_y)? == 0 {
             return Ok(None);
         }
@@ -199,10 +198,15 @@ impl<'a> Subject<'a> {
             })
         })?;
         let gradients = (0..self.inputs.len()).filter(|&at| pass.differentiates(self.case, at));
-        let gradients = total(&mut gradients.map(|at| self.inputs[at].shape().bytes()));
+        let gradients = total(&mut gradients.map(|at| bytes(&self.inputs[at])));
         // A matrix product's gradient by one operand does not read that operand.
         let unread = if matches!(pass, Pass::By(_)) { gradients } else { 0.0 };
-        let bytes = d_y.shape().bytes() as f64 + read - unread + gradients;
+        let bytes = bytes(&d_y) as f64 + read - unread + gradients;
         Ok(Some(Measured { samples, kernels: self.case.kernels(gpu), bytes }))
     }
+}
+
+/// Bytes of a tensor on the device.
+fn bytes(tensor: &Tensor) -> u64 {
+    tensor.memory().bytes
 }

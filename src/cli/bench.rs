@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::shared::{AdapterOptions, OutputOptions};
+use super::shared::{AdapterOptions, OutputOptions, PrecisionOption};
 use crate::bench::{BenchFile, Settings, compare, page, run};
 use crate::checkpoint::write_atomically;
 use crate::error::{Context, Error, Result};
@@ -18,6 +18,8 @@ use crate::gpu::choose;
 pub struct Bench {
     #[command(flatten)]
     adapter: AdapterOptions,
+    #[command(flatten)]
+    precision: PrecisionOption,
 
     /// Fewer networks and shorter samples, about a minute on two cores [default: off]
     #[arg(long)]
@@ -55,7 +57,8 @@ impl Bench {
         let files = match self.compare.is_empty() {
             true => {
                 let adapter = choose(&self.adapter.choice())?.report;
-                let settings = Settings { quick: self.quick, op: self.op, tune: self.tune };
+                let mixed = self.precision.resolve(adapter.f16, &adapter.name, &console);
+                let settings = Settings { quick: self.quick, op: self.op, tune: self.tune, mixed };
                 let file = run(adapter.index, &settings, &console)
                     .context(|| format!("measuring {}", adapter.name))?;
                 if let Some(path) = &self.json_file {

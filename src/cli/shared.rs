@@ -68,20 +68,43 @@ pub struct ComputeOptions {
     #[command(flatten)]
     adapter: AdapterOptions,
 
-    /// How numbers are stored and multiplied
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
+    #[command(flatten)]
+    precision: PrecisionOption,
 
     /// Keep the shader compiler's bounds checks [default: off]
     #[arg(long)]
     checked: bool,
 }
 
-/// How numbers are stored and multiplied.
+/// How numbers are stored.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct PrecisionOption {
+    /// How numbers are stored; arithmetic is in single precision
+    #[arg(long, value_enum, default_value_t = Precision::F32, help_heading = "Adapter")]
+    precision: Precision,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Precision {
     /// Single precision throughout
     F32,
+    /// Activations, their gradients and the weights of convolutions in half precision; f32 where the
+    /// adapter has none
+    Mixed,
+}
+
+impl PrecisionOption {
+    /// [`GpuOptions::mixed`] for an adapter that has f16 in shaders or not; says so if it is asked
+    /// for and the adapter has not.
+    pub fn resolve(self, f16: bool, adapter: &str, console: &Console) -> bool {
+        let asked = matches!(self.precision, Precision::Mixed);
+        if asked && !f16 {
+            console.warning(format_args!(
+                "{adapter} has no f16 in shaders, so --precision mixed is f32 here"
+            ));
+        }
+        asked && f16
+    }
 }
 
 impl ComputeOptions {
@@ -93,10 +116,12 @@ impl ComputeOptions {
 
     /// [`ComputeOptions::open`] with more to ask of the device.
     pub fn open_with(&self, console: &Console, options: GpuOptions) -> Result<Gpu> {
-        let Precision::F32 = self.precision;
         let choice = self.adapter.choice();
         let named = choice.adapter.is_some() || choice.backend.is_some();
-        let gpu = Gpu::open(choice, GpuOptions { checked: self.checked, ..options })?;
+        let found = choose(&choice)?;
+        let mixed = self.precision.resolve(found.report.f16, &found.report.name, console);
+        let options = GpuOptions { checked: self.checked, mixed, ..options };
+        let gpu = Gpu::open_adapter(found, options)?;
         match crate::tune::load(&gpu) {
             0 => {}
             count => {

@@ -34,6 +34,9 @@ pub struct GpuOptions {
     pub no_subgroups: bool,
     /// Surround every allocation with guard bytes and fill it with NaN; see [`Gpu::check_guards`].
     pub guards: bool,
+    /// Store activations and the weights of convolutions in f16, if the adapter can; see
+    /// [`Gpu::mixed`].
+    pub mixed: bool,
     /// Measure every dispatch, if the adapter can; see [`Gpu::timings`].
     pub profile: bool,
 }
@@ -48,6 +51,8 @@ struct Inner {
     report: AdapterReport,
     limits: wgpu::Limits,
     subgroup_size: Option<u32>,
+    f16: bool,
+    mixed: bool,
     pool: Rc<Pool>,
     staging: Rc<StagingRing>,
     recorder: RefCell<Recorder>,
@@ -136,6 +141,7 @@ impl Gpu {
         .map_err(|error| Error::Gpu(format!("opening {}: {error}", report.name)))?;
         let faults = Faults::watch(&device);
         let info = raw.get_info();
+        let f16 = features.contains(wgpu::Features::SHADER_F16);
         let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
             && info.subgroup_min_size == info.subgroup_max_size)
             .then_some(info.subgroup_min_size);
@@ -153,6 +159,8 @@ impl Gpu {
             report,
             limits,
             subgroup_size,
+            f16,
+            mixed: options.mixed && f16,
             pool: Rc::default(),
             staging: Rc::default(),
             recorder: RefCell::default(),
@@ -179,6 +187,17 @@ impl Gpu {
     /// Lanes of a subgroup, if kernels may use subgroups and the number is fixed.
     pub fn subgroup_size(&self) -> Option<u32> {
         self.0.subgroup_size
+    }
+
+    /// Whether kernels may use f16.
+    pub fn has_f16(&self) -> bool {
+        self.0.f16
+    }
+
+    /// Whether networks made on this device store activations, and the weights that convolutions
+    /// read, in f16: it was asked for, and the adapter can.
+    pub fn mixed(&self) -> bool {
+        self.0.mixed
     }
 
     /// Bytes one binding may have, as opened.

@@ -32,6 +32,9 @@ macro_rules! shader {
 
 const COMMON: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/common.wgsl"));
 
+/// The constant of `common.wgsl` that makes every shader's `stored` f16.
+const HALF: &str = "HALF";
+
 /// Constants a [`Kernel`] can give to its shader at most.
 const MAX_CONSTANTS: usize = 8;
 
@@ -57,6 +60,16 @@ impl Kernel {
         self.constants[self.count] = (name, value);
         self.count += 1;
         self
+    }
+
+    /// The kernel for activations stored in f16 if `half`, else in f32.
+    pub const fn half(self, half: bool) -> Self {
+        if half { self.with(HALF, 1) } else { self }
+    }
+
+    /// Whether the kernel reads or writes f16.
+    pub fn is_half(&self) -> bool {
+        self.constants().contains(&(HALF, 1))
     }
 
     /// The same constants given to another shader.
@@ -89,17 +102,18 @@ impl Kernel {
     /// A text naming the shader, line and mistake, if a directive is malformed.
     pub fn wgsl(&self) -> Result<String, String> {
         let given: HashMap<_, _> = self.constants().iter().copied().collect();
-        let mut text = String::with_capacity(COMMON.len() + 2 * self.shader.source.len());
-        let mut body = String::new();
-        expand(self.shader.source, &given, &mut body)
-            .map_err(|what| format!("shaders/{}.wgsl: {what}", self.shader.name))?;
+        let (mut scope, mut body) = (HashMap::new(), String::new());
+        for (name, source) in [("common", COMMON), (self.name(), self.shader.source)] {
+            expand(source, &mut scope, &given, &mut body)
+                .map_err(|what| format!("shaders/{name}.wgsl: {what}"))?;
+        }
+        if let Some(name) = given.keys().find(|&&name| !scope.contains_key(name)) {
+            return Err(format!("shaders/{}.wgsl: it has no constant `{name}`", self.name()));
+        }
         // Directives such as `enable f16;` must come first in a module.
         let (enable, rest): (Vec<_>, Vec<_>) =
             body.split_inclusive('\n').partition(|line| line.starts_with("enable "));
-        text.extend(enable);
-        text.push_str(COMMON);
-        text.extend(rest);
-        Ok(text)
+        Ok(enable.into_iter().chain(rest).collect())
     }
 }
 
@@ -119,19 +133,17 @@ impl std::hash::Hash for Kernel {
     }
 }
 
-fn expand(
-    source: &str,
+/// Expands a file into `out`; its constants join those in `scope`.
+fn expand<'a>(
+    source: &'a str,
+    scope: &mut HashMap<&'a str, i64>,
     given: &HashMap<&'static str, u32>,
     out: &mut String,
 ) -> Result<(), String> {
     let lines: Vec<&str> = source.lines().collect();
-    let mut scope = HashMap::new();
-    let end = expand_block(&lines, 0, &mut scope, given, true, out)?;
-    if end < lines.len() {
-        return Err(format!("line {}: `{}` without a block", end + 1, lines[end].trim()));
-    }
-    match given.keys().find(|&&name| !scope.contains_key(name)) {
-        Some(name) => Err(format!("it has no constant `{name}`")),
+    let end = expand_block(&lines, 0, scope, given, true, out)?;
+    match lines.get(end) {
+        Some(line) => Err(format!("line {}: `{}` without a block", end + 1, line.trim())),
         None => Ok(()),
     }
 }
@@ -313,7 +325,8 @@ mod tests {
 
     fn expanded(source: &str, given: &[(&'static str, u32)]) -> Result<String, String> {
         let mut out = String::new();
-        expand(source, &given.iter().copied().collect(), &mut out).map(|()| out)
+        let given = given.iter().copied().collect();
+        expand(source, &mut HashMap::new(), &given, &mut out).map(|()| out)
     }
 
     #[test]
@@ -343,6 +356,19 @@ mod tests {
             let error = expanded(source, &[]).unwrap_err();
             assert!(error.contains(text), "{source:?} gave {error:?}");
         }
-        assert!(expanded("", &[("M", 1)]).unwrap_err().contains("no constant `M`"));
+        static EMPTY: Shader = Shader { name: "empty", source: "" };
+        let error = Kernel::new(&EMPTY).with("M", 1).wgsl().unwrap_err();
+        assert!(error.contains("shaders/empty.wgsl: it has no constant `M`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_stored_is_f32_unless_asked_otherwise() {
+        static STORED: Shader = Shader { name: "stored", source: "var<private> x: stored;" };
+        let single = Kernel::new(&STORED).half(false);
+        assert_eq!(single, Kernel::new(&STORED));
+        let text = single.wgsl().unwrap();
+        assert!(!text.contains("enable f16;") && text.contains("alias stored = f32;"));
+        let half = single.half(true).wgsl().unwrap();
+        assert!(half.starts_with("enable f16;") && half.contains("alias stored = f16;"));
     }
 }

@@ -3,6 +3,9 @@
 //! The arena is ordered by what the optimizer treats alike: first every parameter that takes weight
 //! decay, stage by stage, then batch norm's weights and biases, stage by stage. An update is one
 //! dispatch for each run of neighbouring groups with equal settings, at any depth of network.
+//!
+//! In mixed precision the arena has a shadow in f16, which convolutions read their weights from.
+//! Updates write both; whoever else overwrites the arena calls [`Parameters::cast`].
 
 use std::rc::Rc;
 
@@ -10,7 +13,8 @@ use crate::autograd::{Tape, Var};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::arch::{Arch, Entry, Kind};
 use crate::nn::initial;
-use crate::tensor::{Shape, Tensor};
+use crate::ops::cast;
+use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
 /// Depth in the network, from the input to the classifier; freezing and learning rates go by it.
@@ -96,6 +100,7 @@ pub struct Parameters {
     groups: Rc<[Group]>,
     values: Slice,
     gradients: Option<Slice>,
+    shadow: Option<Slice>,
 }
 
 /// Where a parameter may start: a multiple of any adapter's offset alignment.
@@ -104,11 +109,11 @@ pub(super) const ALIGNMENT: u64 = 256;
 impl Parameters {
     /// Room for the parameters of `arch` with `classes` outputs; all zeros.
     pub fn new(gpu: &Gpu, arch: &Arch, classes: usize) -> Self {
-        Self::of(gpu, &arch.entries(classes))
+        Self::stored_as(gpu, &arch.entries(classes), Dtype::of_activations(gpu))
     }
 
-    /// Room for the parameters among `entries`, those of any network; all zeros. Names say which
-    /// stage they belong to, see [`Stage::of`].
+    /// Room for the parameters among `entries`, those of any network; all zeros, and f32 on any device.
+    /// Names say which stage they belong to, see [`Stage::of`].
     ///
     /// ```
     /// use wgrad::gpu::{AdapterChoice, Gpu, GpuOptions};
@@ -134,8 +139,15 @@ impl Parameters {
     /// # Ok::<(), wgrad::Error>(())
     /// ```
     pub fn of(gpu: &Gpu, entries: &[Entry]) -> Self {
+        Self::stored_as(gpu, entries, Dtype::F32)
+    }
+
+    /// With a shadow, if convolutions are to read f16.
+    fn stored_as(gpu: &Gpu, entries: &[Entry], dtype: Dtype) -> Self {
         let entries: Vec<&Entry> =
             entries.iter().filter(|entry| entry.kind.is_parameter()).collect();
+        // The shadow's parts must be aligned, too.
+        let alignment = ALIGNMENT * 4 / dtype.bytes();
         let (mut list, mut groups, mut offset) = (Vec::new(), Vec::new(), 0);
         for norm in [false, true] {
             for stage in Stage::ALL {
@@ -151,7 +163,7 @@ impl Parameters {
                             shape,
                             offset,
                         });
-                        offset += shape.bytes().next_multiple_of(ALIGNMENT);
+                        offset += shape.bytes().next_multiple_of(alignment);
                     }
                 }
                 if offset > start {
@@ -161,7 +173,8 @@ impl Parameters {
         }
         let values = gpu.lease(offset);
         gpu.clear(&values);
-        Self { list: list.into(), groups: groups.into(), values, gradients: None }
+        let shadow = dtype.is_half().then(|| gpu.lease(offset / 2));
+        Self { list: list.into(), groups: groups.into(), values, gradients: None, shadow }
     }
 
     /// Gives every parameter its random [`initial`] value. `features` is the classifier's number of
@@ -173,7 +186,7 @@ impl Parameters {
         for (index, Parameter { name, torch_shape, .. }) in self.list.iter().enumerate() {
             self.set(gpu, index, &initial(name, torch_shape, features, seed))?;
         }
-        Ok(())
+        self.cast(gpu)
     }
 
     /// The parameters, in the arena's order.
@@ -189,6 +202,25 @@ impl Parameters {
     /// The whole arena of values.
     pub fn values(&self) -> &Slice {
         &self.values
+    }
+
+    /// The copy of the arena in f16, half as long; none in single precision.
+    pub fn shadow(&self) -> Option<&Slice> {
+        self.shadow.as_ref()
+    }
+
+    /// How convolutions get their weights.
+    pub fn dtype(&self) -> Dtype {
+        if self.shadow.is_some() { Dtype::F16 } else { Dtype::F32 }
+    }
+
+    /// Records the rounding of the arena to its shadow, if there is one: after the arena was
+    /// overwritten by anything but an update.
+    ///
+    /// # Errors
+    /// Those of [`cast`].
+    pub fn cast(&self, gpu: &Gpu) -> Result<()> {
+        self.shadow.as_ref().map_or(Ok(()), |shadow| cast(gpu, &self.values, shadow))
     }
 
     /// The whole arena of gradients, laid out as the values; none until it is asked for.
@@ -226,6 +258,14 @@ impl Parameters {
         self.gradients.as_ref().map(|gradients| self.tensor(gradients, index))
     }
 
+    /// A parameter as convolutions read it.
+    pub fn operand(&self, index: usize) -> Tensor {
+        let Some(shadow) = &self.shadow else { return self.value(index) };
+        let Parameter { shape, offset, .. } = self.list[index];
+        let part = shadow.part(offset / 2, shape.bytes_as(Dtype::F16));
+        Tensor::view_as(part, shape, Dtype::F16)
+    }
+
     /// The parameter of that name on a tape: differentiated by, if there is memory for gradients.
     ///
     /// # Panics
@@ -243,7 +283,7 @@ impl Parameters {
         Tensor::view(arena.part(offset, shape.bytes()), shape)
     }
 
-    /// Overwrites a parameter with numbers in torchvision's layout.
+    /// Overwrites a parameter with numbers in torchvision's layout; [`Parameters::cast`] is to follow.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is not one number for each element.

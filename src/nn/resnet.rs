@@ -13,7 +13,7 @@ use crate::ops::{
     BatchNorm, BatchNormState, Conv2d, Dropout, MaxPool2d, Per, add, batch_norm_max_pool, conv2d,
     conv2d_batch_norm, conv2d_with_stats, dropout, global_avg_pool, linear, relu,
 };
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
 /// What batch norm does in the layers that are trained.
@@ -208,6 +208,12 @@ impl ResNet {
         self.classes
     }
 
+    /// How activations, and the weights that convolutions read, are stored; the classifier and what
+    /// it sees are always f32.
+    pub fn dtype(&self) -> Dtype {
+        self.parameters.dtype()
+    }
+
     /// The parameters.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
@@ -251,6 +257,7 @@ impl ResNet {
                 None => return Err(wrong_tensor(name)),
             }
         }
+        self.parameters.cast(gpu)?;
         for unit in self.units() {
             let read = |leaf: &str| tensors.get(format!("{}.{leaf}", unit.norm).as_str());
             if let (Some(mean), Some(var)) = (read("running_mean"), read("running_var"))
@@ -349,8 +356,8 @@ impl ResNet {
     pub fn classify(&self, tape: &Tape, features: &Var, mode: Mode) -> Result<Var> {
         tape.enter("fc");
         let weight =
-            self.parameters.operand(tape, self.head.weight, mode.trains(Stage::Head), mode);
-        let bias = self.parameters.operand(tape, self.head.bias, mode.trains(Stage::Head), mode);
+            self.parameters.parameter(tape, self.head.weight, mode.trains(Stage::Head), mode);
+        let bias = self.parameters.parameter(tape, self.head.bias, mode.trains(Stage::Head), mode);
         match self.noise.get() {
             Some((noise, key)) if noise.dropout > 0.0 && mode.trains(Stage::Head) => {
                 let options = Dropout { p: noise.dropout, per: Per::Element, site: HEAD_SITE };
@@ -460,8 +467,16 @@ impl Block {
 
 impl Parameters {
     /// A parameter on a tape: differentiated by if it is trained and has room for a gradient.
-    fn operand(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
-        let value = self.value(index);
+    fn parameter(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
+        self.attach(tape, index, self.value(index), trains, mode)
+    }
+
+    /// The weight of a convolution on a tape, as [`Parameters::parameter`].
+    fn weight(&self, tape: &Tape, index: usize, trains: bool, mode: Mode) -> Var {
+        self.attach(tape, index, self.operand(index), trains, mode)
+    }
+
+    fn attach(&self, tape: &Tape, index: usize, value: Tensor, trains: bool, mode: Mode) -> Var {
         match self.gradient(index).filter(|_| trains) {
             Some(gradient) => tape.leaf_into(value, gradient, mode.accumulate),
             None => tape.constant(value),
@@ -474,8 +489,10 @@ impl Unit {
     fn operands(&self, tape: &Tape, parameters: &Parameters, mode: Mode) -> [Var; 3] {
         tape.enter(&self.norm);
         let trains = mode.trains(self.stage);
-        [self.weight, self.gamma, self.beta]
-            .map(|index| parameters.operand(tape, index, trains, mode))
+        let weight = parameters.weight(tape, self.weight, trains, mode);
+        let [gamma, beta] =
+            [self.gamma, self.beta].map(|index| parameters.parameter(tape, index, trains, mode));
+        [weight, gamma, beta]
     }
 
     fn new(gpu: &Gpu, parameters: &Parameters, running: Slice, spec: ConvNorm) -> Result<Self> {

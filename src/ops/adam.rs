@@ -13,7 +13,7 @@ use super::{Op, arena};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
 use crate::shader;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 
 static ADAM: Shader = shader!("adam");
 
@@ -88,6 +88,10 @@ pub struct Adam<'a> {
     /// The loss that the gradients are of: one f32. Where it is not finite the step changes nothing, so
     /// that what went wrong can be looked for in the network that it went wrong in.
     pub loss: &'a Slice,
+    /// The copy of the parameters in f16, overwritten, if they have one. 1 − β1ᵗ and 1 − β2ᵗ are the
+    /// third and fourth number of `scale` then, as [`super::LossScale`] leaves them, and
+    /// [`AdamHyper::step_size`] and [`AdamHyper::bias2_sqrt`] are without them.
+    pub shadow: Option<&'a Slice>,
 }
 
 /// Parameters of `shaders/adam.wgsl`.
@@ -104,12 +108,13 @@ struct Params {
 /// [`crate::Error::Shape`] if the arenas are not equally long multiples of 16 bytes.
 pub fn adam(gpu: &Gpu, step: Adam) -> Result<()> {
     let arenas = [step.parameters, step.gradients, step.first_moment, step.second_moment];
-    for [parameters, gradients, first, second] in arena::parts(gpu, "adam", arenas)? {
-        let count = parameters.bytes / 16;
+    for (part, shadow) in arena::parts_with_shadow(gpu, "adam", arenas, step.shadow)? {
+        let count = part[0].bytes / 16;
+        let rest = [step.hyper, step.scale, step.loss].into_iter().chain(&shadow);
         gpu.run(
-            Kernel::new(&ADAM),
+            Kernel::new(&ADAM).half(shadow.is_some()),
             &Params { count: count as u32 },
-            &[&parameters, &gradients, &first, &second, step.hyper, step.scale, step.loss],
+            &part.iter().chain(rest).collect::<Vec<_>>(),
             gpu.groups(count.div_ceil(256) as usize),
         );
     }
@@ -117,18 +122,28 @@ pub fn adam(gpu: &Gpu, step: Adam) -> Result<()> {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |length: usize, moments: f64, hyper: AdamHyper, [scale, loss]: [f32; 2]| {
+    // `biases` are 1 − βᵗ that the device knows, in mixed precision.
+    let case_of = |length: usize,
+                   moments: f64,
+                   hyper: AdamHyper,
+                   [scale, loss]: [f32; 2],
+                   biases: Option<[f32; 2]>| {
         let input =
             |low: f64, high: f64| Input::constant(Shape::vector(length), Fill::Uniform(low, high));
-        Case::new(
-            format!("{length} parameters moments {moments} {hyper:?} scale {scale} loss {loss}"),
+        let case = Case::new(
+            format!(
+                "{length} parameters moments {moments} {hyper:?} scale {scale} loss {loss} {biases:?}"
+            ),
             vec![input(-1.0, 1.0), input(-1.0, 1.0), input(-moments, moments), input(0.0, moments)],
             move |tape, inputs| {
                 let gpu = tape.gpu();
                 let [parameters, first, second] =
                     [0, 2, 3].map(|at| inputs[at].value().duplicate(gpu));
-                let one = |number: f32| Tensor::from_host(gpu, Shape::vector(1), &[number]);
-                let (scale, loss) = (one(scale)?, one(loss)?);
+                let [bias1, bias2] = biases.unwrap_or_default();
+                let scale = Tensor::from_host(gpu, Shape::vector(4), &[scale, 0.0, bias1, bias2])?;
+                let loss = Tensor::from_host(gpu, Shape::vector(1), &[loss])?;
+                let copy = |_| Tensor::empty_as(gpu, parameters.shape(), Dtype::F16);
+                let shadow = biases.map(copy);
                 let memory = gpu.lease(size_of::<AdamHyper>() as u64);
                 gpu.upload(&memory, bytemuck::bytes_of(&hyper))?;
                 let step = Adam {
@@ -139,13 +154,27 @@ fn cases() -> Vec<Case> {
                     hyper: &memory,
                     scale: scale.memory(),
                     loss: loss.memory(),
+                    shadow: shadow.as_ref().map(Tensor::memory),
                 };
                 adam(gpu, step)?;
-                Ok([parameters, first, second].map(|tensor| tape.constant(tensor)).into())
+                let outputs = [parameters, first, second].into_iter().chain(shadow);
+                Ok(outputs.map(|output| tape.constant(output)).collect())
             },
-            move |inputs| reference(inputs, hyper, scale, loss),
-        )
+            move |inputs| {
+                let [bias1, bias2] = biases.unwrap_or([1.0; 2]).map(f64::from);
+                let corrected = [
+                    f64::from(hyper.step_size) / bias1,
+                    f64::from(hyper.bias2_sqrt) * bias2.sqrt(),
+                ];
+                let mut expected =
+                    reference(inputs, hyper, corrected, biases.is_some(), scale, loss);
+                expected.extend(biases.map(|_| expected[0].clone()));
+                expected
+            },
+        );
+        if biases.is_some() { case.in_half() } else { case }
     };
+    let case = |length, moments, hyper, scalars| case_of(length, moments, hyper, scalars, None);
     let hyper = |step: u64, weight_decay: f64, decoupled: bool| {
         AdamHyper::new(step, 1e-3, [0.9, 0.999], 1e-8, weight_decay, decoupled)
     };
@@ -156,18 +185,29 @@ fn cases() -> Vec<Case> {
         case(64, 1e-3, hyper(100_000, 0.5, true), [1.0, 0.5]),
         case(9, 1e-6, hyper(3, 0.5, false), [1e-4, 0.5]),
         case(77, 0.5, hyper(3, 0.01, true), [1.0, f32::NEG_INFINITY]),
+        case_of(77, 0.5, hyper(u64::MAX, 0.01, true), [0.5, 0.5], Some([0.1, 0.001])),
+        case_of(1000, 0.5, hyper(u64::MAX, 0.01, false), [1.0, 0.5], Some([0.9, 0.05])),
         Case { benchmark: true, ..case(11_689_512, 0.5, hyper(10, 0.01, true), [1.0, 0.5]) },
     ]
 }
 
 /// Parameters and moments after a step; `inputs` are θ, gradient, m and v.
-fn reference(inputs: &[Array], hyper: AdamHyper, scale: f32, loss: f32) -> Vec<Expected> {
+fn reference(
+    inputs: &[Array],
+    hyper: AdamHyper,
+    [step_size, bias2_sqrt]: [f64; 2],
+    corrected: bool,
+    scale: f32,
+    loss: f32,
+) -> Vec<Expected> {
     if !loss.is_finite() {
         return [&inputs[0], &inputs[2], &inputs[3]]
             .map(|array| Expected::exact(array.clone()))
             .into();
     }
     let number = f64::from;
+    // A division, and a root and a product, where the device corrects the moments' bias.
+    let device = if corrected { 10.0 } else { 0.0 };
     let shape = inputs[0].shape;
     let mut results: [Vec<f64>; 3] = Default::default();
     let mut errors: [Vec<f64>; 3] = Default::default();
@@ -188,18 +228,18 @@ fn reference(inputs: &[Array], hyper: AdamHyper, scale: f32, loss: f32) -> Vec<E
         let v_error = 2.0 * number(hyper.one_minus_beta2) * g.abs() * g_error
             + EPSILON * (kept + 2.0 * added + v);
 
-        let root = v.sqrt() / number(hyper.bias2_sqrt);
+        let root = v.sqrt() / bias2_sqrt;
         let denominator = root + number(hyper.epsilon);
         // The root halves v's relative error. WGSL grants it 4.5 and each division 2.5 units in
         // the last place, two roundings each.
-        let root_error = root * (0.5 * v_error / v.max(f64::MIN_POSITIVE) + 14.0 * EPSILON);
+        let root_error =
+            root * (0.5 * v_error / v.max(f64::MIN_POSITIVE) + (14.0 + device) * EPSILON);
         let ratio = m / denominator;
         let ratio_error =
             m_error / denominator + ratio.abs() * ((root_error / denominator) + 6.0 * EPSILON);
-        let step_size = number(hyper.step_size);
         let shrunk = number(hyper.shrink) * theta;
         let theta = shrunk - step_size * ratio;
-        let theta_error = step_size * (ratio_error + EPSILON * ratio.abs())
+        let theta_error = step_size * (ratio_error + EPSILON * (1.0 + device) * ratio.abs())
             + EPSILON * (shrunk.abs() + theta.abs());
 
         for (which, (value, error)) in

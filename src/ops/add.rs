@@ -22,13 +22,12 @@ struct Params {
     count: u32,
 }
 
-/// y = a + b of equal shapes.
+/// y = a + b of equal shapes and types.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ.
+/// [`Error::Shape`] if the shapes or types differ.
 pub fn add(tape: &Tape, a: &Var, b: &Var) -> Result<Var> {
-    let y = Tensor::empty(tape.gpu(), a.shape());
-    tape.gpu().copy(a.value().memory(), y.memory());
+    let y = a.value().duplicate(tape.gpu());
     y.add_assign(tape.gpu(), b.value())?;
     let (a_slot, b_slot) = (a.slot(), b.slot());
     Ok(tape.output("add", y, &[a, b], || AddBackward { a: a_slot, b: b_slot }))
@@ -50,15 +49,19 @@ impl Tensor {
     /// Adds `other` to this tensor in place.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes differ.
+    /// [`Error::Shape`] if the shapes or types differ.
     pub fn add_assign(&self, gpu: &Gpu, other: &Tensor) -> Result<()> {
         let shape = self.shape();
         if shape != other.shape() {
             return Err(Error::shape("add", format!("{shape} and {} differ", other.shape())));
         }
+        if self.dtype() != other.dtype() {
+            let what = format!("{shape} in {} and in {}", self.dtype(), other.dtype());
+            return Err(Error::shape("add", what));
+        }
         let count = shape.vec4s();
         gpu.run(
-            Kernel::new(&ADD),
+            Kernel::new(&ADD).half(self.dtype().is_half()),
             &Params { count: count as u32 },
             &[self.memory(), other.memory()],
             gpu.groups(count.div_ceil(256)),
@@ -69,7 +72,7 @@ impl Tensor {
 
 fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill| {
-        let input = Input::variable(shape).filled(fill);
+        let input = Input::variable(shape).filled(fill).activation();
         Case::new(
             format!("{shape} {fill:?}"),
             vec![input, input],

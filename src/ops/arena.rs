@@ -12,19 +12,43 @@ pub(super) fn parts<const N: usize>(
     op: &'static str,
     arenas: [&Slice; N],
 ) -> Result<Vec<[Slice; N]>> {
+    let parts = parts_with_shadow(gpu, op, arenas, None)?;
+    Ok(parts.into_iter().map(|(part, _)| part).collect())
+}
+
+/// [`parts`], and those of a copy in f16 of the same numbers, if there is one.
+///
+/// # Errors
+/// As [`parts`], and if the copy is not half as long.
+pub(super) fn parts_with_shadow<const N: usize>(
+    gpu: &Gpu,
+    op: &'static str,
+    arenas: [&Slice; N],
+    shadow: Option<&Slice>,
+) -> Result<Vec<([Slice; N], Option<Slice>)>> {
     let bytes = arenas[0].bytes;
+    if let Some(shadow) = shadow
+        && 2 * shadow.bytes != bytes
+    {
+        let what = format!("a copy in f16 of {bytes} bytes has {} bytes", shadow.bytes);
+        return Err(Error::shape(op, what));
+    }
     if !bytes.is_multiple_of(16) || arenas.iter().any(|arena| arena.bytes != bytes) {
         let lengths = arenas.map(|arena| arena.bytes);
         let what = format!("arenas of {lengths:?} bytes must be equally long multiples of 16");
         return Err(Error::shape(op, what));
     }
-    let part = |(offset, length)| arenas.map(|arena| arena.part(offset, length));
+    let part = |(offset, length)| {
+        let shadow = shadow.map(|shadow| shadow.part(offset / 2, length / 2));
+        (arenas.map(|arena| arena.part(offset, length)), shadow)
+    };
     Ok(ranges(bytes, gpu.binding_limit()).map(part).collect())
 }
 
-/// Offset and length of pieces of at most `limit` bytes, cut at multiples of 256.
+/// Offset and length of pieces of at most `limit` bytes, cut at multiples of 512: those of a copy
+/// half as long are multiples of 256, too.
 fn ranges(bytes: u64, limit: u64) -> impl Iterator<Item = (u64, u64)> {
-    let step = limit & !255;
+    let step = limit & !511;
     (0..bytes.div_ceil(step)).map(move |piece| (piece * step, step.min(bytes - piece * step)))
 }
 
@@ -37,5 +61,6 @@ mod tests {
         assert_eq!(ranges(0, 512).count(), 0);
         assert_eq!(ranges(512, 512).collect::<Vec<_>>(), [(0, 512)]);
         assert_eq!(ranges(1040, 700).collect::<Vec<_>>(), [(0, 512), (512, 512), (1024, 16)]);
+        assert_eq!(ranges(1040, 1000).count(), 3);
     }
 }

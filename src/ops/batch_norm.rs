@@ -83,7 +83,7 @@ impl BatchStats {
         let stats = Self::empty(gpu, x.shape(), CHUNK);
         let threads = x.shape().pixels().div_ceil(CHUNK) * x.shape().c4();
         gpu.run(
-            Kernel::new(&STATS),
+            Kernel::new(&STATS).half(x.dtype().is_half()),
             &ChunkParams::new(x.shape(), CHUNK),
             &[x.memory(), &stats.partials],
             gpu.groups(threads.div_ceil(64)),
@@ -137,6 +137,13 @@ pub fn batch_norm(
         && residual.shape() != x.shape()
     {
         let what = format!("a residual {} joins {}", residual.shape(), x.shape());
+        return Err(Error::shape("batch_norm", what));
+    }
+    if let Some(residual) = residual
+        && residual.value().dtype() != x.value().dtype()
+    {
+        let types = (residual.value().dtype(), x.value().dtype());
+        let what = format!("a residual in {} joins {}", types.0, types.1);
         return Err(Error::shape("batch_norm", what));
     }
     let gpu = tape.gpu();
@@ -257,9 +264,11 @@ fn apply(
         c4: u32,
     }
     let shape = x.shape();
-    let y = Tensor::empty(gpu, shape);
-    let kernel =
-        Kernel::new(&APPLY).with("RELU", relu.into()).with("RESIDUAL", residual.is_some().into());
+    let y = Tensor::empty_as(gpu, shape, x.dtype());
+    let kernel = Kernel::new(&APPLY)
+        .with("RELU", relu.into())
+        .with("RESIDUAL", residual.is_some().into())
+        .half(x.dtype().is_half());
     let slices: Vec<&Slice> = [x.memory(), coefficients, y.memory()]
         .into_iter()
         .chain(residual.map(Tensor::memory))
@@ -304,7 +313,7 @@ impl Backward for BatchNormBackward {
         let d_x = match grads.target(self.x.slot()) {
             Some(target) => target,
             None if residual.is_some() => {
-                let tensor = Tensor::empty(grads.gpu(), d_y.shape());
+                let tensor = Tensor::empty_as(grads.gpu(), d_y.shape(), d_y.dtype());
                 crate::autograd::Target { tensor, accumulate: false }
             }
             None => return Ok(()),
@@ -328,7 +337,8 @@ impl Backward for BatchNormBackward {
         let kernel = Kernel::new(&BACKWARD_APPLY)
             .with("MASK", self.mask())
             .with("BATCH", batch.into())
-            .with("RESIDUAL", residual.is_some().into());
+            .with("RESIDUAL", residual.is_some().into())
+            .half(d_y.dtype().is_half());
         let mut slices = vec![d_y.memory(), &self.coefficients, d_x.tensor.memory()];
         slices.extend(self.y.as_ref().map(Tensor::memory));
         slices.extend(residual.as_ref().map(|residual| residual.tensor.memory()));
@@ -351,6 +361,11 @@ impl BatchNormBackward {
     ) -> Self {
         let (gamma, beta) = (state.gamma.slot(), state.beta.slot());
         Self { x: x.clone(), gamma, beta, residual: None, y: None, coefficients, options }
+    }
+
+    /// What is normalised.
+    pub fn input(&self) -> &Var {
+        &self.x
     }
 
     /// How the kernels tell what the ReLU let through; their `MASK`.
@@ -380,7 +395,7 @@ impl BatchNormBackward {
         let mut slices = vec![self.x.value().memory(), d_y.memory(), &self.coefficients, &partials];
         slices.extend(self.y.as_ref().map(Tensor::memory));
         gpu.run(
-            Kernel::new(&BACKWARD_REDUCE).with("MASK", self.mask()),
+            Kernel::new(&BACKWARD_REDUCE).with("MASK", self.mask()).half(d_y.dtype().is_half()),
             &ChunkParams::new(shape, CHUNK),
             &slices,
             gpu.groups((chunks * shape.c4()).div_ceil(64)),
@@ -475,11 +490,12 @@ pub(super) fn reference(inputs: &[Array], options: BatchNorm) -> Vec<Expected> {
     ]
 }
 
-/// The gradients by x, γ, β and the residual.
+/// The gradients by x, γ, β and the residual; `stored` if d_y is an activation on the way.
 pub(super) fn reference_gradient(
     inputs: &[Array],
     d_y: &Array,
     options: BatchNorm,
+    stored: bool,
 ) -> Vec<Option<Expected>> {
     let [x, gamma, beta, running] = &inputs[..4] else { unreachable!("four inputs at least") };
     let (channels, m) = (x.shape.c, x.shape.pixels() as f64);
@@ -520,10 +536,14 @@ pub(super) fn reference_gradient(
         }
     }
     let pixels = x.shape.pixels();
+    let sums = |values: Array, magnitudes: Vec<f64>, terms: usize| {
+        let expected = Expected::sums(values, &magnitudes, terms);
+        Some(if stored { expected.through(magnitudes) } else { expected })
+    };
     let mut gradients = vec![
-        Some(Expected::sums(d_x, &d_x_magnitudes, terms(x, options))),
-        Some(Expected::sums(d_gamma, &d_gamma_magnitudes, pixels)),
-        Some(Expected::sums(d_beta, &d_beta_magnitudes, pixels)),
+        sums(d_x, d_x_magnitudes, terms(x, options)),
+        sums(d_gamma, d_gamma_magnitudes, pixels),
+        sums(d_beta, d_beta_magnitudes, pixels),
         None,
     ];
     if inputs.len() > 4 {
@@ -558,13 +578,13 @@ fn cases() -> Vec<Case> {
 fn case(shape: Shape, fill: Fill, residual: bool, options: BatchNorm) -> Case {
     let vector = Shape::vector(shape.c);
     let mut inputs = vec![
-        Input::variable(shape).filled(fill),
+        Input::variable(shape).filled(fill).activation(),
         Input::variable(vector).filled(Fill::Uniform(0.5, 1.5)),
         Input::variable(vector),
         Input::constant(Shape::matrix(2, shape.c), Fill::Uniform(0.25, 1.0)),
     ];
     if residual {
-        inputs.push(Input::variable(shape));
+        inputs.push(Input::variable(shape).activation());
     }
     let name = format!(
         "{shape} {fill:?} {}{}{}",
@@ -574,12 +594,11 @@ fn case(shape: Shape, fill: Fill, residual: bool, options: BatchNorm) -> Case {
     );
     let run = move |tape: &Tape, inputs: &[Var]| {
         // The running statistics are updated in place; the case's own must stay as they are.
-        let running = Tensor::empty(tape.gpu(), inputs[3].shape());
-        tape.gpu().copy(inputs[3].value().memory(), running.memory());
+        let running = inputs[3].value().duplicate(tape.gpu());
         let state = BatchNormState { gamma: &inputs[1], beta: &inputs[2], running: &running };
         let y = batch_norm(tape, &inputs[0], state, inputs.get(4), None, options)?;
         Ok(vec![y, tape.constant(running)])
     };
     Case::new(name, inputs, run, move |inputs| reference(inputs, options))
-        .gradient(move |inputs, d_y| reference_gradient(inputs, d_y, options))
+        .gradient(move |inputs, d_y| reference_gradient(inputs, d_y, options, false))
 }

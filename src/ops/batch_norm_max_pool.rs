@@ -39,7 +39,6 @@ pub fn batch_norm_max_pool(
         Some(taps) => tape.output("batch_norm_max_pool", y, &inputs, || BatchNormMaxPoolBackward {
             pool,
             taps,
-            shape: x.shape(),
             norm: BatchNormBackward::new(x, state, coefficients, options),
         }),
         None => tape.untracked("batch_norm_max_pool", y),
@@ -49,13 +48,12 @@ pub fn batch_norm_max_pool(
 struct BatchNormMaxPoolBackward {
     pool: MaxPool2d,
     taps: Slice,
-    shape: Shape,
     norm: BatchNormBackward,
 }
 
 impl Backward for BatchNormMaxPoolBackward {
     fn backward(self: Box<Self>, d_y: Tensor, grads: &mut Grads) -> Result<()> {
-        let d_z = Tensor::empty(grads.gpu(), self.shape);
+        let d_z = Tensor::empty_as(grads.gpu(), self.norm.input().shape(), d_y.dtype());
         max_pool2d::backward(grads.gpu(), self.pool, &self.taps, &d_y, &d_z, false);
         drop((d_y, self.taps));
         Box::new(self.norm).backward(d_z, grads)
@@ -83,7 +81,7 @@ fn cases() -> Vec<Case> {
 fn case(shape: Shape, options: BatchNorm, pool: MaxPool2d) -> Case {
     let vector = Shape::vector(shape.c);
     let inputs = vec![
-        Input::variable(shape),
+        Input::variable(shape).activation(),
         Input::variable(vector).filled(Fill::Uniform(0.5, 1.5)),
         Input::variable(vector),
         Input::constant(Shape::matrix(2, shape.c), Fill::Uniform(0.25, 1.0)),
@@ -121,5 +119,5 @@ fn reference_gradient(
 ) -> Vec<Option<Expected>> {
     let normalised = norm(inputs, options);
     let d_z = max_pool2d::reference_gradient(&normalised[0].values, d_y, pool);
-    norm_gradient(inputs, &d_z.values, options)
+    norm_gradient(inputs, &d_z.values, options, true)
 }

@@ -2,11 +2,14 @@
 //!
 //! A [`Case`] is one operation at one set of sizes: how to run it on a device, the same in f64, and
 //! its gradients in f64. The tests, `wgrad verify` and `wgrad bench` all run over the cases, so an
-//! operation cannot be added without being checked and measured.
+//! operation cannot be added without being checked and measured. [`super::Op::cases`] adds each case
+//! that has activations again with those stored in f16.
+
+use half::f16;
 
 use crate::autograd::{Tape, Var};
 use crate::gpu::{Gpu, Plan};
-use crate::tensor::Shape;
+use crate::tensor::{Dtype, Shape};
 use crate::{Result, Tensor};
 
 /// Numbers on the host, in f64, channels last, without padding.
@@ -43,6 +46,11 @@ impl Array {
         Self::new(self.shape, self.data.iter().map(|&value| change(value)).collect())
     }
 
+    /// The same array with every element rounded to f16.
+    pub fn to_half(&self) -> Self {
+        self.map(|value| f16::from_f64(value).to_f64())
+    }
+
     /// Numbers rounded to f32, as a device gets them.
     pub fn to_f32(&self) -> Vec<f32> {
         self.data.iter().map(|&value| value as f32).collect()
@@ -58,6 +66,9 @@ pub struct Expected {
     pub allowance: Vec<f64>,
     /// The same for kernels that go by another formula.
     pub looser: Vec<Looser>,
+    /// For each element, how far it moves if every activation that is stored on the way to it moves
+    /// by its own size; empty where there is none.
+    pub intermediates: Vec<f64>,
 }
 
 /// What kernels that add up other, larger numbers may be off by.
@@ -73,11 +84,13 @@ pub struct Looser {
 
 /// Unit roundoff of f32.
 pub const EPSILON: f64 = f32::EPSILON as f64 / 2.0;
+/// Unit roundoff of f16.
+pub const HALF_EPSILON: f64 = 1.0 / 2048.0;
 
 impl Expected {
     /// Results that may be off by `allowance`, element by element.
     pub fn within(values: Array, allowance: Vec<f64>) -> Self {
-        Self { values, allowance, looser: Vec::new() }
+        Self { values, allowance, looser: Vec::new(), intermediates: Vec::new() }
     }
 
     /// Results that f32 arithmetic gets exactly right, such as a maximum.
@@ -107,6 +120,38 @@ impl Expected {
     pub fn or_by(mut self, looser: Looser) -> Self {
         self.looser.push(looser);
         self
+    }
+
+    /// The same results, on the way to which activations are stored; see
+    /// [`Expected::intermediates`].
+    pub fn through(mut self, intermediates: Vec<f64>) -> Self {
+        self.intermediates = intermediates;
+        self
+    }
+
+    /// What may be expected where activations on the way are stored in f16.
+    pub fn through_half(mut self) -> Self {
+        let intermediates = std::mem::take(&mut self.intermediates);
+        for allowance in self.allowances_mut() {
+            for (allowance, moved) in allowance.iter_mut().zip(&intermediates) {
+                *allowance += HALF_EPSILON * moved;
+            }
+        }
+        self
+    }
+
+    /// What may be expected if the results are stored in f16: rounded once more, and perhaps flushed
+    /// to zero below the smallest normal number.
+    pub fn stored_in_half(&self) -> Self {
+        let mut stored = self.clone();
+        for allowance in stored.allowances_mut() {
+            for (allowance, value) in allowance.iter_mut().zip(&self.values.data) {
+                let largest = value.abs() + *allowance;
+                let share = if largest < f16::MIN_POSITIVE.to_f64() { 1.0 } else { HALF_EPSILON };
+                *allowance += share * largest;
+            }
+        }
+        stored
     }
 
     /// Every element's allowances, those of all kernels.
@@ -142,8 +187,20 @@ pub enum Fill {
     /// Evenly in −1…1 for the first so many of the third index, zero beyond: a convolution's weight
     /// whose input channels are padded.
     Channels(usize),
-    /// Uniform in −1…1, times powers of ten from 1e-15 to 1e15 that vary by channel.
+    /// Uniform in −1…1, times powers of ten from 1e-15 to 1e15 that vary by channel; from 1e-3 to
+    /// 1e3 in f16.
     Extremes,
+}
+
+/// How an input is stored in mixed precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// In f32 all the same: vectors of parameters, statistics, what the loss is made of.
+    Single,
+    /// In f16, and so is its gradient.
+    Activation,
+    /// In f16, and its gradient in f32.
+    Weight,
 }
 
 /// An input of a case.
@@ -155,22 +212,40 @@ pub struct Input {
     pub fill: Fill,
     /// Whether gradients by it are checked.
     pub differentiate: bool,
+    /// How it is stored in mixed precision.
+    pub role: Role,
 }
 
 impl Input {
     /// An input in −1…1 to differentiate by.
     pub fn variable(shape: Shape) -> Self {
-        Self { shape, fill: Fill::Uniform(-1.0, 1.0), differentiate: true }
+        let fill = Fill::Uniform(-1.0, 1.0);
+        Self { shape, fill, differentiate: true, role: Role::Single }
     }
 
     /// An input that is not differentiated by.
     pub fn constant(shape: Shape, fill: Fill) -> Self {
-        Self { shape, fill, differentiate: false }
+        Self { shape, fill, differentiate: false, role: Role::Single }
     }
 
     /// The input filled otherwise.
     pub fn filled(self, fill: Fill) -> Self {
         Self { fill, ..self }
+    }
+
+    /// An input that is an activation.
+    pub fn activation(self) -> Self {
+        Self { role: Role::Activation, ..self }
+    }
+
+    /// An input that is the weight of a convolution.
+    pub fn weight(self) -> Self {
+        Self { role: Role::Weight, ..self }
+    }
+
+    /// How it is stored in a case of this type.
+    fn dtype(&self, case: Dtype) -> Dtype {
+        if self.role == Role::Single { Dtype::F32 } else { case }
     }
 }
 
@@ -198,6 +273,8 @@ pub struct Case {
     pub flops: f64,
     /// Whether the case is there to be timed: large, and checked by its smaller siblings.
     pub benchmark: bool,
+    /// How activations are stored.
+    pub dtype: Dtype,
 }
 
 impl Case {
@@ -217,7 +294,25 @@ impl Case {
             passes: &[],
             flops: 0.0,
             benchmark: false,
+            dtype: Dtype::F32,
         }
+    }
+
+    /// The case with activations stored in f16.
+    pub fn in_half(mut self) -> Self {
+        self.dtype = Dtype::F16;
+        self.name += " f16";
+        self
+    }
+
+    /// Whether any input is stored otherwise in mixed precision.
+    pub fn has_activations(&self) -> bool {
+        self.inputs.iter().any(|input| input.role != Role::Single)
+    }
+
+    /// Whether the device can run the case at all.
+    pub fn supported(&self, gpu: &Gpu) -> bool {
+        self.dtype == Dtype::F32 || gpu.has_f16()
     }
 
     /// The case with gradients.
@@ -229,25 +324,59 @@ impl Case {
         self
     }
 
-    /// The inputs' numbers, the same every time, each exact in f32.
+    /// The inputs' numbers, the same every time, each exact as it is stored.
     pub fn fill(&self) -> Vec<Array> {
-        self.inputs
-            .iter()
-            .zip(1..)
-            .map(|(input, seed)| filled(input.shape, input.fill, seed))
-            .collect()
+        let fill = |(input, seed): (&Input, u64)| match (input.dtype(self.dtype), input.fill) {
+            (Dtype::F32, fill) => filled(input.shape, fill, seed),
+            (Dtype::F16, Fill::Extremes) => {
+                let c = input.shape.c;
+                let unit = filled(input.shape, Fill::Uniform(-1.0, 1.0), seed);
+                let power = |at: usize| 10f64.powi((at % c) as i32 % 7 - 3);
+                let data = unit.data.iter().enumerate().map(|(at, value)| value * power(at));
+                Array::new(input.shape, data.collect()).to_half()
+            }
+            (Dtype::F16, fill) => filled(input.shape, fill, seed).to_half(),
+        };
+        self.inputs.iter().zip(1..).map(fill).collect()
     }
 
-    /// Puts the inputs on a tape.
+    /// The gradient by the first output that the case's gradients are checked with.
+    pub fn fill_gradient(&self, shape: Shape) -> Array {
+        let d_out = filled(shape, Fill::Uniform(-1.0, 1.0), 99);
+        if self.dtype.is_half() { d_out.to_half() } else { d_out }
+    }
+
+    /// The inputs' numbers on the device.
     ///
     /// # Errors
     /// What the device reported.
-    pub fn upload(&self, tape: &Tape, arrays: &[Array]) -> Result<Vec<Var>> {
+    pub fn tensors(&self, gpu: &Gpu, arrays: &[Array]) -> Result<Vec<Tensor>> {
         let upload = |(input, array): (&Input, &Array)| {
-            let tensor = Tensor::from_host(tape.gpu(), array.shape, &array.to_f32())?;
-            Ok(if input.differentiate { tape.leaf(tensor) } else { tape.constant(tensor) })
+            Tensor::from_host_as(gpu, array.shape, &array.to_f32(), input.dtype(self.dtype))
         };
         self.inputs.iter().zip(arrays).map(upload).collect()
+    }
+
+    /// Puts the inputs on a tape, to differentiate by those that `wanted` says.
+    pub fn attach(
+        &self,
+        tape: &Tape,
+        tensors: &[Tensor],
+        wanted: impl Fn(usize) -> bool,
+    ) -> Vec<Var> {
+        let attach = |(index, tensor): (usize, &Tensor)| {
+            let input = self.inputs[index];
+            let tensor = tensor.clone();
+            match wanted(index) && input.differentiate {
+                false => tape.constant(tensor),
+                true if self.dtype.is_half() && input.role == Role::Weight => {
+                    let gradient = Tensor::empty(tape.gpu(), input.shape);
+                    tape.leaf_into(tensor, gradient, false)
+                }
+                true => tape.leaf(tensor),
+            }
+        };
+        tensors.iter().enumerate().map(attach).collect()
     }
 
     /// What running the operation, forward and backward, takes. Nothing is run.
@@ -257,14 +386,12 @@ impl Case {
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
         gpu.plan(|| {
             let tape = Tape::new(gpu);
-            let input = |input: &Input| {
-                let value = Tensor::empty(gpu, input.shape);
-                if input.differentiate { tape.leaf(value) } else { tape.constant(value) }
-            };
-            let inputs: Vec<_> = self.inputs.iter().map(input).collect();
-            let outputs = (self.run)(&tape, &inputs)?;
+            let input = |input: &Input| Tensor::empty_as(gpu, input.shape, input.dtype(self.dtype));
+            let tensors: Vec<_> = self.inputs.iter().map(input).collect();
+            let outputs = (self.run)(&tape, &self.attach(&tape, &tensors, |_| true))?;
             if self.gradient.is_some() {
-                let seed = Tensor::empty(gpu, outputs[0].shape());
+                let output = outputs[0].value();
+                let seed = Tensor::empty_as(gpu, output.shape(), output.dtype());
                 tape.backward(&outputs[0], seed)?;
             }
             Ok(())
@@ -289,11 +416,12 @@ impl Case {
         d_out: Option<&Array>,
     ) -> Result<(Vec<Tensor>, Vec<Option<Tensor>>)> {
         let tape = Tape::new(gpu);
-        let inputs = self.upload(&tape, arrays)?;
+        let inputs = self.attach(&tape, &self.tensors(gpu, arrays)?, |_| true);
         let outputs = (self.run)(&tape, &inputs)?;
-        let values = outputs.iter().map(|output| output.value().clone()).collect();
+        let values: Vec<_> = outputs.iter().map(|output| output.value().clone()).collect();
         let Some(d_out) = d_out else { return Ok((values, Vec::new())) };
-        let seed = Tensor::from_host(gpu, d_out.shape, &d_out.to_f32())?;
+        let dtype = values[0].dtype();
+        let seed = Tensor::from_host_as(gpu, d_out.shape, &d_out.to_f32(), dtype)?;
         let mut grads = tape.backward(&outputs[0], seed)?;
         Ok((values, inputs.iter().map(|input| grads.take(input)).collect()))
     }
@@ -418,6 +546,11 @@ mod tests {
     fn allowances_stay_tight() {
         // A dot product of 4608 terms of size one may be off by 2e-5 of Σ|term|, not more.
         let array = Array::new(Shape::vector(1), vec![0.0]);
-        assert!(Expected::sums(array, &[1.0], 4608).allowance[0] < 2e-5);
+        assert!(Expected::sums(array.clone(), &[1.0], 4608).allowance[0] < 2e-5);
+        // Half a unit in the last place of f16, and no more than a flush to zero takes.
+        for (value, allowance) in [(0.0, 0.0), (1.0, 2f64.powi(-11)), (1e-5, 1e-5)] {
+            let stored = Expected::exact(array.map(|_| value)).stored_in_half();
+            assert_eq!(stored.allowance[0], allowance);
+        }
     }
 }

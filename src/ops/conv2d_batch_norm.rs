@@ -93,14 +93,14 @@ fn case(
         c_out,
     );
     let mut inputs = vec![
-        Input::constant(x, unit),
-        Input::constant(weight, Fill::Channels(x.c)),
+        Input::constant(x, unit).activation(),
+        Input::constant(weight, Fill::Channels(x.c)).weight(),
         Input::constant(vector, Fill::Uniform(0.5, 1.5)),
         Input::constant(vector, unit),
         Input::constant(Shape::matrix(2, c_out), Fill::Uniform(0.25, 1.0)),
     ];
     if residual {
-        inputs.push(Input::constant(y, unit));
+        inputs.push(Input::constant(y, unit).activation());
     }
     let name = format!(
         "{x} {window}x{window} s{} -> {c_out} {}{}{}",
@@ -122,20 +122,28 @@ fn case(
         let mut parts = vec![sums.values.clone()];
         parts.extend(inputs[2..].iter().cloned());
         let alone = norm(&parts, options);
-        let widened = |allowance: &[f64]| {
-            let mut allowances: Vec<_> = alone.iter().map(|all| all.allowance.clone()).collect();
+        // What the convolution may be off by, added to `allowances`.
+        let widened = |mut allowances: Vec<Vec<f64>>, allowance: &[f64]| {
             for (c, gamma) in inputs[2].data.iter().enumerate() {
                 let moves = (&sums.values, allowance);
                 widen(&mut allowances, moves, &parts[3], c, *gamma, options);
             }
             allowances
         };
+        let own = || alone.iter().map(|all| all.allowance.clone()).collect();
         let mut expected = alone.clone();
-        for (expected, allowance) in expected.iter_mut().zip(widened(&sums.allowance)) {
+        for (expected, allowance) in expected.iter_mut().zip(widened(own(), &sums.allowance)) {
             expected.allowance = allowance;
         }
+        if training {
+            let none = alone.iter().map(|all| vec![0.0; all.allowance.len()]).collect();
+            let moved = widened(none, &sums.values.map(f64::abs).data);
+            for (expected, moved) in expected.iter_mut().zip(moved) {
+                expected.intermediates = moved;
+            }
+        }
         for &Looser { pass, kernels, ref allowance } in &sums.looser {
-            for (expected, allowance) in expected.iter_mut().zip(widened(allowance)) {
+            for (expected, allowance) in expected.iter_mut().zip(widened(own(), allowance)) {
                 expected.looser.push(Looser { pass, kernels, allowance });
             }
         }

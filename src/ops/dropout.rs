@@ -91,7 +91,7 @@ pub fn dropout(tape: &Tape, x: &Var, key: &Slice, options: Dropout) -> Result<Va
             options.p
         )));
     }
-    let y = Tensor::empty(tape.gpu(), x.shape());
+    let y = Tensor::empty_as(tape.gpu(), x.shape(), x.value().dtype());
     run(tape.gpu(), x.value(), &y, key, options, false);
     let (x_slot, key) = (x.slot(), key.clone());
     Ok(tape.output("dropout", y, &[x], || DropoutBackward { x: x_slot, key, options }))
@@ -100,7 +100,8 @@ pub fn dropout(tape: &Tape, x: &Var, key: &Slice, options: Dropout) -> Result<Va
 fn run(gpu: &Gpu, x: &Tensor, y: &Tensor, key: &Slice, options: Dropout, accumulate: bool) {
     let params = Params::new(x.shape(), options, accumulate);
     let groups = gpu.groups(x.shape().vec4s().div_ceil(256));
-    gpu.run(Kernel::new(&DROPOUT), &params, &[key, x.memory(), y.memory()], groups);
+    let kernel = Kernel::new(&DROPOUT).half(x.dtype().is_half());
+    gpu.run(kernel, &params, &[key, x.memory(), y.memory()], groups);
 }
 
 struct DropoutBackward {
@@ -123,7 +124,7 @@ fn cases() -> Vec<Case> {
         let options = Dropout { p, per, site: 2 };
         Case::new(
             format!("{shape} p {p} per {per:?} {fill:?}"),
-            vec![Input::variable(shape).filled(fill)],
+            vec![Input::variable(shape).filled(fill).activation()],
             move |tape, inputs| {
                 let key = tape.gpu().lease(16);
                 tape.gpu().upload(&key, bytemuck::cast_slice(&KEY))?;

@@ -42,7 +42,7 @@ impl Params {
     }
 }
 
-/// The mean of each channel of each image of `x`, as a matrix `(n, 1, 1, c)`.
+/// The mean of each channel of each image of `x`, as a matrix `(n, 1, 1, c)` of f32.
 ///
 /// # Errors
 /// [`Error::Shape`] if images have no pixels.
@@ -53,7 +53,7 @@ pub fn global_avg_pool(tape: &Tape, x: &Var) -> Result<Var> {
     }
     let y = Tensor::empty(gpu, Shape::matrix(shape.n, shape.c));
     gpu.run(
-        Kernel::new(&FORWARD),
+        Kernel::new(&FORWARD).half(x.value().dtype().is_half()),
         &Params::new(shape, false),
         &[x.value().memory(), y.memory()],
         gpu.groups(y.shape().vec4s().div_ceil(64)),
@@ -70,7 +70,7 @@ impl Backward for GlobalAvgPoolBackward {
         let Some(d_x) = grads.target(self.x) else { return Ok(()) };
         let (gpu, shape) = (grads.gpu(), d_x.tensor.shape());
         gpu.run(
-            Kernel::new(&BACKWARD),
+            Kernel::new(&BACKWARD).half(d_x.tensor.dtype().is_half()),
             &Params::new(shape, d_x.accumulate),
             &[d_y.memory(), d_x.tensor.memory()],
             gpu.groups(shape.vec4s().div_ceil(256)),
@@ -83,7 +83,7 @@ fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill| {
         Case::new(
             format!("{shape} {fill:?}"),
-            vec![Input::variable(shape).filled(fill)],
+            vec![Input::variable(shape).filled(fill).activation()],
             |tape, inputs| Ok(vec![global_avg_pool(tape, &inputs[0])?]),
             |inputs| vec![reference(&inputs[0])],
         )

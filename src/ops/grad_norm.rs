@@ -47,6 +47,19 @@ struct FinishParams {
 /// # Errors
 /// [`crate::Error::Shape`] if a slice is no multiple of 16 bytes long.
 pub fn grad_norm(gpu: &Gpu, gradients: &[&Slice], max_norm: Option<f32>) -> Result<Tensor> {
+    let (partials, count) = partials(gpu, gradients)?;
+    let result = Tensor::empty(gpu, Shape::vector(2));
+    let params = FinishParams {
+        partials: count,
+        clip: max_norm.is_some().into(),
+        max_norm: max_norm.unwrap_or_default(),
+    };
+    gpu.run(Kernel::new(&FINISH), &params, &[&partials, result.memory()], [1, 1, 1]);
+    Ok(result)
+}
+
+/// Sums of squares that add up to the norm's square, and how many they are.
+pub(super) fn partials(gpu: &Gpu, gradients: &[&Slice]) -> Result<(Slice, u32)> {
     let mut parts = Vec::new();
     for &slice in gradients {
         parts.extend(arena::parts(gpu, "grad_norm", [slice])?);
@@ -64,14 +77,7 @@ pub fn grad_norm(gpu: &Gpu, gradients: &[&Slice], max_norm: Option<f32>) -> Resu
         );
         first += groups(part) as u32;
     }
-    let result = Tensor::empty(gpu, Shape::vector(2));
-    let params = FinishParams {
-        partials: first,
-        clip: max_norm.is_some().into(),
-        max_norm: max_norm.unwrap_or_default(),
-    };
-    gpu.run(Kernel::new(&FINISH), &params, &[&partials, result.memory()], [1, 1, 1]);
-    Ok(result)
+    Ok((partials, first))
 }
 
 fn cases() -> Vec<Case> {

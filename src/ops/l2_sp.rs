@@ -1,12 +1,12 @@
 //! Gradient of the penalty ½·strength·‖θ − θ₀‖² that keeps parameters near where they started
-//! (L2-SP): gradient += strength·(θ − θ₀).
+//! (L2-SP): gradient += scale·strength·(θ − θ₀), where the gradient is that of scale·loss.
 
 use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
 use super::{Op, arena};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
 use crate::shader;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Tensor};
 
 static L2_SP: Shader = shader!("l2_sp");
 
@@ -21,7 +21,8 @@ struct Params {
     strength: f32,
 }
 
-/// Adds the penalty's gradient to `gradients`. The arenas are equally long; `gradients` lies in
+/// Adds the penalty's gradient to `gradients`, which are those of `scale` (one f32) times the loss if
+/// it is given. The arenas are equally long; `gradients` lies in
 /// another buffer than the others.
 ///
 /// # Errors
@@ -32,15 +33,21 @@ pub fn l2_sp(
     parameters: &Slice,
     start: &Slice,
     strength: f32,
+    scale: Option<&Slice>,
 ) -> Result<()> {
+    let kernel = match scale {
+        Some(_) => Kernel::new(&L2_SP).with("SCALED", 1),
+        None => Kernel::new(&L2_SP),
+    };
     for [gradients, parameters, start] in
         arena::parts(gpu, "l2_sp", [gradients, parameters, start])?
     {
         let count = gradients.bytes / 16;
+        let slices: Vec<_> = [&gradients, &parameters, &start].into_iter().chain(scale).collect();
         gpu.run(
-            Kernel::new(&L2_SP),
+            kernel,
             &Params { count: count as u32, strength },
-            &[&gradients, &parameters, &start],
+            &slices,
             gpu.groups(count.div_ceil(256) as usize),
         );
     }
@@ -48,21 +55,29 @@ pub fn l2_sp(
 }
 
 fn cases() -> Vec<Case> {
-    let case = |length: usize, strength: f32| {
+    let case = |length: usize, strength: f32, scale: Option<f32>| {
         let input = Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
         Case::new(
-            format!("{length} parameters strength {strength}"),
+            format!("{length} parameters strength {strength} scale {scale:?}"),
             vec![input; 3],
             move |tape, inputs| {
                 let gradients = inputs[0].value().duplicate(tape.gpu());
                 let [parameters, start] = [1, 2].map(|at| inputs[at].value().memory());
-                l2_sp(tape.gpu(), gradients.memory(), parameters, start, strength)?;
+                let one = |number| Tensor::from_host(tape.gpu(), Shape::vector(1), &[number]);
+                let scale = scale.map(one).transpose()?;
+                let scale = scale.as_ref().map(Tensor::memory);
+                l2_sp(tape.gpu(), gradients.memory(), parameters, start, strength, scale)?;
                 Ok(vec![tape.constant(gradients)])
             },
-            move |inputs| vec![reference(inputs, strength)],
+            move |inputs| vec![reference(inputs, strength * scale.unwrap_or(1.0))],
         )
     };
-    vec![case(1000, 0.01), case(5, 1.0), Case { benchmark: true, ..case(11_689_512, 0.01) }]
+    vec![
+        case(1000, 0.01, None),
+        case(5, 1.0, None),
+        case(77, 0.01, Some(1024.0)),
+        Case { benchmark: true, ..case(11_689_512, 0.01, None) },
+    ]
 }
 
 /// `inputs` are the gradient, θ and θ₀. A difference, a product and a sum are rounded.

@@ -30,8 +30,8 @@ fn cases() -> Vec<Case> {
 fn case(n: usize, c_in: usize, c_out: usize) -> Case {
     let weight = Shape::new(1, 1, c_in.next_multiple_of(4), c_out);
     let inputs = vec![
-        Input::variable(Shape::matrix(n, c_in)),
-        Input::variable(weight).filled(super::case::Fill::Channels(c_in)),
+        Input::variable(Shape::matrix(n, c_in)).activation(),
+        Input::variable(weight).filled(super::case::Fill::Channels(c_in)).weight(),
         Input::variable(Shape::vector(c_out)),
     ];
     let mut case = Case::new(

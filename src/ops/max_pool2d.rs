@@ -117,11 +117,12 @@ pub(super) fn forward(
     keep: bool,
 ) -> Result<(Tensor, Option<Slice>)> {
     let shape = pool.output_shape(x.shape())?;
-    let y = Tensor::empty(gpu, shape);
+    let y = Tensor::empty_as(gpu, shape, x.dtype());
     let taps = keep.then(|| gpu.lease(shape.vec4s() as u64 * 4));
     let kernel = Kernel::new(&FORWARD)
         .with("KEEP_TAPS", keep.into())
-        .with("NORM", coefficients.is_some().into());
+        .with("NORM", coefficients.is_some().into())
+        .half(x.dtype().is_half());
     let slices = [x.memory(), y.memory()].into_iter().chain(&taps).chain(coefficients);
     gpu.run(
         kernel,
@@ -143,7 +144,7 @@ pub(super) fn backward(
 ) {
     let shape = d_x.shape();
     gpu.run(
-        Kernel::new(&BACKWARD),
+        Kernel::new(&BACKWARD).half(d_x.dtype().is_half()),
         &pool.params(shape, d_y.shape(), accumulate),
         &[taps, d_y.memory(), d_x.memory()],
         gpu.groups(shape.vec4s().div_ceil(256)),
@@ -171,7 +172,7 @@ fn cases() -> Vec<Case> {
         let MaxPool2d { kernel: [r, s], stride, padding } = pool;
         Case::new(
             format!("{shape} {r}x{s} stride {stride:?} padding {padding:?} {fill:?}"),
-            vec![Input::variable(shape).filled(fill)],
+            vec![Input::variable(shape).filled(fill).activation()],
             move |tape, inputs| Ok(vec![max_pool2d(tape, &inputs[0], pool)?]),
             move |inputs| vec![Expected::exact(reference(&inputs[0], pool).0)],
         )

@@ -6,7 +6,7 @@ use super::Op;
 use super::case::{Array, Case, EPSILON, Expected};
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
 use crate::shader;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
 static NORMALIZE: Shader = shader!("normalize");
@@ -26,8 +26,8 @@ struct Params {
     padding: u32,
 }
 
-/// Packed RGB bytes, channels fastest, rows and images without gaps, as f32 of `shape`, which has
-/// three channels. `mean` and `std` are those of the channels scaled to 0…1.
+/// Packed RGB bytes, channels fastest, rows and images without gaps, as numbers of `shape`, which has
+/// three channels, and `dtype`. `mean` and `std` are those of the channels scaled to 0…1.
 ///
 /// # Errors
 /// [`Error::Shape`] if `shape` has other than three channels or `pixels` holds too few bytes.
@@ -37,14 +37,15 @@ pub fn normalize(
     shape: Shape,
     mean: [f32; 3],
     std: [f32; 3],
+    dtype: Dtype,
 ) -> Result<Tensor> {
     if shape.c != 3 || pixels.bytes < shape.len() as u64 {
         let what = format!("{} bytes for RGB images {shape}", pixels.bytes);
         return Err(Error::shape("normalize", what));
     }
-    let y = Tensor::empty(gpu, shape);
+    let y = Tensor::empty_as(gpu, shape, dtype);
     gpu.run(
-        Kernel::new(&NORMALIZE),
+        Kernel::new(&NORMALIZE).half(dtype.is_half()),
         &Params {
             center: mean.map(|mean| (f64::from(mean) * 255.0) as f32),
             pixels: shape.pixels() as u32,
@@ -58,9 +59,9 @@ pub fn normalize(
 }
 
 fn cases() -> Vec<Case> {
-    let case = |n: usize, h: usize, w: usize, mean: [f32; 3], std: [f32; 3]| {
+    let case = |n: usize, h: usize, w: usize, mean: [f32; 3], std: [f32; 3], dtype: Dtype| {
         let shape = Shape::new(n, h, w, 3);
-        Case::new(
+        let case = Case::new(
             format!("{shape} mean {mean:?} std {std:?}"),
             Vec::new(),
             move |tape, _| {
@@ -68,17 +69,20 @@ fn cases() -> Vec<Case> {
                 bytes.resize(bytes.len().next_multiple_of(4), 0xff);
                 let pixels = tape.gpu().lease(bytes.len() as u64);
                 tape.gpu().upload(&pixels, &bytes)?;
-                Ok(vec![tape.constant(normalize(tape.gpu(), &pixels, shape, mean, std)?)])
+                Ok(vec![tape.constant(normalize(tape.gpu(), &pixels, shape, mean, std, dtype)?)])
             },
             move |_| vec![reference(&photos(shape), shape, mean, std)],
-        )
+        );
+        if dtype.is_half() { case.in_half() } else { case }
     };
     let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
     vec![
-        case(2, 5, 7, mean, std),
-        case(1, 1, 1, [0.0; 3], [1.0; 3]),
-        case(3, 16, 16, [0.5; 3], [0.5; 3]),
-        Case { benchmark: true, ..case(32, 224, 224, mean, std) },
+        case(2, 5, 7, mean, std, Dtype::F32),
+        case(2, 5, 7, mean, std, Dtype::F16),
+        case(1, 1, 1, [0.0; 3], [1.0; 3], Dtype::F32),
+        case(3, 16, 16, [0.5; 3], [0.5; 3], Dtype::F32),
+        Case { benchmark: true, ..case(32, 224, 224, mean, std, Dtype::F32) },
+        Case { benchmark: true, ..case(32, 224, 224, mean, std, Dtype::F16) },
     ]
 }
 

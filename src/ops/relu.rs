@@ -31,9 +31,9 @@ struct Params {
 /// None today; the signature is that of every operation.
 pub fn relu(tape: &Tape, x: &Var) -> Result<Var> {
     let (gpu, count) = (tape.gpu(), x.shape().vec4s());
-    let y = Tensor::empty(gpu, x.shape());
+    let y = Tensor::empty_as(gpu, x.shape(), x.value().dtype());
     gpu.run(
-        Kernel::new(&FORWARD),
+        Kernel::new(&FORWARD).half(y.dtype().is_half()),
         &Params { count: count as u32, accumulate: 0 },
         &[x.value().memory(), y.memory()],
         gpu.groups(count.div_ceil(256)),
@@ -52,7 +52,7 @@ impl Backward for ReluBackward {
         let Some(d_x) = grads.target(self.x) else { return Ok(()) };
         let (gpu, count) = (grads.gpu(), d_y.shape().vec4s());
         gpu.run(
-            Kernel::new(&BACKWARD),
+            Kernel::new(&BACKWARD).half(d_y.dtype().is_half()),
             &Params { count: count as u32, accumulate: d_x.accumulate.into() },
             &[self.y.memory(), d_y.memory(), d_x.tensor.memory()],
             gpu.groups(count.div_ceil(256)),
@@ -65,7 +65,7 @@ fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill| {
         Case::new(
             format!("{shape} {fill:?}"),
-            vec![Input::variable(shape).filled(fill)],
+            vec![Input::variable(shape).filled(fill).activation()],
             |tape, inputs| Ok(vec![relu(tape, &inputs[0])?]),
             |inputs| vec![Expected::exact(inputs[0].map(|x| x.max(0.0)))],
         )

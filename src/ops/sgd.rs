@@ -7,11 +7,11 @@
 //! nothing changes where the loss is not finite.
 
 use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
-use super::{Op, arena};
+use super::{Op, arena, cast};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
 use crate::shader;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 
 static SGD: Shader = shader!("sgd");
 
@@ -51,6 +51,8 @@ pub struct Sgd<'a> {
     /// The loss that the gradients are of: one f32. Where it is not finite the step changes nothing, so
     /// that what went wrong can be looked for in the network that it went wrong in.
     pub loss: &'a Slice,
+    /// The copy of the parameters in f16, overwritten, if they have one.
+    pub shadow: Option<&'a Slice>,
 }
 
 /// Parameters of `shaders/sgd.wgsl`.
@@ -67,12 +69,13 @@ struct Params {
 /// [`crate::Error::Shape`] if the arenas are not equally long multiples of 16 bytes.
 pub fn sgd(gpu: &Gpu, step: Sgd) -> Result<()> {
     let arenas = [step.parameters, step.gradients, step.velocity];
-    for [parameters, gradients, velocity] in arena::parts(gpu, "sgd", arenas)? {
-        let count = parameters.bytes / 16;
+    for (part, shadow) in arena::parts_with_shadow(gpu, "sgd", arenas, step.shadow)? {
+        let count = part[0].bytes / 16;
+        let rest = [step.hyper, step.scale, step.loss].into_iter().chain(&shadow);
         gpu.run(
-            Kernel::new(&SGD),
+            Kernel::new(&SGD).half(shadow.is_some()),
             &Params { count: count as u32 },
-            &[&parameters, &gradients, &velocity, step.hyper, step.scale, step.loss],
+            &part.iter().chain(rest).collect::<Vec<_>>(),
             gpu.groups(count.div_ceil(256) as usize),
         );
     }
@@ -80,9 +83,9 @@ pub fn sgd(gpu: &Gpu, step: Sgd) -> Result<()> {
 }
 
 fn cases() -> Vec<Case> {
-    let case = |length: usize, hyper: SgdHyper, [scale, loss]: [f32; 2]| {
+    let case_of = |length: usize, hyper: SgdHyper, [scale, loss]: [f32; 2], half: bool| {
         let input = Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
-        Case::new(
+        let case = Case::new(
             format!("{length} parameters {hyper:?} scale {scale} loss {loss}"),
             vec![input; 3],
             move |tape, inputs| {
@@ -90,6 +93,10 @@ fn cases() -> Vec<Case> {
                 let [parameters, velocity] = [0, 2].map(|at| inputs[at].value().duplicate(gpu));
                 let one = |number: f32| Tensor::from_host(gpu, Shape::vector(1), &[number]);
                 let (scale, loss) = (one(scale)?, one(loss)?);
+                let shadow = half.then(|| Tensor::empty_as(gpu, parameters.shape(), Dtype::F16));
+                if let Some(shadow) = &shadow {
+                    cast(gpu, parameters.memory(), shadow.memory())?;
+                }
                 let memory = gpu.lease(size_of::<SgdHyper>() as u64);
                 gpu.upload(&memory, bytemuck::bytes_of(&hyper))?;
                 let step = Sgd {
@@ -99,13 +106,21 @@ fn cases() -> Vec<Case> {
                     hyper: &memory,
                     scale: scale.memory(),
                     loss: loss.memory(),
+                    shadow: shadow.as_ref().map(Tensor::memory),
                 };
                 sgd(gpu, step)?;
-                Ok(vec![tape.constant(parameters), tape.constant(velocity)])
+                let outputs = [parameters, velocity].into_iter().chain(shadow);
+                Ok(outputs.map(|output| tape.constant(output)).collect())
             },
-            move |inputs| reference(inputs, hyper, scale, loss),
-        )
+            move |inputs| {
+                let mut expected = reference(inputs, hyper, scale, loss);
+                expected.extend(half.then(|| expected[0].clone()));
+                expected
+            },
+        );
+        if half { case.in_half() } else { case }
     };
+    let case = |length, hyper, scalars| case_of(length, hyper, scalars, false);
     let hyper = SgdHyper {
         learning_rate: 0.1,
         momentum: 0.9,
@@ -122,6 +137,8 @@ fn cases() -> Vec<Case> {
         case(64, SgdHyper { momentum: 0.0, weight_decay: 0.0, first: 1.0, ..hyper }, [3.0, 0.5]),
         case(77, hyper, [1.0, f32::NAN]),
         case(8, SgdHyper { first: 1.0, ..hyper }, [1.0, f32::INFINITY]),
+        case_of(1000, hyper, [0.5, 0.5], true),
+        case_of(77, hyper, [1.0, f32::INFINITY], true),
         Case { benchmark: true, ..case(11_689_512, hyper, [1.0, 0.5]) },
     ]
 }

@@ -3,27 +3,36 @@
 use std::cell::Cell;
 
 use crate::gpu::{Gpu, Slice};
+use crate::nn::Parameters;
 use crate::{Result, ops};
 
 /// Averages of arenas, as torchvision's `ExponentialMovingAverage` with `use_buffers=True`: the first
 /// update copies.
 pub struct Ema {
     decay: f64,
+    parameters: Parameters,
     /// Each arena with its average.
     arenas: Vec<(Slice, Slice)>,
     updates: Cell<u64>,
 }
 
 impl Ema {
-    /// Averages of `arenas` after `updates` updates; those already there are put into
-    /// [`Ema::averages`].
-    pub fn new(gpu: &Gpu, arenas: &[&Slice], decay: f64, updates: u64) -> Self {
-        let average = |&arena: &&Slice| {
+    /// Averages of `parameters` and running `statistics` after `updates` updates; those already there
+    /// are put into [`Ema::averages`].
+    pub fn new(
+        gpu: &Gpu,
+        parameters: &Parameters,
+        statistics: &Slice,
+        decay: f64,
+        updates: u64,
+    ) -> Self {
+        let average = |arena: &Slice| {
             let average = gpu.lease(arena.bytes);
             gpu.copy(arena, &average);
             (arena.clone(), average)
         };
-        Self { decay, arenas: arenas.iter().map(average).collect(), updates: Cell::new(updates) }
+        let arenas = [parameters.values(), statistics].map(average).into();
+        Self { decay, parameters: parameters.clone(), arenas, updates: Cell::new(updates) }
     }
 
     /// The averages, in the arenas' order.
@@ -58,10 +67,11 @@ impl Ema {
             kept
         });
         let kept: Vec<Slice> = kept.collect();
-        let result = work();
+        let result = self.parameters.cast(gpu).and_then(|()| work());
         for ((arena, _), kept) in self.arenas.iter().zip(&kept) {
             gpu.copy(kept, arena);
         }
+        self.parameters.cast(gpu)?;
         result
     }
 }

@@ -6,4 +6,4 @@ mod ema;
 mod optimizer;
 
 pub use ema::Ema;
-pub use optimizer::{Algorithm, Optimizer, Settings};
+pub use optimizer::{Algorithm, Optimizer, Scaling, Settings};

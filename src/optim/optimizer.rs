@@ -2,7 +2,7 @@
 
 use crate::gpu::{Gpu, Slice};
 use crate::nn::{Group, Parameters, Stage};
-use crate::ops::{Adam, AdamHyper, Sgd, SgdHyper, adam, grad_norm, l2_sp, sgd};
+use crate::ops::{Adam, AdamHyper, Judged, LossScale, Sgd, SgdHyper, adam, grad_norm, l2_sp, sgd};
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
 
@@ -46,6 +46,8 @@ pub struct Settings {
 /// Neighbouring groups that are updated by one dispatch.
 struct Segment {
     parameters: Slice,
+    /// Their copy in f16, in mixed precision.
+    shadow: Option<Slice>,
     gradients: Slice,
     /// Velocity, or first and second moment.
     state: Vec<Slice>,
@@ -65,7 +67,20 @@ pub struct Optimizer {
     segments: Vec<Segment>,
     hyper: Slice,
     one: Tensor,
+    /// What the loss is multiplied by, in mixed precision.
+    loss_scale: Option<LossScale>,
     steps: u64,
+}
+
+/// How gradients were scaled; see [`LossScale`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scaling {
+    /// The scale of the next step.
+    pub scale: f64,
+    /// What the gradients of the latest step are multiplied by.
+    pub of_gradients: f64,
+    /// Steps skipped because a gradient was not finite.
+    pub skipped: u64,
 }
 
 /// Bytes from one segment's numbers to the next.
@@ -114,6 +129,7 @@ impl Optimizer {
                     gpu.copy(&values, &start);
                     start
                 }),
+                shadow: parameters.shadow().map(|shadow| shadow.part(offset / 2, bytes / 2)),
                 parameters: values,
                 hyper: hyper.part(HYPER_STRIDE * index, HYPER_STRIDE),
                 offset,
@@ -124,11 +140,31 @@ impl Optimizer {
             settings,
             hyper,
             one: Tensor::from_host(gpu, Shape::vector(1), &[1.0])?,
+            loss_scale: parameters.shadow().map(|_| LossScale::new(gpu)).transpose()?,
             steps: 0,
         })
     }
 
-    /// Steps done.
+    /// The gradient by the loss that backward passes begin with: 1, or the loss scale.
+    pub fn seed(&self) -> Tensor {
+        self.loss_scale.as_ref().map_or_else(|| self.one.clone(), LossScale::seed)
+    }
+
+    /// How gradients are scaled by now; none in single precision. Waits for the device.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn scaling(&self, gpu: &Gpu) -> Result<Option<Scaling>> {
+        let Some(loss_scale) = &self.loss_scale else { return Ok(None) };
+        let numbers = gpu.download(loss_scale.memory()).wait_f32()?;
+        Ok(Some(Scaling {
+            scale: numbers[0].into(),
+            of_gradients: numbers[4].into(),
+            skipped: numbers[5] as u64,
+        }))
+    }
+
+    /// Steps begun.
     pub fn steps(&self) -> u64 {
         self.steps
     }
@@ -148,7 +184,9 @@ impl Optimizer {
             let named = names.iter().zip(segment.state.clone());
             named.map(|(name, slice)| (format!("{name}.{index}"), slice)).collect::<Vec<_>>()
         };
-        self.segments.iter().enumerate().flat_map(of_segment).collect()
+        let loss_scale = self.loss_scale.iter();
+        let loss_scale = loss_scale.map(|it| ("loss_scale".to_owned(), it.memory().clone()));
+        self.segments.iter().enumerate().flat_map(of_segment).chain(loss_scale).collect()
     }
 
     /// Makes the penalty pull to the parameters in `start`, an arena laid out as the network's,
@@ -184,7 +222,10 @@ impl Optimizer {
                 Algorithm::Adam | Algorithm::AdamW => {
                     let decoupled = self.settings.algorithm == Algorithm::AdamW;
                     let decay = segment.weight_decay;
-                    let hyper = AdamHyper::new(self.steps, rate, BETAS, EPSILON, decay, decoupled);
+                    // Which steps are skipped, and so the bias of the moments, only the device knows;
+                    // after infinitely many steps there is none.
+                    let step = if self.loss_scale.is_some() { u64::MAX } else { self.steps };
+                    let hyper = AdamHyper::new(step, rate, BETAS, EPSILON, decay, decoupled);
                     bytes[..size_of_val(&hyper)].copy_from_slice(bytemuck::bytes_of(&hyper));
                 }
             }
@@ -201,7 +242,7 @@ impl Optimizer {
     }
 
     /// [`Optimizer::step`], which changes nothing if the device finds `loss` (one f32) to be NaN or
-    /// infinite.
+    /// infinite; in mixed precision, nothing if a gradient is.
     ///
     /// # Errors
     /// Those of the update's operations.
@@ -209,21 +250,32 @@ impl Optimizer {
         for segment in &self.segments {
             if let Some(start) = &segment.start {
                 let strength = self.settings.l2_sp as f32;
-                l2_sp(gpu, &segment.gradients, &segment.parameters, start, strength)?;
+                let scale = self.loss_scale.as_ref().map(LossScale::memory);
+                l2_sp(gpu, &segment.gradients, &segment.parameters, start, strength, scale)?;
             }
         }
-        let scale = match self.settings.clip_grad_norm {
-            Some(bound) => {
-                let gradients: Vec<_> = self.segments.iter().map(|s| &s.gradients).collect();
-                grad_norm(gpu, &gradients, Some(bound as f32))?
+        let gradients: Vec<_> = self.segments.iter().map(|s| &s.gradients).collect();
+        let bound = self.settings.clip_grad_norm.map(|bound| bound as f32);
+        let (scale, verdict) = match (&self.loss_scale, bound) {
+            (Some(loss_scale), _) => {
+                let betas = match self.settings.algorithm {
+                    Algorithm::Sgd { .. } => [0.0; 2],
+                    Algorithm::Adam | Algorithm::AdamW => BETAS,
+                };
+                let judged = loss_scale.judge(gpu, &gradients, loss, betas, bound)?;
+                let Judged { factor, verdict } = judged;
+                (factor, Some(verdict))
             }
-            None => self.one.clone(),
+            (None, Some(_)) => (grad_norm(gpu, &gradients, bound)?, None),
+            (None, None) => (self.one.clone(), None),
         };
-        for Segment { parameters, gradients, state, hyper, .. } in &self.segments {
-            let scale = scale.memory();
+        let loss = verdict.as_ref().map_or(loss, Tensor::memory);
+        for Segment { parameters, shadow, gradients, state, hyper, .. } in &self.segments {
+            let (scale, shadow) = (scale.memory(), shadow.as_ref());
             match &state[..] {
                 [velocity] => {
-                    sgd(gpu, Sgd { parameters, gradients, velocity, hyper, scale, loss })?;
+                    let step = Sgd { parameters, gradients, velocity, hyper, scale, loss, shadow };
+                    sgd(gpu, step)?;
                 }
                 [first_moment, second_moment] => {
                     let step = Adam {
@@ -234,6 +286,7 @@ impl Optimizer {
                         hyper,
                         scale,
                         loss,
+                        shadow,
                     };
                     adam(gpu, step)?;
                 }

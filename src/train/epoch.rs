@@ -101,9 +101,10 @@ fn finite(done: &Done, stepper: &Stepper<'_>) -> Result<()> {
         return Ok(());
     }
     let first = stepper.first_non_finite(&done.batch)?;
+    let range = if stepper.mixed() { "--precision f32, whose range is larger, " } else { "" };
     Err(Error::Diverged(format!(
         "the loss is {} at step {} (learning rate {:e}); the first value that is not finite is in {}; \
-         try a lower --lr or --clip-grad-norm 1",
+         try {range}a lower --lr or --clip-grad-norm 1",
         done.loss,
         done.step,
         done.learning_rate,

@@ -63,13 +63,18 @@ impl Run<'_> {
             }
         }
         let parameters = leg.network.net.parameters();
+        let scaling = leg.optimizer.scaling(self.gpu)?;
+        let scale = scaling.map_or(1.0, |scaling| scaling.of_gradients as f32);
         let arenas =
             [("weights", Some(parameters.values())), ("gradients", parameters.gradients())];
         for (kind, arena) in arenas {
             let Some(arena) = arena else { continue };
             let values = parameters.download(self.gpu, arena)?;
-            for (parameter, values) in parameters.list().iter().zip(values) {
+            for (parameter, mut values) in parameters.list().iter().zip(values) {
                 if parameter.stage >= leg.phase.train_from {
+                    if kind == "gradients" {
+                        values.iter_mut().for_each(|value| *value /= scale);
+                    }
                     summary.histogram(&format!("{kind}/{}", parameter.name), &values);
                 }
             }

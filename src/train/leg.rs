@@ -124,7 +124,7 @@ impl<'r> Run<'r> {
         if config.grows() && matches!(source, Source::Images { .. }) {
             console.line(format_args!("  {}", growth(config, network.image_size)));
         }
-        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers)?;
+        let mut stepper = Stepper::new(gpu, network, mode, config.label_smoothing, self.teachers);
         stepper.limit(config.batch_size);
         stepper.resize(image_size);
         if config.balance == Balance::Loss {

@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::{Arch, Mode, ResNet, Stage};
 use crate::ops::normalize;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{self, Shape, Tensor};
 use crate::{Tape, Var};
 
 /// Side of the input where neither the options nor the weights say.
@@ -221,7 +221,8 @@ impl Network {
     ) -> Result<Var> {
         let size = size as usize;
         let shape = Shape::new(count, size, size, 3);
-        Ok(tape.constant(normalize(tape.gpu(), pixels, shape, self.mean, self.std)?))
+        let dtype = self.net.dtype();
+        Ok(tape.constant(normalize(tape.gpu(), pixels, shape, self.mean, self.std, dtype)?))
     }
 
     /// How many of `images` images the adapter can take at a time in evaluation, where the input
@@ -297,7 +298,9 @@ impl Network {
         mode: Mode,
     ) -> Result<Var> {
         let shape = self.activation(first, count);
-        let features = tape.constant(Tensor::from_host(tape.gpu(), shape, features)?);
+        let dtype = if first == Stage::Head { tensor::Dtype::F32 } else { self.net.dtype() };
+        let features = Tensor::from_host_as(tape.gpu(), shape, features, dtype)?;
+        let features = tape.constant(features);
         match first {
             Stage::Head => self.net.classify(tape, &features, mode),
             first => self.net.forward_between(tape, &features, first, Stage::Head, mode),
@@ -327,7 +330,7 @@ impl Answer {
     /// # Errors
     /// What the device reported.
     pub fn wait(self) -> Result<Vec<f32>> {
-        Ok(self.tensor.unpad(&self.download.wait_f32()?))
+        Ok(self.tensor.read(&self.download.wait()?))
     }
 }
 

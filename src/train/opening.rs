@@ -139,6 +139,8 @@ pub struct Args<'a> {
     commit: &'static str,
     host: Host,
     adapter: &'a AdapterReport,
+    /// How activations are stored: `f32` or `mixed`.
+    precision: &'static str,
     classes: &'a [String],
     #[serde(flatten)]
     config: &'a Config,
@@ -164,6 +166,7 @@ impl<'a> Args<'a> {
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
             },
             adapter: gpu.report(),
+            precision: if gpu.mixed() { "mixed" } else { "f32" },
             classes,
             config,
         }

@@ -154,6 +154,7 @@ impl Run<'_> {
         for (slice, kept) in memory.into_iter().zip(&kept) {
             gpu.copy(kept, slice);
         }
+        network.net.parameters().cast(gpu)?;
         network.net.set_batches_tracked(&tracked);
         let test = test.context(|| "testing learning rates")?;
         let path = self.folder.path().join("lr_find.csv");

@@ -25,7 +25,7 @@ use super::validate::Judged;
 use crate::data::Item;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Slice};
-use crate::optim::Ema;
+use crate::optim::{Ema, Scaling};
 
 /// Trains as `config` says, into a folder of its own under the name `name`.
 ///
@@ -104,8 +104,8 @@ pub fn run(
         rates,
         start: start_of(gpu, &config, &network),
         ema: config.model_ema_decay.map(|decay| {
-            let arenas = [network.net.parameters().values(), network.net.statistics()];
-            Rc::new(Ema::new(gpu, &arenas, decay, progress.step))
+            let net = &network.net;
+            Rc::new(Ema::new(gpu, net.parameters(), net.statistics(), decay, progress.step))
         }),
         unreadable,
         memory_bytes: 0,
@@ -135,6 +135,7 @@ pub fn run(
     if !run.progress.complete {
         if let Some(state) = state {
             state.restore(gpu, &run.folder.state(), &run.memory(&network))?;
+            network.net.parameters().cast(gpu)?;
             run.state = Some(state);
         }
         run.phases(&phases, &network, &images)?;
@@ -344,6 +345,12 @@ impl Run<'_> {
         };
         self.results.append(&epoch)?;
         console.epoch(&epoch);
+        if let Some(Scaling { scale, skipped, .. }) = leg.optimizer.scaling(gpu)? {
+            console.detail(format_args!(
+                "loss scale {scale}; {skipped} steps of the phase skipped as their gradients overflowed"
+            ));
+            console.event(&json!({ "event": "loss_scale", "scale": scale, "skipped": skipped }));
+        }
         self.memory_bytes = gpu.allocated_bytes();
         console.event(&json!({
             "event": "memory",

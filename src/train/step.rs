@@ -50,27 +50,21 @@ pub struct Stepper<'a> {
     image_size: u32,
     /// What averages the weights after each step.
     ema: Option<Rc<Ema>>,
-    /// The gradient of the loss by itself.
-    one: Tensor,
 }
 
 impl<'a> Stepper<'a> {
     /// Steps of whole batches.
-    ///
-    /// # Errors
-    /// What the device reported.
     pub fn new(
         gpu: &'a Gpu,
         network: &'a Network,
         mode: Mode,
         label_smoothing: f64,
         teachers: Option<&'a Teachers>,
-    ) -> Result<Self> {
-        let one = Tensor::from_host(gpu, Shape::vector(1), &[1.0])?;
+    ) -> Self {
         let label_smoothing = label_smoothing as f32;
         let micro_batch = usize::MAX;
         let first = mode.train_from.unwrap_or(Stage::Head);
-        Ok(Self {
+        Self {
             gpu,
             network,
             mode,
@@ -81,8 +75,7 @@ impl<'a> Stepper<'a> {
             micro_batch,
             image_size: network.image_size,
             ema: None,
-            one,
-        })
+        }
     }
 
     /// Has at most `images` images go through the network at a time.
@@ -108,6 +101,11 @@ impl<'a> Stepper<'a> {
         let on_device = ClassWeights::new(self.gpu, &class_weights)?;
         self.class_weights = Some((class_weights, on_device));
         Ok(())
+    }
+
+    /// Whether activations are stored in f16.
+    pub fn mixed(&self) -> bool {
+        self.gpu.mixed()
     }
 
     /// Images that go through the network at a time, at most.
@@ -182,7 +180,8 @@ impl<'a> Stepper<'a> {
         while let Some(targets) = parts.next() {
             self.network.net.draw(self.gpu, batch.noise_key, start)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            let (stats, by_teachers) = self.gradients(batch, start, targets, mode)?;
+            let (stats, by_teachers) =
+                self.gradients(batch, start, targets, mode, optimizer.seed())?;
             losses.push(self.gpu.download(stats.memory()));
             losses.extend(by_teachers.map(|stats| self.gpu.download(stats.memory())));
             start += targets.len();
@@ -193,7 +192,7 @@ impl<'a> Stepper<'a> {
         Ok(losses)
     }
 
-    /// Records the gradients of the part of a batch that begins with image `start`. Returns the
+    /// Records the gradients, times `seed`, of the part of a batch that begins with image `start`. Returns the
     /// statistics of the losses by the labels and by the teachers, if there are any.
     fn gradients(
         &self,
@@ -201,6 +200,7 @@ impl<'a> Stepper<'a> {
         start: usize,
         targets: &[Target],
         mode: Mode,
+        seed: Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let (gpu, network) = (self.gpu, self.network);
         let count = targets.len();
@@ -237,7 +237,7 @@ impl<'a> Stepper<'a> {
         let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
         let CrossEntropyOutput { loss, stats } = cross_entropy(&tape, &logits, &targets, options)?;
         let (Some(lessons), Some(goals)) = (lessons, goals) else {
-            tape.backward(&loss, self.one.clone())?;
+            tape.backward(&loss, seed)?;
             return Ok((stats, None));
         };
         let options = Distillation {
@@ -246,7 +246,7 @@ impl<'a> Stepper<'a> {
         };
         let by_teachers = distillation(&tape, &logits, &goals, options)?;
         let loss = add(&tape, &loss, &by_teachers.loss)?;
-        tape.backward(&loss, self.one.clone())?;
+        tape.backward(&loss, seed)?;
         Ok((stats, Some(by_teachers.stats)))
     }
 

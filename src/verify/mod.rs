@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::gpu::Gpu;
-use crate::ops::case::{Array, Case, Expected, Fill, Worst, compare, filled};
+use crate::ops::case::{Array, Case, Expected, Worst, compare};
 use crate::ops::{OPS, Op};
 use crate::tensor::Tensor;
 
@@ -150,7 +150,7 @@ impl Selection {
 /// Checks what is selected, and hands over the rows of each case as it is done.
 pub fn verify(gpu: &Gpu, selection: &Selection, mut report: impl FnMut(Vec<Row>)) {
     for op in OPS.iter().filter(|op| selection.has_op(op.name)) {
-        let cases = (op.cases)();
+        let cases = op.cases();
         for case in cases.iter().filter(|case| !case.benchmark && selection.has_case(&case.name)) {
             report(check(gpu, op, case));
         }
@@ -199,15 +199,21 @@ struct Chosen {
 impl<'a> Subject<'a> {
     fn new(op: &Op, case: &'a Case) -> Self {
         let inputs = case.fill();
-        let outputs = (case.reference)(&inputs);
-        let d_out = filled(outputs[0].values.shape, Fill::Uniform(-1.0, 1.0), 99);
+        let half = case.dtype.is_half();
+        let expected = |it: Expected| if half { it.through_half() } else { it };
+        let outputs: Vec<_> = (case.reference)(&inputs).into_iter().map(expected).collect();
+        let d_out = case.fill_gradient(outputs[0].values.shape);
         let gradient = case.gradient.as_ref();
         let gradients = gradient.map_or_else(Vec::new, |gradient| gradient(&inputs, &d_out));
+        let gradients = gradients.into_iter().map(|it| it.map(expected)).collect();
         let d_out = gradient.map(|_| d_out);
         Self { op: op.name, case, inputs, outputs, d_out, gradients }
     }
 
     fn unsupported(&self, gpu: &Gpu) -> Option<String> {
+        if !self.case.supported(gpu) {
+            return Some("the adapter has no f16 in shaders".into());
+        }
         let inputs = self.inputs.iter().map(|array| array.shape);
         let shapes = inputs.chain(self.outputs.iter().map(|output| output.values.shape));
         let largest = shapes.map(|shape| shape.bytes()).max().unwrap_or(0);
@@ -258,7 +264,10 @@ impl<'a> Subject<'a> {
         };
         let judge = |what: String, found: &Tensor, expected: &Expected| {
             let verdict = match found.download(gpu) {
-                Ok(found) => Verdict::Compared(compare(&found, expected, &by_pass)),
+                Ok(numbers) if found.dtype().is_half() => {
+                    Verdict::Compared(compare(&numbers, &expected.stored_in_half(), &by_pass))
+                }
+                Ok(numbers) => Verdict::Compared(compare(&numbers, expected, &by_pass)),
                 Err(error) => Verdict::Failed(error.to_string()),
             };
             self.row(&chosen, what, verdict)

@@ -21,7 +21,7 @@ use crate::nn::{BnPolicy, Mode, ResNet, Stage};
 use crate::ops::case::Worst;
 use crate::ops::{CrossEntropy, Targets, cross_entropy, labels, normalize};
 use crate::optim::{Algorithm, Optimizer, Settings};
-use crate::{Shape, Tape, Tensor, Var};
+use crate::{Dtype, Shape, Tape, Tensor, Var};
 
 /// Side of the images.
 const SIZE: usize = 64;
@@ -216,7 +216,8 @@ impl Batch {
     /// Those of [`normalize`].
     pub fn input(&self, tape: &Tape) -> Result<Var> {
         let shape = Shape::new(self.images, self.size, self.size, 3);
-        let input = normalize(tape.gpu(), &self.pixels, shape, IMAGENET_MEAN, IMAGENET_STD)?;
+        let (gpu, dtype) = (tape.gpu(), Dtype::of_activations(tape.gpu()));
+        let input = normalize(gpu, &self.pixels, shape, IMAGENET_MEAN, IMAGENET_STD, dtype)?;
         Ok(tape.constant(input))
     }
 }

@@ -60,6 +60,11 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
             "--freeze-epochs 1 --epochs 2 --opt adamw --clip-grad-norm 1 --lr-warmup-epochs 1 \
              --mixup-alpha 0.4 --cutmix-alpha 1 --dropout 0.2 --stochastic-depth 0.3 --balance sampler",
         ),
+        (
+            "mixed",
+            "--precision mixed --freeze-epochs 1 --epochs 2 --opt adamw --l2-sp 0.1 \
+             --model-ema-decay 0.5",
+        ),
         ("average", "--epochs 5 --unfreeze-every 1 --model-ema-decay 0.5 --accumulate 2"),
     ] {
         let whole = format!("{kind}-whole");

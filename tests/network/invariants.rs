@@ -258,7 +258,7 @@ fn a_batch_of_256_at_224_px_is_done_in_parts_where_a_binding_holds_128_mib() {
         let parameters = network.net.parameters();
         let optimizer = Optimizer::new(&gpu, parameters, settings, Stage::Stem, |_| 1.0).unwrap();
         let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
-        let mut stepper = Stepper::new(&gpu, &network, mode, 0.0, None).unwrap();
+        let mut stepper = Stepper::new(&gpu, &network, mode, 0.0, None);
         let batch = train::Batch {
             pixels: vec![0; 256 * 224 * 224 * 3],
             features: Vec::new(),

@@ -55,7 +55,10 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn case(x: Shape, window: [usize; 2], c_out: usize, conv: Conv2d, bias: bool) -> Case {
     let weight = Shape::new(window[0], window[1], x.c.next_multiple_of(4), c_out);
-    let mut inputs = vec![Input::variable(x), Input::variable(weight).filled(Fill::Channels(x.c))];
+    let mut inputs = vec![
+        Input::variable(x).activation(),
+        Input::variable(weight).filled(Fill::Channels(x.c)).weight(),
+    ];
     if bias {
         inputs.push(Input::variable(Shape::vector(c_out)));
     }

@@ -20,7 +20,7 @@ use super::batch_norm::BatchStats;
 use crate::autograd::{Backward, Grads, Slot, Tape, Var};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Sizes, Slice};
 use crate::shader;
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
 use kernels::{BUSY, Method};
@@ -101,9 +101,20 @@ struct Geometry {
     weight: Shape,
     y: Shape,
     conv: Conv2d,
+    /// Of x, y, the weight and the gradients by x and y; that by the weight is always in f32.
+    dtype: Dtype,
 }
 
 impl Geometry {
+    /// That of a convolution of tensors.
+    fn of(x: &Tensor, weight: &Tensor, conv: Conv2d) -> Result<Self> {
+        if x.dtype() != weight.dtype() {
+            let what = format!("an input in {} meets a weight in {}", x.dtype(), weight.dtype());
+            return Err(Error::shape("conv2d", what));
+        }
+        Ok(Self { dtype: x.dtype(), ..Self::new(x.shape(), weight.shape(), conv)? })
+    }
+
     fn new(x: Shape, weight: Shape, conv: Conv2d) -> Result<Self> {
         let Shape { n: r, h: s, w: c_in, c: c_out } = weight;
         let error = |what: String| Err(Error::shape("conv2d", what));
@@ -123,11 +134,11 @@ impl Geometry {
             (reach[1] - s) / conv.stride[1] + 1,
             c_out,
         );
-        Ok(Self { x, weight, y, conv })
+        Ok(Self { x, weight, y, conv, dtype: Dtype::F32 })
     }
 
     fn params(&self) -> Params {
-        let Self { x, weight, y, conv } = self;
+        let Self { x, weight, y, conv, .. } = self;
         Params {
             n: x.n as u32,
             h: x.h as u32,
@@ -148,23 +159,26 @@ impl Geometry {
 
     /// What the fastest kernel may depend on.
     fn sizes(&self) -> Sizes {
-        let Self { x, weight, y, conv } = self;
+        let Self { x, weight, y, conv, dtype } = self;
+        let half = usize::from(dtype.is_half());
         let [n, h, w] = [x.n, x.h, x.w];
         let [stride_h, stride_w] = conv.stride;
         let [pad_h, pad_w] = conv.padding;
-        [n, h, w, x.c, weight.n, weight.h, y.c, stride_h, stride_w, pad_h, pad_w, 0]
+        [n, h, w, x.c, weight.n, weight.h, y.c, stride_h, stride_w, pad_h, pad_w, half]
             .map(|size| size as u32)
     }
 
     /// The convolution of these [`Geometry::sizes`].
     fn of_sizes(sizes: Sizes) -> Result<Self> {
-        let [n, h, w, c_in, r, s, c_out, stride_h, stride_w, pad_h, pad_w, _] =
+        let [n, h, w, c_in, r, s, c_out, stride_h, stride_w, pad_h, pad_w, half] =
             sizes.map(|size| size as usize);
-        Self::new(
+        let geometry = Self::new(
             Shape::new(n, h, w, c_in),
             Shape::new(r, s, c_in.next_multiple_of(4), c_out),
             Conv2d { stride: [stride_h, stride_w], padding: [pad_h, pad_w] },
-        )
+        )?;
+        let dtype = if half == 1 { Dtype::F16 } else { Dtype::F32 };
+        Ok(Self { dtype, ..geometry })
     }
 
     /// Multiplications and additions of each of the three passes.
@@ -175,12 +189,12 @@ impl Geometry {
 
 /// y = x ∗ weight + bias.
 ///
-/// `weight` is `(r, s, c_in, c_out)`, `bias` a vector of c_out.
+/// `weight` is `(r, s, c_in, c_out)`, of the type of `x`; `bias` a vector of c_out in f32.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes do not fit together or the window exceeds the padded input.
+/// [`Error::Shape`] if shapes or types do not fit together or the window exceeds the padded input.
 pub fn conv2d(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>, conv: Conv2d) -> Result<Var> {
-    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     if let Some(bias) = bias
         && bias.shape() != Shape::vector(geometry.y.c)
     {
@@ -203,7 +217,7 @@ pub fn conv2d_with_stats(
     weight: &Var,
     conv: Conv2d,
 ) -> Result<(Var, Option<BatchStats>)> {
-    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     let gpu = tape.gpu();
     let chunk = match kernels::forward(gpu, &geometry) {
         Method::Direct(tiling) => Some(tiling.rows()),
@@ -243,9 +257,9 @@ pub(super) fn conv2d_affine(
     conv: Conv2d,
     affine: Affine<'_>,
 ) -> Result<Tensor> {
-    let geometry = Geometry::new(x.shape(), weight.shape(), conv)?;
+    let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     if let Some(residual) = affine.residual
-        && residual.shape() != geometry.y
+        && (residual.shape(), residual.dtype()) != (geometry.y, geometry.dtype)
     {
         let what = format!("a residual {} joins {}", residual.shape(), geometry.y);
         return Err(Error::shape("conv2d", what));
@@ -308,7 +322,7 @@ fn forward(
     weight: &Tensor,
     epilogue: Epilogue<'_>,
 ) -> Tensor {
-    let y = Tensor::empty(gpu, geometry.y);
+    let y = Tensor::empty_as(gpu, geometry.y, geometry.dtype);
     let tiling = match kernels::forward(gpu, geometry) {
         Method::Winograd(tiling) => {
             let winograd = Winograd::forward(geometry).expect("offered where it applies");
@@ -318,7 +332,8 @@ fn forward(
         Method::Direct(tiling) => tiling,
     };
     let mut slices = vec![x.memory(), weight.memory(), y.memory()];
-    let kernel = epilogue.attach(tiling.kernel(&FORWARD_LANES, &FORWARD_TILED), &mut slices);
+    let kernel = tiling.kernel(&FORWARD_LANES, &FORWARD_TILED).half(x.dtype().is_half());
+    let kernel = epilogue.attach(kernel, &mut slices);
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
     y
@@ -370,7 +385,8 @@ fn backward_bias(gpu: &Gpu, d_y: &Tensor, d_b: &Tensor, accumulate: bool) {
         accumulate: accumulate.into(),
     };
     let slices = [d_y.memory(), d_b.memory()];
-    gpu.run(Kernel::new(&BACKWARD_BIAS), &params, &slices, gpu.groups(shape.c4()));
+    let kernel = Kernel::new(&BACKWARD_BIAS).half(d_y.dtype().is_half());
+    gpu.run(kernel, &params, &slices, gpu.groups(shape.c4()));
 }
 
 fn backward_data(
@@ -395,6 +411,7 @@ fn backward_data(
         Method::Direct(tiling) => tiling,
     };
     let kernel = tiling.kernel(&BACKWARD_DATA_LANES, &BACKWARD_DATA_TILED);
+    let kernel = kernel.half(d_y.dtype().is_half());
     let params = Params { accumulate: accumulate.into(), ..geometry.params() };
     let [groups_x, groups_y, _] = gpu.groups(tiling.count(rows, x.c));
     let groups = [groups_x, groups_y, (stride_h * stride_w) as u32];
@@ -413,6 +430,7 @@ fn backward_weight(
     let quads = weight.n * weight.h * geometry.x.c4();
     let tiling = kernels::backward_weight(gpu, geometry, quads);
     let kernel = tiling.kernel(&BACKWARD_WEIGHT_LANES, &BACKWARD_WEIGHT_TILED);
+    let kernel = kernel.half(d_y.dtype().is_half());
     let tiles = tiling.count(quads * 4, y.c);
     // Enough workgroups to keep the adapter busy, as long as a split still sums a few dozen pixels.
     let wanted = match gpu.class() {

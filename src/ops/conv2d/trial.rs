@@ -34,11 +34,11 @@ impl Trial {
     /// # Errors
     /// What the device reported.
     pub fn operands(&self, magnitudes: bool) -> Result<Operands> {
-        let Geometry { x, weight, y, .. } = self.geometry;
+        let Geometry { x, weight, y, dtype, .. } = self.geometry;
         let number = |value: f64| if magnitudes { value.abs() } else { value };
         let tensor = |shape: Shape, fill: Fill, seed: u64| {
             let values = filled(shape, fill, seed).map(number).to_f32();
-            Tensor::from_host(&self.gpu, shape, &values)
+            Tensor::from_host_as(&self.gpu, shape, &values, dtype)
         };
         let unit = Fill::Uniform(-1.0, 1.0);
         let weight = || tensor(weight, Fill::Channels(x.c), 2);
@@ -52,11 +52,11 @@ impl Trial {
     /// Records the pass.
     pub fn run(&self, operands: &Operands) -> Tensor {
         let (gpu, Operands([a, b])) = (&self.gpu, operands);
-        let Geometry { x, weight, .. } = self.geometry;
+        let Geometry { x, weight, dtype, .. } = self.geometry;
         match self.pass {
             pass if pass == PASSES[0] => forward(gpu, &self.geometry, a, b, Epilogue::None),
             pass if pass == PASSES[1] => {
-                let d_x = Tensor::empty(gpu, x);
+                let d_x = Tensor::empty_as(gpu, x, dtype);
                 backward_data(gpu, &self.geometry, b, a, &d_x, false);
                 d_x
             }

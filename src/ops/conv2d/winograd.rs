@@ -59,7 +59,7 @@ struct Params {
 impl Winograd {
     /// The forward pass; none where the algorithm does not apply.
     pub fn forward(geometry: &Geometry) -> Option<Self> {
-        let &Geometry { x, weight, y, conv } = geometry;
+        let &Geometry { x, weight, y, conv, .. } = geometry;
         let applies = [weight.n, weight.h] == [3, 3] && conv.stride == [1, 1];
         applies.then_some(Self { x, y, padding: conv.padding, backward: false })
     }
@@ -137,8 +137,10 @@ impl Winograd {
     ) {
         let accumulate = matches!(epilogue, Epilogue::Accumulate);
         let (ci4, co4) = (self.x.c4(), self.y.c4());
+        // The transformed numbers, in the workspace, are f32 all the same.
+        let half = x.dtype().is_half();
         let u = gpu.lease((POSITIONS * 4 * ci4 * co4 * 16) as u64);
-        let kernel = Kernel::new(&WEIGHT).with("BACKWARD", self.backward.into());
+        let kernel = Kernel::new(&WEIGHT).with("BACKWARD", self.backward.into()).half(half);
         let params = self.params(0, 0, false);
         let groups = gpu.groups((ci4 * co4).div_ceil(64));
         gpu.run(kernel, &params, &[weight.memory(), &u], groups);
@@ -158,7 +160,7 @@ impl Winograd {
             let params = self.params(first, images, accumulate);
             let strips =
                 images * self.y.h.div_ceil(2) * self.y.w.div_ceil(2).div_ceil(strip as usize);
-            let kernel = Kernel::new(&INPUT).with("TILES", strip);
+            let kernel = Kernel::new(&INPUT).with("TILES", strip).half(half);
             let groups = gpu.groups((strips * ci4).div_ceil(64));
             gpu.run(kernel, &params, &[x.memory(), &v], groups);
 
@@ -168,7 +170,7 @@ impl Winograd {
             gpu.run(kernel, &params, &[&v, &u, &m], gpu.groups(tiles));
 
             let mut slices = vec![&m, y.memory()];
-            let kernel = Kernel::new(&OUTPUT).with("PATCHES", run as u32);
+            let kernel = Kernel::new(&OUTPUT).with("PATCHES", run as u32).half(half);
             let kernel = epilogue.attach(kernel, &mut slices);
             let groups = gpu.groups((patches.div_ceil(run) * co4).div_ceil(64));
             gpu.run(kernel, &params, &slices, groups);
