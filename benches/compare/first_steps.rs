@@ -155,24 +155,34 @@ fn draw(folder: &Path) -> Result<()> {
             );
         }
     };
+    let exact = losses(&folder.join("torch-float64.jsonl"))?;
     apart("wgrad and PyTorch, both f32", &wgrad, &torch);
-    if let Ok(exact) = losses(&folder.join("torch-float64.jsonl")) {
-        apart("wgrad f32 and PyTorch f64", &wgrad, &exact);
-        apart("PyTorch f32 and PyTorch f64", &torch, &exact);
-    }
-    let curve = |name: &str, losses: &[f64], ink| Curve {
+    apart("wgrad f32 and PyTorch f64", &wgrad, &exact);
+    apart("PyTorch f32 and PyTorch f64", &torch, &exact);
+    let curve = |name: &str, points, ink| Curve {
         name: name.into(),
-        points: averaged(losses),
-        ink,
+        points,
+        ink: Ink::Series(ink),
         faint: false,
     };
-    let both = [curve("PyTorch", &torch, Ink::Series(1)), curve("wgrad", &wgrad, Ink::Series(0))];
-    let apart: Vec<f64> = wgrad.iter().zip(&torch).map(|(a, b)| a - b).collect();
-    let difference = [curve("wgrad − PyTorch", &apart, Ink::Series(0))];
-    let title = "Loss of the first 300 steps of pretraining";
+    // In powers of ten, no less than rounding.
+    let distance = |losses: &[f64]| -> Vec<(f64, f64)> {
+        let apart: Vec<f64> = losses.iter().zip(&exact).map(|(a, b)| (a - b).abs()).collect();
+        averaged(&apart).into_iter().map(|(step, mean)| (step, mean.max(1e-7).log10())).collect()
+    };
     let charts = [
-        curves(title, "step", false, &both),
-        curves("Difference of the losses", "step", false, &difference),
+        curves(
+            "Loss of the first 300 steps of pretraining",
+            "step",
+            false,
+            &[curve("PyTorch", averaged(&torch), 1), curve("wgrad", averaged(&wgrad), 0)],
+        ),
+        curves(
+            "How far from PyTorch in f64, in powers of ten",
+            "step",
+            false,
+            &[curve("PyTorch in f32", distance(&torch), 1), curve("wgrad", distance(&wgrad), 0)],
+        ),
     ];
     write_charts(&folder.join("first_steps.png"), &charts)
 }

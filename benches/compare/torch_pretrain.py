@@ -23,8 +23,11 @@ if len(sys.argv) > 4:
     torch.set_num_threads(int(sys.argv[4]))
 dtype = getattr(torch, name)
 batches = load_file(folder / "batches.safetensors")
-epochs = [(p.split(batch), l.split(batch)) for p, l in zip(batches["pixels"].chunk(2), batches["labels"].chunk(2))]
-images, labels = (sum(parts, ()) for parts in zip(*epochs))
+# Two epochs, whose last batches may be smaller.
+images, labels = (
+    [part for epoch in batches[key].chunk(2) for part in epoch.split(batch)]
+    for key in ("pixels", "labels")
+)
 
 net = torchvision.models.resnet18(num_classes=200)
 net.load_state_dict(load_file(folder / "start.safetensors"))
