@@ -102,9 +102,14 @@ fn every_adapter_answers_in_objects_and_in_a_file() {
         text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert!(!rows.is_empty());
     for row in &rows {
-        assert_eq!((&row["op"], &row["verdict"]), (&"relu".into(), &"pass".into()), "{row}");
-        assert!(row["case"].as_str().unwrap().contains("Extremes"), "{row}");
-        assert!(row["share"].as_f64().is_some_and(|share| share <= 1.0), "{row}");
+        let case = row["case"].as_str().unwrap();
+        assert!(row["op"] == "relu" && case.contains("Extremes"), "{row}");
+        if row["verdict"] == "unsupported" {
+            assert!(case.ends_with("f16"), "{row}");
+        } else {
+            assert_eq!(row["verdict"], "pass", "{row}");
+            assert!(row["share"].as_f64().is_some_and(|share| share <= 1.0), "{row}");
+        }
         assert!(row["backend"].is_string(), "{row}");
     }
     let drift: serde_json::Value =
