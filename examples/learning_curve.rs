@@ -8,8 +8,8 @@
 //!     cargo run --release --example learning_curve [STEPS]
 //!
 //! Draws `learning_curve.png`: the mean of three seeds, each with its own choice of training images, and
-//! lines from the worst to the best. All trainings have as many steps, 40 if not told otherwise: about
-//! a quarter of an hour on two idle cores.
+//! lines from the worst to the best. All trainings have as many steps, 40 if not told otherwise. On a
+//! software adapter whose two cores had other work too that took twenty minutes.
 
 mod common;
 

@@ -1,7 +1,8 @@
 // adam, in place: g = scale·gradient + coupled_decay·θ; m += (1 − β1)·(g − m);
 // v = β2·v + (1 − β2)·g²; θ = shrink·θ − step_size·m / (√v / bias2_sqrt + ε). Nothing changes where the
 // loss is not finite. With HALF the parameters have a copy in f16, written too, and 1 − β1ᵗ and
-// 1 − β2ᵗ, which the device alone knows, stand behind the scale. One thread updates four parameters. Reference: `reference` in src/ops/adam.rs.
+// 1 − β2ᵗ, which the device alone knows, stand behind the scale. One thread updates four parameters.
+// Reference: `reference` in src/ops/adam.rs.
 
 struct Params { count: u32 }
 struct Hyper {

@@ -4,9 +4,9 @@
 mod common;
 
 use wgrad::gpu::{Gpu, GpuOptions};
-use wgrad::ops::case::{Array, Case, EPSILON, Fill, compare, filled};
+use wgrad::ops::case::{Array, Case, EPSILON, Fill, Role, compare, filled};
 use wgrad::ops::{OPS, Op};
-use wgrad::{Tape, Tensor};
+use wgrad::{Dtype, Tape, Tensor};
 
 fn on_every_case(check: impl Fn(&Gpu, &Op, &Case)) {
     for gpu in common::every_gpu(GpuOptions { guards: true, ..Default::default() }) {
@@ -19,39 +19,46 @@ fn on_every_case(check: impl Fn(&Gpu, &Op, &Case)) {
     }
 }
 
+/// The gradient by the first output, of a case that has gradients.
 fn seed(case: &Case, inputs: &[Array]) -> Option<Array> {
     let output = (case.reference)(inputs)[0].values.shape;
-    case.gradient.as_ref().map(|_| filled(output, Fill::Uniform(-1.0, 1.0), 99))
+    case.gradient.as_ref().map(|_| case.fill_gradient(output))
 }
 
 #[test]
 fn gradients_are_added_to_what_a_leaf_holds() {
     on_every_case(|gpu, op, case| {
-        if case.dtype.is_half() {
-            return; // Rounded once more, at every sum; the cases themselves bound that.
-        }
         let inputs = case.fill();
         let (Some(gradient), Some(d_out)) = (&case.gradient, seed(case, &inputs)) else { return };
-        let held: Vec<Array> = inputs
-            .iter()
-            .zip(50..)
-            .map(|(input, seed)| filled(input.shape, Fill::Uniform(-1.0, 1.0), seed))
+        let half = case.dtype.is_half();
+        // The gradient of an activation is stored as that is, all others are in f32.
+        let stored = |role: Role| if role == Role::Activation { case.dtype } else { Dtype::F32 };
+        let held: Vec<Array> = (case.inputs.iter().zip(50..))
+            .map(|(input, seed)| {
+                let held = filled(input.shape, Fill::Uniform(-1.0, 1.0), seed);
+                if stored(input.role).is_half() { held.to_half() } else { held }
+            })
             .collect();
         let tape = Tape::new(gpu);
-        let upload = |array: &Array| Tensor::from_host(gpu, array.shape, &array.to_f32()).unwrap();
+        let upload = |array: &Array, dtype: Dtype| {
+            Tensor::from_host_as(gpu, array.shape, &array.to_f32(), dtype).unwrap()
+        };
         let (mut leaves, mut sums) = (Vec::new(), Vec::new());
-        for ((input, array), held) in case.inputs.iter().zip(&inputs).zip(&held) {
-            let sum = upload(held);
+        for ((input, value), held) in
+            case.inputs.iter().zip(case.tensors(gpu, &inputs).unwrap()).zip(&held)
+        {
+            let sum = upload(held, stored(input.role));
             leaves.push(match input.differentiate {
-                true => tape.leaf_into(upload(array), sum.clone(), true),
-                false => tape.constant(upload(array)),
+                true => tape.leaf_into(value, sum.clone(), true),
+                false => tape.constant(value),
             });
             sums.push(sum);
         }
         let outputs = (case.run)(&tape, &leaves).unwrap();
-        tape.backward(&outputs[0], upload(&d_out)).unwrap();
+        tape.backward(&outputs[0], upload(&d_out, outputs[0].value().dtype())).unwrap();
         for (index, expected) in gradient(&inputs, &d_out).into_iter().enumerate() {
-            let Some(mut expected) = expected else { continue };
+            let Some(expected) = expected else { continue };
+            let mut expected = if half { expected.through_half() } else { expected };
             // One more sum, of terms that may cancel.
             let roundings = |value: &f64, held: &f64| 2.0 * EPSILON * (value.abs() + held.abs());
             let held = &held[index].data;
@@ -61,6 +68,9 @@ fn gradients_are_added_to_what_a_leaf_holds() {
                 allowances.iter_mut().zip(&more).for_each(|(allowed, more)| *allowed += more);
             }
             expected.values.data.iter_mut().zip(held).for_each(|(value, held)| *value += held);
+            if sums[index].dtype().is_half() {
+                expected = expected.stored_in_half();
+            }
             let found = sums[index].download(gpu).unwrap();
             let worst = compare(&found, &expected, &case.kernels(gpu));
             assert!(worst.share <= 1.0, "{} ({}): gradient {index} {worst}", op.name, case.name);

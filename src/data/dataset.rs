@@ -150,10 +150,10 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// Reads a folder of class folders (or archives, as [`Dataset::scan`] does), all of which must be among `classes`; not every class needs
-    /// a folder. `split` names a folder inside `root` that holds them: `train`, `test`, or any
-    /// name of the validation split (`val`, `valid`, `validation`). With `None` it is the validation
-    /// split, else the test split, else `root` itself.
+    /// Reads a folder of class folders (or archives, as [`Dataset::scan`] does), all of which must be
+    /// among `classes`; not every class needs a folder. `split` names a folder inside `root` that holds
+    /// them: `train`, `test`, or any name of the validation split (`val`, `valid`, `validation`). With
+    /// `None` it is the validation split, else the test split, else `root` itself.
     ///
     /// # Errors
     /// As [`Dataset::scan`], and [`Error::Data`] when the split named does not exist, or when `root`

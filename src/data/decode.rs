@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, RgbImage};
 
 use crate::error::{Error, Result};
 
@@ -85,11 +85,16 @@ pub(super) fn rgb_from(bytes: &[u8]) -> Result<RgbImage, String> {
         return Err("truncated: the JPEG's end is missing".into());
     }
     no_panic(|| {
-        let orientation = decoder.orientation().map_err(|error| error.to_string())?;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+        let orientation = decoder.orientation().map_err(told)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(told)?;
         image.apply_orientation(orientation);
         Ok(on_white(image))
     })
+}
+
+/// A decoder's own words, some of which end in a line break.
+fn told(error: ImageError) -> String {
+    error.to_string().trim_end().to_owned()
 }
 
 /// A decoder that has read the header of an image small enough to decode.
@@ -103,7 +108,7 @@ fn header<'a>(mut reader: impl BufRead + Seek + 'a) -> Result<Box<dyn ImageDecod
     if reader.format().is_none() {
         return Err("not an image: its content is none of JPEG, PNG, GIF, BMP, WebP".into());
     }
-    let decoder = no_panic(|| reader.into_decoder().map_err(|error| error.to_string()))?;
+    let decoder = no_panic(|| reader.into_decoder().map_err(told))?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 {

@@ -22,8 +22,7 @@ struct Params {
 }
 
 /// Adds the penalty's gradient to `gradients`, which are those of `scale` (one f32) times the loss if
-/// it is given. The arenas are equally long; `gradients` lies in
-/// another buffer than the others.
+/// it is given. The arenas are equally long; `gradients` lies in another buffer than the others.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] if the arenas are not equally long multiples of 16 bytes.

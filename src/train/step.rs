@@ -192,8 +192,8 @@ impl<'a> Stepper<'a> {
         Ok(losses)
     }
 
-    /// Records the gradients, times `seed`, of the part of a batch that begins with image `start`. Returns the
-    /// statistics of the losses by the labels and by the teachers, if there are any.
+    /// Records the gradients, times `seed`, of the part of a batch that begins with image `start`.
+    /// Returns the statistics of the losses by the labels and by the teachers, if there are any.
     fn gradients(
         &self,
         batch: &Batch,

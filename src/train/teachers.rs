@@ -109,8 +109,8 @@ impl Teachers {
         &self.lineage
     }
 
-    /// What the teachers make of `count` uploaded images of `size` × `size` pixels: the mean of their softened probabilities,
-    /// images × classes. Recorded, not yet run.
+    /// What the teachers make of `count` uploaded images of `size` × `size` pixels: the mean of their
+    /// softened probabilities, images × classes. Recorded, not yet run.
     ///
     /// # Errors
     /// Those of the operations.
