@@ -13,13 +13,7 @@ override COLS: u32 = 1u;
 // Pixels in a round of the loop.
 override STEP: u32 = 2u;
 
-struct Params {
-  n: u32, h: u32, w: u32, ci4: u32,
-  oh: u32, ow: u32, co4: u32, r: u32,
-  s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
-  pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
-}
-@group(0) @binding(0) var<uniform> p: Params;
+//#include conv2d_params
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;

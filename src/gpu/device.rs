@@ -10,10 +10,12 @@ use super::buffer::{Pool, Slice};
 use super::choice::{Choices, Problem, Sizes};
 use super::disk_cache::PipelineStore;
 use super::download::{Download, StagingRing};
+use super::matrix_units::MatrixUnits;
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
 use super::recorder::{Binding, Command, Recorder, Uniforms};
 use super::shader::{Kernel, Shader};
+use crate::tensor::Dtype;
 use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
@@ -32,6 +34,9 @@ pub struct GpuOptions {
     pub floor_limits: bool,
     /// Do not use subgroup operations even if the adapter has them.
     pub no_subgroups: bool,
+    /// Offer the kernels for matrix units of this side whatever the adapter has, for tests that put
+    /// plain arithmetic in their place.
+    pub pretended_matrix_side: Option<u32>,
     /// Surround every allocation with guard bytes and fill it with NaN; see [`Gpu::check_guards`].
     pub guards: bool,
     /// Store activations and the weights of convolutions in f16, if the adapter can; see
@@ -53,6 +58,8 @@ struct Inner {
     subgroup_size: Option<u32>,
     f16: bool,
     mixed: bool,
+    /// Units for matrices of f16 and of f32, as long as they are trusted.
+    matrix_units: Cell<[Option<MatrixUnits>; 2]>,
     pool: Rc<Pool>,
     staging: Rc<StagingRing>,
     recorder: RefCell<Recorder>,
@@ -125,7 +132,27 @@ impl Gpu {
         if options.profile {
             wanted |= wgpu::Features::TIMESTAMP_QUERY;
         }
-        let features = wanted & raw.features();
+        let mut features = wanted & raw.features();
+        let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        let mut matrix_units = [None; 2];
+        if let Some((smallest, largest)) = report.subgroup_size
+            && !options.no_subgroups
+            && smallest == largest
+            && raw.features().contains(matrices)
+        {
+            features |= matrices;
+            matrix_units = [wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32]
+                .map(|of| MatrixUnits::of(&raw, of, smallest));
+        }
+        if let (Some(side), Some((lanes, _))) = (options.pretended_matrix_side, report.subgroup_size) {
+            matrix_units = [Some(MatrixUnits { side, lanes, wide_loads: true }); 2];
+        }
+        // SAFETY: what is experimental is the cooperative matrices, and no result of theirs is used
+        // before `tune::check_matrices` compared them with plain kernels.
+        let experimental_features = match features.contains(matrices) {
+            true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            false => wgpu::ExperimentalFeatures::disabled(),
+        };
         let limits = match options.floor_limits {
             true => wgpu::Limits::default().or_worse_values_from(&raw.limits()),
             false => raw.limits(),
@@ -134,7 +161,7 @@ impl Gpu {
             label: Some("wgrad"),
             required_features: features,
             required_limits: limits.clone(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         }))
@@ -161,6 +188,7 @@ impl Gpu {
             subgroup_size,
             f16,
             mixed: options.mixed && f16,
+            matrix_units: Cell::new(matrix_units),
             pool: Rc::default(),
             staging: Rc::default(),
             recorder: RefCell::default(),
@@ -198,6 +226,17 @@ impl Gpu {
     /// read, in f16: it was asked for, and the adapter can.
     pub fn mixed(&self) -> bool {
         self.0.mixed
+    }
+
+    /// The units that multiply matrices of `dtype` and add up in f32; none if the adapter has none,
+    /// or [`Gpu::distrust_matrix_units`] was called.
+    pub fn matrix_units(&self, dtype: Dtype) -> Option<MatrixUnits> {
+        self.0.matrix_units.get()[usize::from(!dtype.is_half())]
+    }
+
+    /// Makes [`Gpu::matrix_units`] offer none from now on.
+    pub fn distrust_matrix_units(&self) {
+        self.0.matrix_units.set([None; 2]);
     }
 
     /// Bytes one binding may have, as opened.

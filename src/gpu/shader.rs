@@ -1,12 +1,13 @@
 //! From a shader file to the WGSL that is compiled: constants and unrolled loops.
 //!
-//! A shader file is WGSL with two additions, because software adapters and some drivers do not
+//! A shader file is WGSL with three additions, because software adapters and some drivers do not
 //! unroll loops and lane numbers of subgroup broadcasts must be literals:
 //!
 //! - `override NAME: u32 = 4u;` declares a constant with its default; the kernel that is asked for
 //!   may give another value. It becomes a `const`, so it may size arrays and loops.
 //! - `//#for i in 0..NAME` … `//#end` repeats the lines between; `//#if NAME > 1` … `//#else` …
 //!   `//#end` keeps or drops them. `${i * 4 + 1}` is replaced by the number it evaluates to.
+//! - `//#include NAME` stands for what `shaders/NAME.wgsl` holds, a part that several shaders share.
 
 use std::collections::HashMap;
 
@@ -30,13 +31,17 @@ macro_rules! shader {
     };
 }
 
-const COMMON: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/common.wgsl"));
+/// What every shader begins with.
+static COMMON: Shader = shader!("common");
+
+/// What shaders can include.
+static PARTS: &[&Shader] = &[&shader!("conv2d_params"), &shader!("cooperative_tiles")];
 
 /// The constant of `common.wgsl` that makes every shader's `stored` f16.
 const HALF: &str = "HALF";
 
 /// Constants a [`Kernel`] can give to its shader at most.
-const MAX_CONSTANTS: usize = 8;
+const MAX_CONSTANTS: usize = 10;
 
 /// A shader together with the values of its constants: what one pipeline is compiled from.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +60,7 @@ impl Kernel {
     /// The kernel with constant `name` set to `value`.
     ///
     /// # Panics
-    /// If more than eight constants are set.
+    /// If more than ten constants are set.
     pub const fn with(mut self, name: &'static str, value: u32) -> Self {
         self.constants[self.count] = (name, value);
         self.count += 1;
@@ -103,17 +108,18 @@ impl Kernel {
     pub fn wgsl(&self) -> Result<String, String> {
         let given: HashMap<_, _> = self.constants().iter().copied().collect();
         let (mut scope, mut body) = (HashMap::new(), String::new());
-        for (name, source) in [("common", COMMON), (self.name(), self.shader.source)] {
+        for Shader { name, source } in [&COMMON, self.shader] {
             expand(source, &mut scope, &given, &mut body)
                 .map_err(|what| format!("shaders/{name}.wgsl: {what}"))?;
         }
         if let Some(name) = given.keys().find(|&&name| !scope.contains_key(name)) {
             return Err(format!("shaders/{}.wgsl: it has no constant `{name}`", self.name()));
         }
-        // Directives such as `enable f16;` must come first in a module.
-        let (enable, rest): (Vec<_>, Vec<_>) =
-            body.split_inclusive('\n').partition(|line| line.starts_with("enable "));
-        Ok(enable.into_iter().chain(rest).collect())
+        // Directives must come first in a module.
+        let is_directive = |line: &str| ["enable ", "diagnostic("].iter().any(|d| line.starts_with(d));
+        let (directives, rest): (Vec<_>, Vec<_>) =
+            body.split_inclusive('\n').partition(|line| is_directive(line));
+        Ok(directives.into_iter().chain(rest).collect())
     }
 }
 
@@ -192,6 +198,13 @@ fn expand_block<'a>(
                     }
                     close(end, "//#end")?;
                     at = end;
+                } else if let Some(part) = directive.strip_prefix("include ") {
+                    let part = PARTS.iter().find(|shader| shader.name == part.trim());
+                    let part = part.ok_or_else(|| located("there is no such part".into()))?;
+                    if live {
+                        expand(part.source, scope, given, out)
+                            .map_err(|what| format!("shaders/{}.wgsl: {what}", part.name))?;
+                    }
                 } else {
                     return Err(located(format!("unknown directive `{directive}`")));
                 }
@@ -351,6 +364,7 @@ mod tests {
             ("a\n//#end", "line 2: `//#end` without a block"),
             ("${x}", "line 1: unknown name `x`"),
             ("//#while", "line 1: unknown directive"),
+            ("a\n//#include nothing", "line 2: there is no such part"),
             ("${1 / 0}", "line 1: division by zero"),
         ] {
             let error = expanded(source, &[]).unwrap_err();

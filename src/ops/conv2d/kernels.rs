@@ -2,7 +2,8 @@
 
 use super::winograd::Winograd;
 use super::{Geometry, PASSES};
-use crate::gpu::{AdapterClass, Gpu, Kernel, Shader};
+use crate::gpu::{AdapterClass, Gpu, Kernel, MatrixUnits, Shader};
+use crate::tensor::Dtype;
 
 /// How a pass is computed.
 #[derive(Clone, Copy)]
@@ -20,17 +21,33 @@ pub enum Tiling {
     Lanes { lanes: u32, rows: u32, columns: u32 },
     /// Workgroup memory: rows × columns of a workgroup.
     Tiled { rows: u32, columns: u32 },
+    /// Matrix units, from tiles in workgroup memory: rows × columns of a workgroup.
+    Cooperative { units: MatrixUnits, rows: u32, columns: u32 },
+}
+
+/// The shaders of a pass, by how their tiles are done.
+pub struct Shaders {
+    pub lanes: &'static Shader,
+    pub tiled: &'static Shader,
+    pub cooperative: Option<&'static Shader>,
 }
 
 impl Tiling {
-    /// The kernel for this tile, of the two shaders of a pass. A workgroup does one tile.
-    pub fn kernel(self, by_lanes: &'static Shader, tiled: &'static Shader) -> Kernel {
+    /// The kernel for this tile, of the shaders of a pass. A workgroup does one tile.
+    pub fn kernel(self, shaders: &Shaders) -> Kernel {
         match self {
-            Self::Lanes { lanes, rows, columns } => {
-                Kernel::new(by_lanes).with("LANES", lanes).with("ROWS", rows).with("COLS", columns)
-            }
+            Self::Lanes { lanes, rows, columns } => Kernel::new(shaders.lanes)
+                .with("LANES", lanes)
+                .with("ROWS", rows)
+                .with("COLS", columns),
             Self::Tiled { rows, columns } => {
-                Kernel::new(tiled).with("BM", rows).with("BN", columns)
+                Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
+            }
+            Self::Cooperative { units, rows, columns } => {
+                let shader = shaders.cooperative.expect("offered where there is one");
+                let kernel = Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
+                let kernel = kernel.with("BM", rows).with("BN", columns);
+                if units.wide_loads { kernel } else { kernel.with("WIDE", 0) }
             }
         }
     }
@@ -38,17 +55,24 @@ impl Tiling {
     /// Rows of a tile.
     pub fn rows(self) -> usize {
         match self {
-            Self::Lanes { rows, .. } | Self::Tiled { rows, .. } => rows as usize,
+            Self::Lanes { rows, .. } | Self::Tiled { rows, .. } | Self::Cooperative { rows, .. } => {
+                rows as usize
+            }
         }
+    }
+
+    /// Columns of a tile.
+    pub fn columns(self) -> usize {
+        let columns = match self {
+            Self::Lanes { columns, .. } => 32 * columns,
+            Self::Tiled { columns, .. } | Self::Cooperative { columns, .. } => columns,
+        };
+        columns as usize
     }
 
     /// Tiles that cover a product of `rows` × `columns`.
     pub fn count(self, rows: usize, columns: usize) -> usize {
-        let width = match self {
-            Self::Lanes { columns, .. } => 32 * columns,
-            Self::Tiled { columns, .. } => columns,
-        };
-        rows.div_ceil(self.rows()) * columns.div_ceil(width as usize)
+        rows.div_ceil(self.rows()) * columns.div_ceil(self.columns())
     }
 }
 
@@ -72,9 +96,41 @@ pub const BUSY: usize = 256;
 const LANES: &[Named<Tiling>] =
     &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
 
+/// Tilings on matrix units for a product of `rows` × `columns` of numbers of this type, the best first;
+/// none where the adapter has no such units.
+fn cooperative(gpu: &Gpu, rows: usize, columns: usize, dtype: Dtype) -> Vec<Named<Tiling>> {
+    let Some(units) = gpu.matrix_units(dtype) else { return Vec::new() };
+    let tiling = |rows, columns| Tiling::Cooperative { units, rows, columns };
+    let mut tilings = vec![
+        ("cooperative 128x128", tiling(128, 128)),
+        ("cooperative 128x64", tiling(128, 64)),
+        ("cooperative 64x64", tiling(64, 64)),
+    ];
+    let number = if dtype.is_half() { 2 } else { 4 };
+    // The two tiles, 32 deep and with gaps, and the band that the sums pass through.
+    tilings.retain(|(_, tiling)| {
+        let (rows, columns) = (tiling.rows(), tiling.columns());
+        let tiles = (rows.max(columns) * 40).max(32 * (rows.max(columns) + 8)) * 2 * number;
+        let sums = (2 * units.side + units.lanes / 4) as usize * columns * 4;
+        tiles + sums <= gpu.workgroup_memory() as usize
+    });
+    // The largest that does not exceed the columns and still keeps the adapter busy.
+    let fits = |(_, tiling): &Named<Tiling>| {
+        tiling.columns() <= columns.max(64) && tiling.count(rows, columns) >= BUSY
+    };
+    let best = tilings.iter().position(fits).unwrap_or(tilings.len().saturating_sub(1));
+    tilings.rotate_left(best);
+    tilings
+}
+
 /// Tilings for a product of `rows` × `columns`, the best for this adapter first, from `lanes` where
 /// lanes can share loads.
-fn tilings(gpu: &Gpu, rows: usize, columns: usize, lanes: &[Named<Tiling>]) -> Vec<Named<Tiling>> {
+fn tilings(
+    gpu: &Gpu,
+    (rows, columns): (usize, usize),
+    dtype: Dtype,
+    lanes: &[Named<Tiling>],
+) -> Vec<Named<Tiling>> {
     let shared = if gpu.subgroup_size() == Some(8) { lanes } else { &[] };
     let mut registers =
         [("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))];
@@ -91,19 +147,21 @@ fn tilings(gpu: &Gpu, rows: usize, columns: usize, lanes: &[Named<Tiling>]) -> V
     }
     let all = [TILED_128, TILED_128_64].into_iter().filter(|t| !tiled.iter().any(|u| u.0 == t.0));
     let all: Vec<_> = tiled.iter().copied().chain(all).collect();
+    let matrices = cooperative(gpu, rows, columns, dtype);
     match gpu.class() {
-        AdapterClass::Software => [shared, &registers, &all].concat(),
-        _ => [&all[..], &registers, shared].concat(),
+        AdapterClass::Software => [shared, &registers, &all, &matrices].concat(),
+        _ => [&matrices, &all[..], &registers, shared].concat(),
     }
 }
 
 /// Kernels for a product of `rows` × `columns`, with Winograd's algorithm where it applies.
 fn methods(
     gpu: &Gpu,
-    (rows, columns): (usize, usize),
+    product: (usize, usize),
+    dtype: Dtype,
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, rows, columns, LANES);
+    let direct = tilings(gpu, product, dtype, LANES);
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: &[Named<Tiling>] =
@@ -130,19 +188,21 @@ fn methods(
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
     let product = (geometry.y.pixels(), geometry.y.c);
-    let methods = methods(gpu, product, Winograd::forward(geometry));
+    let methods = methods(gpu, product, geometry.dtype, Winograd::forward(geometry));
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
 
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
-    let methods = methods(gpu, (rows, geometry.x.c), Winograd::backward_data(geometry));
+    let product = (rows, geometry.x.c);
+    let methods = methods(gpu, product, geometry.dtype, Winograd::backward_data(geometry));
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
     // Eight lanes share rows by fours of channels: 32 at least.
-    let tilings = tilings(gpu, quads * 4, geometry.y.c, &LANES[..2]);
+    let product = (quads * 4, geometry.y.c);
+    let tilings = tilings(gpu, product, geometry.dtype, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }

@@ -23,29 +23,51 @@ use crate::shader;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method};
+use kernels::{BUSY, Method, Shaders};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
 
 static FORWARD_LANES: Shader = shader!("conv2d_forward_lanes");
 static FORWARD_TILED: Shader = shader!("conv2d_forward_tiled");
+static FORWARD_COOPERATIVE: Shader = shader!("conv2d_forward_cooperative");
 static BACKWARD_DATA_LANES: Shader = shader!("conv2d_backward_data_lanes");
 static BACKWARD_DATA_TILED: Shader = shader!("conv2d_backward_data_tiled");
+static BACKWARD_DATA_COOPERATIVE: Shader = shader!("conv2d_backward_data_cooperative");
 static BACKWARD_WEIGHT_LANES: Shader = shader!("conv2d_backward_weight_lanes");
 static BACKWARD_WEIGHT_TILED: Shader = shader!("conv2d_backward_weight_tiled");
+static BACKWARD_WEIGHT_COOPERATIVE: Shader = shader!("conv2d_backward_weight_cooperative");
 static BACKWARD_WEIGHT_SUM: Shader = shader!("conv2d_backward_weight_sum");
 static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
+
+const FORWARD: Shaders = Shaders {
+    lanes: &FORWARD_LANES,
+    tiled: &FORWARD_TILED,
+    cooperative: Some(&FORWARD_COOPERATIVE),
+};
+const BACKWARD_DATA: Shaders = Shaders {
+    lanes: &BACKWARD_DATA_LANES,
+    tiled: &BACKWARD_DATA_TILED,
+    cooperative: Some(&BACKWARD_DATA_COOPERATIVE),
+};
+const BACKWARD_WEIGHT: Shaders = Shaders {
+    lanes: &BACKWARD_WEIGHT_LANES,
+    tiled: &BACKWARD_WEIGHT_TILED,
+    cooperative: Some(&BACKWARD_WEIGHT_COOPERATIVE),
+};
 
 pub(super) const OP: Op = Op {
     name: "conv2d",
     shaders: &[
         &FORWARD_LANES,
         &FORWARD_TILED,
+        &FORWARD_COOPERATIVE,
         &BACKWARD_DATA_LANES,
         &BACKWARD_DATA_TILED,
+        &BACKWARD_DATA_COOPERATIVE,
         &BACKWARD_WEIGHT_LANES,
         &BACKWARD_WEIGHT_TILED,
+        &BACKWARD_WEIGHT_COOPERATIVE,
         &BACKWARD_WEIGHT_SUM,
         &BACKWARD_BIAS,
         &winograd::INPUT,
@@ -332,7 +354,7 @@ fn forward(
         Method::Direct(tiling) => tiling,
     };
     let mut slices = vec![x.memory(), weight.memory(), y.memory()];
-    let kernel = tiling.kernel(&FORWARD_LANES, &FORWARD_TILED).half(x.dtype().is_half());
+    let kernel = tiling.kernel(&FORWARD).half(x.dtype().is_half());
     let kernel = epilogue.attach(kernel, &mut slices);
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
@@ -410,7 +432,7 @@ fn backward_data(
         }
         Method::Direct(tiling) => tiling,
     };
-    let kernel = tiling.kernel(&BACKWARD_DATA_LANES, &BACKWARD_DATA_TILED);
+    let kernel = tiling.kernel(&BACKWARD_DATA);
     let kernel = kernel.half(d_y.dtype().is_half());
     let params = Params { accumulate: accumulate.into(), ..geometry.params() };
     let [groups_x, groups_y, _] = gpu.groups(tiling.count(rows, x.c));
@@ -429,7 +451,7 @@ fn backward_weight(
     let Geometry { weight, y, .. } = geometry;
     let quads = weight.n * weight.h * geometry.x.c4();
     let tiling = kernels::backward_weight(gpu, geometry, quads);
-    let kernel = tiling.kernel(&BACKWARD_WEIGHT_LANES, &BACKWARD_WEIGHT_TILED);
+    let kernel = tiling.kernel(&BACKWARD_WEIGHT);
     let kernel = kernel.half(d_y.dtype().is_half());
     let tiles = tiling.count(quads * 4, y.c);
     // Enough workgroups to keep the adapter busy, as long as a split still sums a few dozen pixels.

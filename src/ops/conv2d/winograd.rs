@@ -8,7 +8,7 @@
 //! The sums are 16 matrix products M = Σ_ci U·V. V and M take four times the memory of input and
 //! output; they are made for a few images at a time.
 
-use super::kernels::Tiling;
+use super::kernels::{Shaders, Tiling};
 use super::{Epilogue, Geometry};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Shader};
 use crate::shader;
@@ -18,6 +18,8 @@ pub(super) static INPUT: Shader = shader!("conv2d_winograd_input");
 pub(super) static WEIGHT: Shader = shader!("conv2d_winograd_weight");
 pub(super) static MULTIPLY_LANES: Shader = shader!("conv2d_winograd_multiply_lanes");
 pub(super) static MULTIPLY_TILED: Shader = shader!("conv2d_winograd_multiply_tiled");
+const MULTIPLY: Shaders =
+    Shaders { lanes: &MULTIPLY_LANES, tiled: &MULTIPLY_TILED, cooperative: None };
 pub(super) static OUTPUT: Shader = shader!("conv2d_winograd_output");
 
 /// Numbers in a patch.
@@ -165,7 +167,7 @@ impl Winograd {
             gpu.run(kernel, &params, &[x.memory(), &v], groups);
 
             let patches = images * self.patches();
-            let kernel = tiling.kernel(&MULTIPLY_LANES, &MULTIPLY_TILED);
+            let kernel = tiling.kernel(&MULTIPLY);
             let tiles = POSITIONS * tiling.count(patches, self.y.c);
             gpu.run(kernel, &params, &[&v, &u, &m], gpu.groups(tiles));
 

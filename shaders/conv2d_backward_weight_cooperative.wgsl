@@ -1,0 +1,140 @@
+// conv2d backward by the weight on matrix units: d_w[(tap, ci), co] = Σ_pixels x[pixel at tap, ci] ·
+// d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d/reference.rs.
+//
+// As conv2d_forward_cooperative.wgsl with rows = (tap, ci), columns = output channels, and the sum over
+// the `chunk` output image rows of the workgroup's split, 32 pixels a step;
+// conv2d_backward_weight_sum.wgsl adds the splits up. The first tile keeps rows together, as x does,
+// and is read by columns. An invocation keeps image, row and column of the pixels it stages.
+
+enable wgpu_cooperative_matrix;
+// Whole workgroups return early or not at all; naga takes every return for one that some lanes miss.
+diagnostic(off, derivative_uniformity);
+
+override SIDE: u32 = 16u;   // of a fragment: 8 or 16
+override LANES: u32 = 32u;  // of a subgroup
+override BM: u32 = 64u;     // 64 or 128
+override BN: u32 = 64u;     // 64 or 128
+
+//#include conv2d_params
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
+
+const THREADS: u32 = ${LANES * BN / 16}u;
+const A_STRIDE: u32 = ${BM / 4 + 2}u;
+const A_TILE: u32 = 32u * A_STRIDE;  // [pixel][row / 4]
+const B_STRIDE: u32 = ${BN / 4 + 2}u;
+const B_TILE: u32 = 32u * B_STRIDE;  // [pixel][column / 4]
+//#include cooperative_tiles
+var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32,
+) {
+  let row_quads = p.r * p.s * p.ci4;
+  let row_tiles = (row_quads * 4u + BM - 1u) / BM;
+  let column_tiles = (p.co4 * 4u + BN - 1u) / BN;
+  let tile = flat_group(group, groups);
+  let split = tile / (row_tiles * column_tiles);
+  if split >= p.splits { return; }
+  let quad0 = tile % row_tiles * ${BM / 4}u;
+  let column0 = tile / row_tiles % column_tiles * ${BN / 4}u;
+
+  // What this invocation stages of x: four rows, of THREADS / (BM/4) pixels.
+  let a_quad = thread % ${BM / 4}u;
+  let a_pixel = thread / ${BM / 4}u;
+  let quad = quad0 + a_quad;
+  let tap = quad / p.ci4;
+  let c4 = quad % p.ci4;
+  let dh = i32(tap / p.s) - i32(p.pad_h);
+  let dw = i32(tap % p.s) - i32(p.pad_w);
+  // And of d_y: four columns, of THREADS / (BN/4) pixels.
+  let tx = thread % ${BN / 4}u;
+  let ty = thread / ${BN / 4}u;
+  let column = column0 + tx;
+
+  let part_row = subgroup % 2u * ${BM / 8}u;
+  let part_column = subgroup / 2u * 8u;
+  //#for i in 0..BM / 2 / SIDE
+  //#for j in 0..32 / SIDE
+  var acc_${i}_${j} = coop_mat${SIDE}x${SIDE}<f32, C>();
+  //#end
+  //#end
+
+  let first = split * p.chunk * p.ow;
+  let last = min((split + 1u) * p.chunk, p.n * p.oh) * p.ow;
+  //#for j in 0..BM * 128 / (LANES * BN)
+  var pixel_${j} = first + a_pixel + ${j * LANES * BN / (BM * 4)}u;
+  var ow_${j} = pixel_${j} % p.ow;
+  var oh_${j} = pixel_${j} / p.ow % p.oh;
+  var image_${j} = pixel_${j} / p.ow / p.oh;
+  //#end
+  for (var k0 = first; k0 < last; k0 += 32u) {
+    //#for j in 0..BM * 128 / (LANES * BN)
+    let h_${j} = u32(i32(oh_${j} * p.stride_h) + dh);
+    let w_${j} = u32(i32(ow_${j} * p.stride_w) + dw);
+    var a_${j} = vec4<stored>();
+    if pixel_${j} < last && quad < row_quads && h_${j} < p.h && w_${j} < p.w {
+      a_${j} = x[((image_${j} * p.h + h_${j}) * p.w + w_${j}) * p.ci4 + c4];
+    }
+    pixel_${j} += 32u;
+    ow_${j} += 32u;
+    while ow_${j} >= p.ow {
+      ow_${j} -= p.ow;
+      oh_${j}++;
+      if oh_${j} == p.oh { oh_${j} = 0u; image_${j}++; }
+    }
+    //#end
+    //#for j in 0..128 / LANES
+    let from_${j} = k0 + ty + ${j * LANES / 4}u;
+    var b_${j} = vec4<stored>();
+    if from_${j} < last && column < p.co4 { b_${j} = d_y[from_${j} * p.co4 + column]; }
+    //#end
+    workgroupBarrier();
+    //#for j in 0..BM * 128 / (LANES * BN)
+    stage_a((a_pixel + ${j * LANES * BN / (BM * 4)}u) * A_STRIDE + a_quad, a_${j});
+    //#end
+    //#for j in 0..128 / LANES
+    stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
+    //#end
+    workgroupBarrier();
+    //#for k in 0..32 / SIDE
+    {
+      //#for i in 0..BM / 2 / SIDE
+      let a_${i} = coopLoad<coop_mat${SIDE}x${SIDE}<stored, A>>(
+        &a_tile[(${k * SIDE}u * A_STRIDE + part_row + ${i * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
+      //#end
+      //#for j in 0..32 / SIDE
+      let b_${j} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, B>>(
+        &b_tile[(${k * SIDE}u * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+      //#for i in 0..BM / 2 / SIDE
+      acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
+      //#end
+      //#end
+    }
+    //#end
+  }
+
+  // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.
+  //#for i in 0..BM / 2 / SIDE
+  workgroupBarrier();
+  //#for j in 0..32 / SIDE
+  let to_${i}_${j} = subgroup % 2u * ${SIDE * BN}u + subgroup / 2u * 32u + ${j * SIDE}u;
+  coopStoreT(acc_${i}_${j}, &band[to_${i}_${j}], ${BN}u);
+  //#end
+  workgroupBarrier();
+  //#for q in 0..8 * SIDE / LANES
+  {
+    let row = ty + ${q * LANES / 4}u;
+    let m = quad0 * 4u + row / SIDE * ${BM / 2}u + ${i * SIDE}u + row % SIDE;
+    if m < row_quads * 4u && column < p.co4 {
+      let at = row * BN + tx * 4u;
+      d_w[(split * row_quads * 4u + m) * p.co4 + column] =
+        vec4<f32>(band[at], band[at + 1u], band[at + 2u], band[at + 3u]);
+    }
+  }
+  //#end
+  //#end
+}

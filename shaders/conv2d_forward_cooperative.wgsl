@@ -1,0 +1,215 @@
+// conv2d forward on matrix units: y[m, co] = Σ_(tap, ci) x[pixel m at tap, ci] · weight[tap, ci, co].
+// Reference: `reference` in src/ops/conv2d/reference.rs.
+//
+// For adapters with cooperative matrices, whose fragments of SIDE × SIDE numbers belong to a whole
+// subgroup of LANES invocations. A workgroup computes BM output pixels × BN output channels, its
+// subgroups BM/2 × 32 each. The sum runs over (tap, ci) in steps of 32: eight groups of four
+// channels, each invocation staging one such group of some rows, whose tap and channel it keeps.
+// Rows of the tiles have a gap of two vec4 that spreads them over the memory banks. Fragments have no
+// elements that could be reached, so the sums pass through workgroup memory, a band at a time.
+
+enable wgpu_cooperative_matrix;
+// Whole workgroups return early or not at all; naga takes every return for one that some lanes miss.
+diagnostic(off, derivative_uniformity);
+
+override SIDE: u32 = 16u;   // of a fragment: 8 or 16
+override LANES: u32 = 32u;  // of a subgroup
+override BM: u32 = 64u;     // 64 or 128
+override BN: u32 = 64u;     // 64 or 128
+override BIAS: u32 = 0u;
+// Whether to write mean and Σ(y − mean)² of every BM rows for batch norm.
+override STATS: u32 = 0u;
+// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
+override AFFINE: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+override RELU: u32 = 0u;
+
+//#include conv2d_params
+@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
+//#if BIAS
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
+//#end
+//#if STATS
+@group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
+//#end
+//#if AFFINE
+@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
+//#end
+//#if RESIDUAL
+@group(0) @binding(5) var<storage, read> residual: array<vec4<stored>>;
+//#end
+
+const THREADS: u32 = ${LANES * BN / 16}u;
+const A_STRIDE: u32 = 10u;
+const A_TILE: u32 = BM * A_STRIDE;  // [row][group of 4 channels]
+const B_STRIDE: u32 = ${BN / 4 + 2}u;
+const B_TILE: u32 = 32u * B_STRIDE;  // [channel of 32][column / 4]
+//#include cooperative_tiles
+var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
+//#if STATS
+var<workgroup> sums: array<vec4<f32>, THREADS>;
+//#end
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32,
+) {
+  let rows = p.n * p.oh * p.ow;
+  let row_tiles = (rows + BM - 1u) / BM;
+  let tile = flat_group(group, groups);
+  let row_tile = tile % row_tiles;
+  let column0 = tile / row_tiles * ${BN / 4}u;
+  if column0 >= p.co4 { return; }
+
+  // What this invocation stages of x: group `thread % 8` of the step, rows thread / 8 + THREADS/8·j.
+  // Rows past the end lie far outside of any image.
+  //#for j in 0..BM * 128 / (LANES * BN)
+  let m_${j} = row_tile * BM + thread / 8u + ${j * LANES * BN / 128}u;
+  let q_${j} = m_${j} / p.ow;
+  let image_${j} = q_${j} / p.oh * p.h;
+  let ih_${j} = select(i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h), -0x40000000, m_${j} >= rows);
+  let iw_${j} = i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w);
+  //#end
+  var c4 = thread % 8u;
+  var r = 0u;
+  var s = 0u;
+  // And of the weight: column `thread % (BN / 4)`.
+  let tx = thread % ${BN / 4}u;
+  let ty = thread / ${BN / 4}u;
+  let column = column0 + tx;
+  let live = column < p.co4;
+
+  // This subgroup's part of the tile.
+  let part_row = subgroup % 2u * ${BM / 2}u;
+  let part_column = subgroup / 2u * 8u;
+  //#for i in 0..BM / 2 / SIDE
+  //#for j in 0..32 / SIDE
+  var acc_${i}_${j} = coop_mat${SIDE}x${SIDE}<f32, C>();
+  //#end
+  //#end
+
+  let depth = p.r * p.s * p.ci4 * 4u;
+  for (var k0 = 0u; k0 < depth; k0 += 32u) {
+    while c4 >= p.ci4 {
+      c4 -= p.ci4;
+      s++;
+      if s == p.s { s = 0u; r++; }
+    }
+    //#for j in 0..BM * 128 / (LANES * BN)
+    let h_${j} = u32(ih_${j} + i32(r));
+    let w_${j} = u32(iw_${j} + i32(s));
+    var a_${j} = vec4<stored>();
+    if r < p.r && h_${j} < p.h && w_${j} < p.w {
+      a_${j} = x[((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4 + c4];
+    }
+    //#end
+    //#for j in 0..128 / LANES
+    var b_${j} = vec4<stored>();
+    if live && k0 + ty + ${j * LANES / 4}u < depth {
+      b_${j} = weight[(k0 + ty + ${j * LANES / 4}u) * p.co4 + column];
+    }
+    //#end
+    c4 += 8u;
+    workgroupBarrier();
+    //#for j in 0..BM * 128 / (LANES * BN)
+    stage_a((thread / 8u + ${j * LANES * BN / 128}u) * A_STRIDE + thread % 8u, a_${j});
+    //#end
+    //#for j in 0..128 / LANES
+    stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
+    //#end
+    workgroupBarrier();
+    //#for k in 0..32 / SIDE
+    {
+      //#for i in 0..BM / 2 / SIDE
+      let a_${i} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, A>>(
+        &a_tile[((part_row + ${i * SIDE}u) * A_STRIDE + ${k * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
+      //#end
+      //#for j in 0..32 / SIDE
+      let b_${j} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, B>>(
+        &b_tile[(${k * SIDE}u * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+      //#for i in 0..BM / 2 / SIDE
+      acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
+      //#end
+      //#end
+    }
+    //#end
+  }
+
+  // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.
+  //#for i in 0..BM / 2 / SIDE
+  workgroupBarrier();
+  //#for j in 0..32 / SIDE
+  let to_${i}_${j} = subgroup % 2u * ${SIDE * BN}u + subgroup / 2u * 32u + ${j * SIDE}u;
+  coopStoreT(acc_${i}_${j}, &band[to_${i}_${j}], ${BN}u);
+  //#end
+  workgroupBarrier();
+  //#for q in 0..8 * SIDE / LANES
+  let row_${i}_${q} = ty + ${q * LANES / 4}u;
+  let at_${i}_${q} = row_${i}_${q} * ${BN}u + tx * 4u;
+  var y_${i}_${q} = vec4<f32>(
+    band[at_${i}_${q}], band[at_${i}_${q} + 1u], band[at_${i}_${q} + 2u], band[at_${i}_${q} + 3u]);
+  let m_${i}_${q} = row_tile * BM + row_${i}_${q} / SIDE * ${BM / 2}u + ${i * SIDE}u + row_${i}_${q} % SIDE;
+  //#end
+  //#end
+
+  //#if BIAS
+  let b = bias[min(column, p.co4 - 1u)];
+  //#end
+  //#if AFFINE
+  let scale = coefficients[min(column, p.co4 - 1u)];
+  let shift = coefficients[p.co4 + min(column, p.co4 - 1u)];
+  //#end
+  //#for i in 0..BM / 2 / SIDE
+  //#for q in 0..8 * SIDE / LANES
+  //#if BIAS
+  y_${i}_${q} += b;
+  //#end
+  if live && m_${i}_${q} < rows {
+    let at = m_${i}_${q} * p.co4 + column;
+    //#if AFFINE
+    y_${i}_${q} = scale * y_${i}_${q} + shift;
+    //#end
+    //#if RESIDUAL
+    y_${i}_${q} += vec4<f32>(residual[at]);
+    //#end
+    //#if RELU
+    y_${i}_${q} = select(y_${i}_${q}, vec4<f32>(), y_${i}_${q} < vec4<f32>());
+    //#end
+    y[at] = vec4<stored>(y_${i}_${q});
+  }
+  //#end
+  //#end
+  //#if STATS
+  // Rows past the end hold zeros, and must not count.
+  var sum = vec4<f32>();
+  //#for i in 0..BM / 2 / SIDE
+  //#for q in 0..8 * SIDE / LANES
+  sum += y_${i}_${q};
+  //#end
+  //#end
+  sums[thread] = sum;
+  workgroupBarrier();
+  var mean = vec4<f32>();
+  for (var other = tx; other < THREADS; other += ${BN / 4}u) { mean += sums[other]; }
+  mean /= f32(min(BM, rows - row_tile * BM));
+  var m2 = vec4<f32>();
+  //#for i in 0..BM / 2 / SIDE
+  //#for q in 0..8 * SIDE / LANES
+  let d_${i}_${q} = select(vec4<f32>(), y_${i}_${q} - mean, m_${i}_${q} < rows);
+  m2 += d_${i}_${q} * d_${i}_${q};
+  //#end
+  //#end
+  workgroupBarrier();
+  sums[thread] = m2;
+  workgroupBarrier();
+  if ty == 0u && live {
+    m2 = vec4<f32>();
+    for (var other = tx; other < THREADS; other += ${BN / 4}u) { m2 += sums[other]; }
+    partials[row_tile * 2u * p.co4 + column] = mean;
+    partials[(row_tile * 2u + 1u) * p.co4 + column] = m2;
+  }
+  //#end
+}

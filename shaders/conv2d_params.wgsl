@@ -1,0 +1,9 @@
+// What the kernels of a convolution's passes are told: `Params` in src/ops/conv2d/mod.rs.
+
+struct Params {
+  n: u32, h: u32, w: u32, ci4: u32,
+  oh: u32, ow: u32, co4: u32, r: u32,
+  s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
+  pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
+}
+@group(0) @binding(0) var<uniform> p: Params;
