@@ -105,21 +105,19 @@ fn main(
     stage_b((thread / 8u + ${j * LANES * BN / 128}u) * STRIDE + thread % 8u, b_${j});
     //#end
     workgroupBarrier();
-    //#for k in 0..32 / SIDE
-    {
+    for (var k = 0u; k < 32u; k += SIDE) {
       //#for i in 0..BM / 2 / SIDE
       let a_${i} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, A>>(
-        &a_tile[((part_row + ${i * SIDE}u) * STRIDE + ${k * SIDE / 4}u) * GROUP], STRIDE * GROUP);
+        &a_tile[((part_row + ${i * SIDE}u) * STRIDE + k / 4u) * GROUP], STRIDE * GROUP);
       //#end
       //#for j in 0..32 / SIDE
       let b_${j} = coopLoad<coop_mat${SIDE}x${SIDE}<stored, B>>(
-        &b_tile[((part_column + ${j * SIDE}u) * STRIDE + ${k * SIDE / 4}u) * GROUP], STRIDE * GROUP);
+        &b_tile[((part_column + ${j * SIDE}u) * STRIDE + k / 4u) * GROUP], STRIDE * GROUP);
       //#for i in 0..BM / 2 / SIDE
       acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
       //#end
       //#end
     }
-    //#end
   }
 
   // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.

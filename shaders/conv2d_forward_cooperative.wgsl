@@ -121,21 +121,19 @@ fn main(
     stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
     //#end
     workgroupBarrier();
-    //#for k in 0..32 / SIDE
-    {
+    for (var k = 0u; k < 32u; k += SIDE) {
       //#for i in 0..BM / 2 / SIDE
       let a_${i} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, A>>(
-        &a_tile[((part_row + ${i * SIDE}u) * A_STRIDE + ${k * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
+        &a_tile[((part_row + ${i * SIDE}u) * A_STRIDE + k / 4u) * GROUP], A_STRIDE * GROUP);
       //#end
       //#for j in 0..32 / SIDE
       let b_${j} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, B>>(
-        &b_tile[(${k * SIDE}u * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+        &b_tile[(k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
       //#for i in 0..BM / 2 / SIDE
       acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
       //#end
       //#end
     }
-    //#end
   }
 
   // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.

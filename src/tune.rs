@@ -16,6 +16,7 @@ use crate::gpu::{Gpu, Problem, Sizes};
 use crate::ops::case::{Expected, HALF_EPSILON};
 use crate::ops::{Operands, Trial};
 use crate::provenance;
+use crate::tensor::{Dtype, Tensor};
 
 /// Seconds that measuring one kernel at one problem should take.
 const SECONDS: f64 = 0.1;
@@ -107,69 +108,117 @@ pub fn tune(gpu: &Gpu, problems: &[Problem], mut tell: impl FnMut(&Tuned)) -> Re
 }
 
 fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
-    let trial = Trial::new(gpu, problem)?;
-    let forced = |kernel: Option<&'static str>| gpu.force_kernel(problem.pass, kernel);
-    // Every table offers the kernel that needs nothing of the adapter.
-    let plain = problem.kernels.iter().copied().find(|name| name.starts_with("registers"));
-    forced(Some(plain.unwrap_or(problem.kernels[0])));
-    let magnitudes = trial.run(&trial.operands(true)?).download(gpu)?;
-    let operands = trial.operands(false)?;
-    let plain = trial.run(&operands);
-    let half = plain.dtype().is_half();
-    let plain = plain.download(gpu)?;
-    let magnitudes: Vec<f64> = magnitudes.into_iter().map(f64::from).collect();
-    // Both sides round.
-    let mut allowance = Expected::allowances(&magnitudes, trial.terms());
-    if half {
-        let stored = allowance.iter_mut().zip(&plain);
-        stored.for_each(|(allowance, value)| *allowance += HALF_EPSILON * f64::from(value.abs()));
-    }
-    let differs = |found: &[f32], factor: f64| {
-        let pairs = found.iter().zip(&plain).zip(&allowance);
-        let far = pairs.map(|((a, b), allowed)| f64::from((a - b).abs()) / (factor * allowed));
-        far.fold(0.0, |worst: f64, far| if far <= worst { worst } else { far })
-    };
+    let judge = Judge::new(gpu, problem)?;
     let mut kernels = Vec::new();
     let mut best = f64::INFINITY;
     for &name in &problem.kernels {
-        forced(Some(name));
-        let found = trial.run(&operands).download(gpu)?;
-        let factor = if name.starts_with("winograd") { 1.0 + WINOGRAD } else { 2.0 };
-        let share = differs(&found, factor);
-        let outcome = if share > 1.0 || share.is_nan() {
-            Err(format!("differs by {share:.1} of what rounding explains"))
-        } else {
-            let seconds = time(gpu, &trial, &operands, best)?;
-            best = best.min(seconds);
-            Ok(seconds)
+        let outcome = match judge.objection(name)? {
+            Some(objection) => Err(objection),
+            None => {
+                let seconds = judge.time(name, best)?;
+                best = best.min(seconds);
+                Ok(seconds)
+            }
         };
         kernels.push((name, outcome));
     }
-    forced(None);
     let seconds =
         |outcome: &std::result::Result<f64, String>| *outcome.as_ref().unwrap_or(&f64::MAX);
     kernels.sort_by(|(_, a), (_, b)| seconds(a).total_cmp(&seconds(b)));
-    Ok(Tuned { problem: problem.clone(), flops: trial.flops(), kernels })
+    Ok(Tuned { problem: problem.clone(), flops: judge.trial.flops(), kernels })
 }
 
-/// Seconds of the pass; of a single run if that is hopeless against `best`.
-fn time(gpu: &Gpu, trial: &Trial, operands: &Operands, best: f64) -> Result<f64> {
-    let sample = |repeats: usize| -> Result<f64> {
-        gpu.finish()?;
-        let started = Instant::now();
-        for _ in 0..repeats {
-            trial.run(operands);
-        }
-        gpu.finish()?;
-        Ok(started.elapsed().as_secs_f64() / repeats as f64)
-    };
-    let once = sample(1)?;
-    if once > HOPELESS * best {
-        return Ok(once);
+/// Compares the adapter's matrix units with plain kernels, in all passes of a convolution, and makes
+/// the device do without them if they compute something else. Returns what is wrong.
+///
+/// # Errors
+/// What the device reported, apart from what running these kernels led to.
+pub fn check_matrix_units(gpu: &Gpu, dtype: Dtype) -> Result<Option<String>> {
+    if gpu.matrix_units(dtype).is_none() {
+        return Ok(None);
     }
-    let repeats = (SECONDS / SAMPLES as f64 / once).clamp(1.0, 64.0) as usize;
-    let seconds = (0..SAMPLES).map(|_| sample(repeats)).collect::<Result<Vec<_>>>()?;
-    Ok(seconds.into_iter().fold(once, f64::min))
+    for problem in Trial::samples(gpu, dtype)? {
+        let judge = Judge::new(gpu, &problem)?;
+        for name in problem.kernels.iter().filter(|name| name.starts_with("cooperative")) {
+            let objection = judge.objection(name).unwrap_or_else(|error| Some(error.to_string()));
+            if let Some(objection) = objection {
+                gpu.distrust_matrix_units();
+                return Ok(Some(format!("{} {name} {objection}", problem.pass)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What the kernels of a problem are compared with: the plainest of them.
+struct Judge<'a> {
+    gpu: &'a Gpu,
+    pass: &'static str,
+    trial: Trial,
+    operands: Operands,
+    plain: Vec<f32>,
+    /// For each result, what rounding explains of a difference.
+    allowance: Vec<f64>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(gpu: &'a Gpu, problem: &Problem) -> Result<Self> {
+        let trial = Trial::new(gpu, problem)?;
+        // Every table offers the kernel that needs nothing of the adapter.
+        let plain = problem.kernels.iter().copied().find(|name| name.starts_with("registers"));
+        let (magnitudes, operands) = (trial.operands(true)?, trial.operands(false)?);
+        gpu.force_kernel(problem.pass, Some(plain.unwrap_or(problem.kernels[0])));
+        let [magnitudes, plain] = [&magnitudes, &operands].map(|operands| trial.run(operands));
+        gpu.force_kernel(problem.pass, None);
+        let half = plain.dtype().is_half();
+        let [magnitudes, plain] = [magnitudes.download(gpu)?, plain.download(gpu)?];
+        let magnitudes: Vec<f64> = magnitudes.into_iter().map(f64::from).collect();
+        // Both sides round.
+        let mut allowance = Expected::allowances(&magnitudes, trial.terms());
+        if half {
+            let stored = allowance.iter_mut().zip(&plain);
+            stored
+                .for_each(|(allowance, value)| *allowance += HALF_EPSILON * f64::from(value.abs()));
+        }
+        Ok(Self { gpu, pass: problem.pass, trial, operands, plain, allowance })
+    }
+
+    /// Runs the kernel so many times, without waiting for it.
+    fn run(&self, name: &'static str, times: usize) -> Tensor {
+        self.gpu.force_kernel(self.pass, Some(name));
+        let results = (0..times).map(|_| self.trial.run(&self.operands)).last();
+        self.gpu.force_kernel(self.pass, None);
+        results.expect("it runs at least once")
+    }
+
+    /// What speaks against the kernel, if its results differ by more than rounding explains.
+    fn objection(&self, name: &'static str) -> Result<Option<String>> {
+        let factor = if name.starts_with("winograd") { 1.0 + WINOGRAD } else { 2.0 };
+        let found = self.run(name, 1).download(self.gpu)?;
+        let pairs = found.iter().zip(&self.plain).zip(&self.allowance);
+        let far = pairs.map(|((a, b), allowed)| f64::from((a - b).abs()) / (factor * allowed));
+        let share = far.fold(0.0, |worst: f64, far| if far <= worst { worst } else { far });
+        let wrong = share > 1.0 || share.is_nan();
+        Ok(wrong.then(|| format!("differs by {share:.1} of what rounding explains")))
+    }
+
+    /// Seconds of the kernel; of a single run if that is hopeless against `best`.
+    fn time(&self, name: &'static str, best: f64) -> Result<f64> {
+        let sample = |repeats: usize| -> Result<f64> {
+            self.gpu.finish()?;
+            let started = Instant::now();
+            self.run(name, repeats);
+            self.gpu.finish()?;
+            Ok(started.elapsed().as_secs_f64() / repeats as f64)
+        };
+        let once = sample(1)?;
+        if once > HOPELESS * best {
+            return Ok(once);
+        }
+        let repeats = (SECONDS / SAMPLES as f64 / once).clamp(1.0, 64.0) as usize;
+        let seconds = (0..SAMPLES).map(|_| sample(repeats)).collect::<Result<Vec<_>>>()?;
+        Ok(seconds.into_iter().fold(once, f64::min))
+    }
 }
 
 /// What a choice holds for.

@@ -10,7 +10,7 @@ use naga::back::{glsl, hlsl, msl, spv};
 use naga::proc::BoundsCheckPolicies;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
-use wgrad::gpu::{Gpu, GpuOptions, Kernel};
+use wgrad::gpu::{Gpu, GpuOptions, Kernel, MatrixUnits};
 use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
 use wgrad::ops::case::Case;
 use wgrad::ops::{CrossEntropy, OPS, cross_entropy};
@@ -22,11 +22,21 @@ const ENTRY: &str = "main";
 /// Kernels with the bytes of the parameters sent to them.
 type Kernels = HashMap<Kernel, u64>;
 
-/// Every adapter in single and, where it can, in mixed precision.
+/// Every adapter in single and, where it can, in mixed precision; with whatever matrix units kernels
+/// are written for.
 fn gpus() -> Vec<Gpu> {
-    let mixed = common::every_gpu(GpuOptions { mixed: true, ..Default::default() });
-    let mixed = mixed.into_iter().filter(Gpu::mixed);
-    common::every_gpu(GpuOptions::default()).into_iter().chain(mixed).collect()
+    let pretended = |side, lanes, wide_loads| Some(MatrixUnits { side, lanes, wide_loads });
+    let nvidia = pretended(16, 32, true);
+    let apple = pretended(8, 32, false);
+    let lavapipe = pretended(8, 8, true);
+    let mut gpus = Vec::new();
+    for pretended_matrix_units in [None, nvidia, apple, lavapipe] {
+        let single = GpuOptions { pretended_matrix_units, ..Default::default() };
+        let mixed = common::every_gpu(GpuOptions { mixed: true, ..single });
+        gpus.extend(mixed.into_iter().filter(Gpu::mixed));
+        gpus.extend(common::every_gpu(single));
+    }
+    gpus
 }
 
 /// Every kernel that some case uses with some choice of kernels. Nothing is run.
@@ -58,13 +68,17 @@ struct Parsed {
     info: ModuleInfo,
     subgroups: bool,
     half: bool,
+    matrices: bool,
 }
 
 impl Parsed {
     fn new(wgsl: &str) -> std::result::Result<Self, String> {
         // Nothing may use f16 without saying so.
-        let half = wgsl.starts_with("enable f16;");
-        let plain = if half { Capabilities::SHADER_FLOAT16 } else { Capabilities::empty() };
+        let half = wgsl.contains("\nenable f16;\n") || wgsl.starts_with("enable f16;\n");
+        let matrices = wgsl.contains("enable wgpu_cooperative_matrix;\n");
+        let mut plain = Capabilities::empty();
+        plain.set(Capabilities::SHADER_FLOAT16, half);
+        plain.set(Capabilities::COOPERATIVE_MATRIX, matrices);
         let module =
             naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
         let validate = |capabilities| {
@@ -75,7 +89,7 @@ impl Parsed {
             Ok(info) => (info, false),
             Err(_) => (validate(plain | Capabilities::SUBGROUP)?, true),
         };
-        Ok(Self { module, info, subgroups, half })
+        Ok(Self { module, info, subgroups, half, matrices })
     }
 
     /// Bytes of the uniform at binding 0, in whole blocks of 16.
@@ -97,9 +111,10 @@ impl Parsed {
         words.map(|words| words.len()).map_err(|error| error.to_string())
     }
 
-    /// For macOS 10.15 and later.
+    /// For macOS 10.15 and later; matrices need macOS 11.
     fn to_msl(&self) -> std::result::Result<usize, String> {
-        let options = msl::Options { lang_version: (2, 2), ..Default::default() };
+        let lang_version = if self.matrices { (2, 3) } else { (2, 2) };
+        let options = msl::Options { lang_version, ..Default::default() };
         let text = msl::write_string(&self.module, &self.info, &options, &Default::default());
         text.map(|(text, _)| text.len()).map_err(|error| error.to_string())
     }
@@ -148,7 +163,8 @@ fn every_shader_file_belongs_to_an_operation() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let mut claimed = BTreeSet::from(["common.wgsl".to_owned()]);
+    let parts = ["common", "conv2d_params", "cooperative_tiles"];
+    let mut claimed: BTreeSet<_> = parts.iter().map(|part| format!("{part}.wgsl")).collect();
     claimed.extend(wgrad::bench::SHADERS.iter().map(|shader| format!("{}.wgsl", shader.name)));
     for op in OPS {
         for shader in op.shaders {
@@ -184,12 +200,16 @@ fn every_kernel_translates_for_every_backend() {
         let parsed = Parsed::new(&wgsl).unwrap_or_else(|error| panic!("{label}: {error}"));
         assert_eq!(parsed.parameter_bytes(), *sent, "{label}: bytes of its parameters");
         assert_eq!(parsed.half, kernel.is_half(), "{label}");
-        let mut languages = vec![
-            ("SPIR-V", parsed.to_spirv()),
-            ("MSL", parsed.to_msl()),
-            ("HLSL", parsed.to_hlsl()),
-        ];
-        // OpenGL ES 3.1 has neither; wgpu never offers them there, so nothing asks.
+        let mut languages = vec![("SPIR-V", parsed.to_spirv())];
+        // Metal's matrices load from single numbers; the wide kernels are for others.
+        if !parsed.matrices || kernel.constants().contains(&("WIDE", 0)) {
+            languages.push(("MSL", parsed.to_msl()));
+        }
+        // The other two have no matrices, and OpenGL ES 3.1 neither subgroups nor f16; wgpu never
+        // offers them there, so nothing asks.
+        if !parsed.matrices {
+            languages.push(("HLSL", parsed.to_hlsl()));
+        }
         if parsed.subgroups {
             with_subgroups.insert(kernel.name());
         }
@@ -208,6 +228,7 @@ fn every_kernel_translates_for_every_backend() {
         .map(|shader| shader.name)
         .filter(|name| name.ends_with("_lanes"))
         .collect();
+    with_subgroups.retain(|name| !name.ends_with("_cooperative"));
     assert!(with_subgroups.is_subset(&lanes), "only these may use subgroups: {with_subgroups:?}");
     for name in lanes {
         let without = |kernel: &Kernel| {

@@ -5,8 +5,10 @@ use super::stopwatch::{Effort, Stopwatch, Summary};
 use crate::error::Result;
 use crate::gpu::{AdapterClass, Kernel, Shader};
 use crate::shader;
+use crate::tensor::Dtype;
 
 pub(super) static FMA: Shader = shader!("bench_fma");
+pub(super) static MATRIX: Shader = shader!("bench_matrix");
 pub(super) static COPY: Shader = shader!("bench_copy");
 
 /// Workgroups of 64 threads: enough for two hundred multiprocessors.
@@ -18,21 +20,52 @@ const ROUNDS: u32 = 16;
 
 /// Name of the ceiling that arithmetic in f32 has.
 pub(super) const FLOPS: &str = "f32 multiply-add";
+/// Name of the ceiling that matrix units have, for matrices of the type that activations are stored in.
+pub(super) const MATRIX_FLOPS: &str = "matrix multiply-add";
 /// Name of the ceiling that memory has.
 pub(super) const BANDWIDTH: &str = "copy";
 
-/// Measures each ceiling.
-pub(super) fn measure(stopwatch: &Stopwatch<'_>, effort: &Effort) -> Result<Vec<Ceiling>> {
-    let mut ceilings = vec![best(stopwatch, effort, FLOPS, false)?];
-    if stopwatch.gpu.report().f16 {
-        ceilings.push(best(stopwatch, effort, "f16 multiply-add", true)?);
+/// Measures each ceiling, with matrix units' for numbers of type `dtype`.
+pub(super) fn measure(
+    stopwatch: &Stopwatch<'_>,
+    effort: &Effort,
+    dtype: Dtype,
+) -> Result<Vec<Ceiling>> {
+    let gpu = stopwatch.gpu;
+    let lanes = |name: &str, half: bool| {
+        let operations = f64::from(ROUNDS) * GROUPS as f64 * 64.0 * 8.0;
+        best(stopwatch, effort, name, |chains| {
+            let kernel = Kernel::new(&FMA).half(half).with("CHAINS", chains);
+            (kernel, GROUPS * 64, operations * f64::from(chains))
+        })
+    };
+    let mut ceilings = vec![lanes(FLOPS, false)?];
+    if gpu.report().f16 {
+        ceilings.push(lanes("f16 multiply-add", true)?);
+    }
+    // On Metal, units that load from single numbers only have no ceiling here.
+    if let Some(units) = gpu.matrix_units(dtype).filter(|units| units.wide_loads) {
+        let side = f64::from(units.side);
+        let operations = f64::from(ROUNDS) * GROUPS as f64 * 2.0 * side * side * side;
+        ceilings.push(best(stopwatch, effort, MATRIX_FLOPS, |chains| {
+            let kernel = Kernel::new(&MATRIX).half(dtype.is_half()).with("CHAINS", chains);
+            let kernel = kernel.with("SIDE", units.side).with("LANES", units.lanes);
+            (kernel, GROUPS * units.lanes as usize, operations * f64::from(chains))
+        })?);
     }
     ceilings.push(copy(stopwatch, effort)?);
     Ok(ceilings)
 }
 
-fn best(stopwatch: &Stopwatch<'_>, effort: &Effort, name: &str, half: bool) -> Result<Ceiling> {
-    let measure = |chains| arithmetic(stopwatch, effort, half, chains);
+/// The best that a kernel reaches with some number of chains; `kernel` gives it with the numbers it
+/// writes and the operations of a round.
+fn best(
+    stopwatch: &Stopwatch<'_>,
+    effort: &Effort,
+    name: &str,
+    kernel: impl Fn(u32) -> (Kernel, usize, f64),
+) -> Result<Ceiling> {
+    let measure = |chains| arithmetic(stopwatch, effort, kernel(chains));
     let all = CHAINS.map(measure).into_iter().collect::<Result<Vec<_>>>()?;
     let median = |samples: &Vec<f64>| Summary::of(samples).map_or(0.0, |all| all.median);
     let samples = all.into_iter().max_by(|a, b| median(a).total_cmp(&median(b)));
@@ -44,36 +77,32 @@ fn best(stopwatch: &Stopwatch<'_>, effort: &Effort, name: &str, half: bool) -> R
 fn arithmetic(
     stopwatch: &Stopwatch<'_>,
     effort: &Effort,
-    half: bool,
-    chains: u32,
+    (kernel, numbers, operations): (Kernel, usize, f64),
 ) -> Result<Vec<f64>> {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct Params {
         count: u32,
-        scale: f32,
-        shift: f32,
+        /// What sums are multiplied by, and what is added; or both factors.
+        numbers: [f32; 2],
     }
     let gpu = stopwatch.gpu;
-    let kernel = Kernel::new(&FMA).half(half).with("CHAINS", chains);
-    let y = gpu.lease(GROUPS as u64 * 64 * 4);
+    let y = gpu.lease(numbers as u64 * 4);
     let time = |count: u32| {
-        let params = Params { count, scale: 0.5, shift: 0.5 };
+        let params = Params { count, numbers: [0.5; 2] };
         stopwatch.time(|| {
             gpu.run(kernel, &params, &[&y], gpu.groups(GROUPS));
             Ok(())
         })
     };
     time(1)?;
-    // As many steps as make a sample long enough to be measured well, and no driver impatient.
+    // As many rounds as make a sample long enough to be measured well, and no driver impatient.
     let mut count = 4;
     while time(count)? < effort.sample_seconds && count < 1 << 20 {
         count *= 2;
     }
     let seconds: Vec<f64> = (0..effort.samples).map(|_| time(count)).collect::<Result<_>>()?;
-    let steps = f64::from(count) * f64::from(ROUNDS) * f64::from(chains);
-    let operations = 8.0 * steps * GROUPS as f64 * 64.0;
-    Ok(seconds.iter().map(|seconds| operations / seconds * 1e-9).collect())
+    Ok(seconds.iter().map(|seconds| operations * f64::from(count) / seconds * 1e-9).collect())
 }
 
 fn copy(stopwatch: &Stopwatch<'_>, effort: &Effort) -> Result<Ceiling> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ceiling::{BANDWIDTH, FLOPS};
+use super::ceiling::{BANDWIDTH, FLOPS, MATRIX_FLOPS};
 use super::stopwatch::Summary;
 use crate::checkpoint::write_atomically;
 use crate::error::{Error, Result};
@@ -235,7 +235,7 @@ impl Row {
     }
 
     /// The time that the ceilings allow as a share of the time taken: arithmetic and memory, each
-    /// at its ceiling, at once. A Winograd kernel may exceed 1, since it does fewer operations than
+    /// at its ceiling, at once; that of matrix units where they were used. A Winograd kernel may exceed 1, since it does fewer operations than
     /// are counted.
     pub fn share(&self, ceilings: &[Ceiling]) -> Option<f64> {
         let ceiling = |name: &str| {
@@ -243,7 +243,8 @@ impl Row {
             Some(Summary::of(&found.samples)?.median)
         };
         let of = |value: Option<f64>, name| Some(value? / ceiling(name)?);
-        let shares = [of(self.gflops(), FLOPS), of(self.gbps(), BANDWIDTH)];
+        let arithmetic = if self.kernel.starts_with("cooperative") { MATRIX_FLOPS } else { FLOPS };
+        let shares = [of(self.gflops(), arithmetic), of(self.gbps(), BANDWIDTH)];
         shares.into_iter().flatten().reduce(f64::max)
     }
 

@@ -30,7 +30,7 @@ use stopwatch::{Clock, Effort, Stopwatch};
 use verified::Verified;
 
 /// The shaders that measure ceilings.
-pub const SHADERS: &[&Shader] = &[&ceiling::FMA, &ceiling::COPY];
+pub const SHADERS: &[&Shader] = &[&ceiling::FMA, &ceiling::MATRIX, &ceiling::COPY];
 
 /// What to measure.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +94,7 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
         report.driver,
         precision(dtype)
     ));
-    let ceilings = ceiling::measure(&stopwatch, &effort)?;
+    let ceilings = ceiling::measure(&stopwatch, &effort, dtype)?;
     ceilings.iter().for_each(|ceiling| console.line(ceiling));
 
     let guarded = open(index, GpuOptions { guards: true, ..Default::default() })?;

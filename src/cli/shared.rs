@@ -9,6 +9,7 @@ use crate::checkpoint::Source;
 use crate::error::{Context, Error, Result};
 use crate::fuse::Ensemble;
 use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
+use crate::tensor::Dtype;
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
 use crate::train::{Classifier, Console, Network};
@@ -128,6 +129,7 @@ impl ComputeOptions {
                 console.detail(format_args!("{count} choices of kernels by an earlier --tune"))
             }
         }
+        check_matrix_units(&gpu, console)?;
         let report = gpu.report();
         let line = format!("{} ({}, {})", report.name, report.backend, report.driver);
         match report.class {
@@ -138,6 +140,19 @@ impl ComputeOptions {
         }
         Ok(gpu)
     }
+}
+
+/// Before matrix units are used, which on a processor that plays GPU they are not unless asked for,
+/// sees that they are right; says so if they are not.
+pub(crate) fn check_matrix_units(gpu: &Gpu, console: &Console) -> Result<()> {
+    if gpu.class() == AdapterClass::Software {
+        return Ok(());
+    }
+    let dtype = if gpu.mixed() { Dtype::F16 } else { Dtype::F32 };
+    if let Some(wrong) = crate::tune::check_matrix_units(gpu, dtype)? {
+        console.warning(format_args!("the adapter's matrix units are not used: {wrong}"));
+    }
+    Ok(())
 }
 
 /// How much is told, and to whom.

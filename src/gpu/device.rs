@@ -34,9 +34,9 @@ pub struct GpuOptions {
     pub floor_limits: bool,
     /// Do not use subgroup operations even if the adapter has them.
     pub no_subgroups: bool,
-    /// Offer the kernels for matrix units of this side whatever the adapter has, for tests that put
-    /// plain arithmetic in their place.
-    pub pretended_matrix_side: Option<u32>,
+    /// Offer the kernels for such matrix units whatever the adapter has, for tests that only look at
+    /// those or put plain arithmetic in the units' place.
+    pub pretended_matrix_units: Option<MatrixUnits>,
     /// Surround every allocation with guard bytes and fill it with NaN; see [`Gpu::check_guards`].
     pub guards: bool,
     /// Store activations and the weights of convolutions in f16, if the adapter can; see
@@ -144,8 +144,8 @@ impl Gpu {
             matrix_units = [wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32]
                 .map(|of| MatrixUnits::of(&raw, of, smallest));
         }
-        if let (Some(side), Some((lanes, _))) = (options.pretended_matrix_side, report.subgroup_size) {
-            matrix_units = [Some(MatrixUnits { side, lanes, wide_loads: true }); 2];
+        if options.pretended_matrix_units.is_some() {
+            matrix_units = [options.pretended_matrix_units; 2];
         }
         // SAFETY: what is experimental is the cooperative matrices, and no result of theirs is used
         // before `tune::check_matrices` compared them with plain kernels.

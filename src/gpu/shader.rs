@@ -116,7 +116,8 @@ impl Kernel {
             return Err(format!("shaders/{}.wgsl: it has no constant `{name}`", self.name()));
         }
         // Directives must come first in a module.
-        let is_directive = |line: &str| ["enable ", "diagnostic("].iter().any(|d| line.starts_with(d));
+        let is_directive =
+            |line: &str| ["enable ", "diagnostic("].iter().any(|d| line.starts_with(d));
         let (directives, rest): (Vec<_>, Vec<_>) =
             body.split_inclusive('\n').partition(|line| is_directive(line));
         Ok(directives.into_iter().chain(rest).collect())

@@ -179,6 +179,17 @@ pub fn check(gpu: &Gpu, op: &Op, case: &Case) -> Vec<Row> {
     rows
 }
 
+/// Checks one case with one kernel for one of its passes, where that is offered.
+pub fn check_kernel(
+    gpu: &Gpu,
+    op: &Op,
+    case: &Case,
+    pass: &'static str,
+    kernel: &'static str,
+) -> Vec<Row> {
+    Subject::new(op, case).run(gpu, Some((pass, kernel))).0
+}
+
 /// A case with everything that its results are compared with.
 struct Subject<'a> {
     op: &'static str,

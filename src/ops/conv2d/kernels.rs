@@ -45,7 +45,8 @@ impl Tiling {
             }
             Self::Cooperative { units, rows, columns } => {
                 let shader = shaders.cooperative.expect("offered where there is one");
-                let kernel = Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
+                let kernel =
+                    Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
                 let kernel = kernel.with("BM", rows).with("BN", columns);
                 if units.wide_loads { kernel } else { kernel.with("WIDE", 0) }
             }
@@ -55,9 +56,9 @@ impl Tiling {
     /// Rows of a tile.
     pub fn rows(self) -> usize {
         match self {
-            Self::Lanes { rows, .. } | Self::Tiled { rows, .. } | Self::Cooperative { rows, .. } => {
-                rows as usize
-            }
+            Self::Lanes { rows, .. }
+            | Self::Tiled { rows, .. }
+            | Self::Cooperative { rows, .. } => rows as usize,
         }
     }
 

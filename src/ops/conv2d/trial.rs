@@ -1,9 +1,9 @@
 //! One pass of a convolution by itself, to measure and compare the kernels it can be done by.
 
-use super::{Epilogue, Geometry, PASSES, backward_data, backward_weight, forward};
+use super::{Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward};
 use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Fill, filled};
-use crate::tensor::{Shape, Tensor};
+use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
 /// A pass with numbers to work on.
@@ -27,6 +27,26 @@ impl Trial {
         }
         let geometry = Geometry::of_sizes(problem.sizes)?;
         Ok(Self { gpu: gpu.clone(), pass: problem.pass, geometry })
+    }
+
+    /// A small problem of each pass, no size of which fits a tile.
+    ///
+    /// # Errors
+    /// What the device reported.
+    pub fn samples(gpu: &Gpu, dtype: Dtype) -> Result<Vec<Problem>> {
+        let conv = Conv2d { stride: [2, 1], padding: [1, 1] };
+        let geometry = Geometry::new(Shape::new(3, 11, 9, 44), Shape::new(3, 3, 44, 76), conv)?;
+        let sizes = Geometry { dtype, ..geometry }.sizes();
+        let sample = |&pass: &&'static str| {
+            let trial = Self::new(gpu, &Problem { pass, sizes, kernels: Vec::new() })?;
+            let operands = trial.operands(false)?;
+            let plan = gpu.plan(|| {
+                trial.run(&operands);
+                Ok(())
+            })?;
+            Ok(plan.problems)
+        };
+        Ok(PASSES.iter().map(sample).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Numbers between −1 and 1 for the pass to work on; their absolute values with `magnitudes`.

@@ -1,0 +1,165 @@
+//! The kernels for matrix units, with plain arithmetic in the units' place: whatever the adapter, what
+//! they load, stage and store is what NVIDIA's, Apple's and software's units would get.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use wgrad::Dtype;
+use wgrad::gpu::{Gpu, GpuOptions, MatrixUnits, Shader};
+use wgrad::ops::OPS;
+use wgrad::tune::check_matrix_units;
+use wgrad::verify;
+
+/// What stands in for the units. A fragment of sums is spread over the lanes; one of factors is only
+/// the place it lies at, which holds it until the multiplication.
+const EMULATION: &str = "
+var<private> lane: u32;
+
+alias Sums = array<f32, ${SIDE * SIDE / LANES}>;
+struct Factors { at: u32, row: u32, column: u32 }
+
+fn multiply_add(a: Factors, b: Factors, add: Sums) -> Sums {
+  var sums = add;
+  for (var e = 0u; e < ${SIDE * SIDE / LANES}u; e++) {
+    let i = (e * LANES + lane) / SIDE;
+    let j = (e * LANES + lane) % SIDE;
+    for (var k = 0u; k < SIDE; k++) {
+      let left = a.at + i * a.row + k * a.column;
+      let right = b.at + k * b.row + j * b.column;
+      sums[e] += f32(a_tile[left / 4u][left % 4u]) * f32(b_tile[right / 4u][right % 4u]);
+    }
+  }
+  return sums;
+}
+
+fn store(fragment: Sums, at: u32, row: u32) {
+  var sums = fragment;
+  for (var e = 0u; e < ${SIDE * SIDE / LANES}u; e++) {
+    let element = e * LANES + lane;
+    band[at + element / SIDE * row + element % SIDE] = sums[e];
+  }
+}
+";
+
+/// The shader with [`EMULATION`] for every operation on cooperative matrices.
+fn emulated(shader: &Shader) -> Shader {
+    let mut source = shader.source.to_owned();
+    let mut replace = |from: &str, to: &str| {
+        assert!(source.contains(from), "{}.wgsl has no `{from}`: emulate it anew", shader.name);
+        source = source.replace(from, to);
+    };
+    replace("enable wgpu_cooperative_matrix;\n", "");
+    let subgroup = ",\n) {\n  let subgroup = thread / LANES;\n  lane = thread % LANES;";
+    replace(", @builtin(subgroup_id) subgroup: u32,\n) {", subgroup);
+    replace("coop_mat${SIDE}x${SIDE}<f32, C>()", "Sums()");
+    replace("coopMultiplyAdd(", "multiply_add(");
+    replace("coopStoreT(", "store(");
+    replace("&band[to_${i}_${j}]", "to_${i}_${j}");
+    // Rows of fragments follow each other at the stride, or (not transposed) columns do.
+    for (role, tile) in [("A", "a"), ("B", "b")] {
+        for (load, by_rows) in [("coopLoadT", true), ("coopLoad", false)] {
+            let load = format!(
+                "{load}<coop_mat${{SIDE}}x${{SIDE}}<stored, {role}>>(\n        &{tile}_tile["
+            );
+            let Some(start) = source.find(&load) else { continue };
+            let arguments = start + load.len();
+            let end = arguments + source[arguments..].find(");\n").expect("the call ends");
+            let (at, stride) = source[arguments..end].split_once("], ").expect("place and stride");
+            let strides = match by_rows {
+                true => format!("{stride} * 4u, 1u"),
+                false => format!("1u, {stride} * 4u"),
+            };
+            let call = format!("Factors(({at}) * 4u, {strides}");
+            source.replace_range(start..end, &call);
+        }
+    }
+    assert!(!source.replace("cooperative", "").contains("coop"), "{source}");
+    Shader { name: shader.name, source: Box::leak((source + EMULATION).into_boxed_str()) }
+}
+
+fn cooperative_shaders() -> impl Iterator<Item = &'static Shader> {
+    let shaders = OPS.iter().flat_map(|op| op.shaders).copied();
+    shaders.filter(|shader| shader.name.ends_with("_cooperative"))
+}
+
+/// Every Vulkan adapter with f16, as if it had these units.
+fn gpus(side: u32, lanes: u32) -> Vec<Gpu> {
+    let units = MatrixUnits { side, lanes, wide_loads: true };
+    let options = GpuOptions {
+        guards: true,
+        mixed: true,
+        pretended_matrix_units: Some(units),
+        ..Default::default()
+    };
+    let gpus: Vec<_> = common::every_gpu(options).into_iter().filter(Gpu::mixed).collect();
+    for gpu in &gpus {
+        for shader in cooperative_shaders() {
+            gpu.replace_shader(Box::leak(Box::new(emulated(shader))));
+        }
+    }
+    if gpus.is_empty() {
+        println!("skipped: no adapter has f16 in shaders");
+    }
+    gpus
+}
+
+/// Whether kernels for these units are right about numbers of this type: sizes that fit no tile, all
+/// kinds of windows and strides, and whatever follows a forward pass.
+fn agrees(side: u32, lanes: u32, dtype: Dtype) {
+    const KERNEL: &str = "cooperative 64x64";
+    for gpu in gpus(side, lanes) {
+        let mut seen = BTreeSet::new();
+        for op in OPS {
+            let cases = op.cases();
+            let cases = cases.iter().filter(|case| !case.benchmark && case.dtype == dtype);
+            for case in cases {
+                for &pass in case.passes {
+                    gpu.forget_kernels();
+                    for row in verify::check_kernel(&gpu, op, case, pass, KERNEL) {
+                        assert!(row.passed(), "fragments of {side}, {lanes} lanes: {row}");
+                    }
+                    // Passes that the case does not come to choose nothing.
+                    if let Some(chosen) = gpu.chosen_kernel(pass) {
+                        assert_eq!(chosen, KERNEL);
+                        seen.insert((op.name, pass));
+                    }
+                }
+            }
+        }
+        assert!(seen.len() >= 7, "{seen:?}");
+    }
+}
+
+#[test]
+fn as_nvidia_has_them() {
+    agrees(16, 32, Dtype::F16);
+}
+
+#[test]
+fn as_apple_has_them() {
+    agrees(8, 32, Dtype::F32);
+}
+
+#[test]
+fn as_software_has_them() {
+    agrees(8, 8, Dtype::F16);
+}
+
+/// Right units are used, wrong ones are not.
+#[test]
+fn they_are_compared_with_plain_kernels_first() {
+    for gpu in gpus(16, 32) {
+        assert_eq!(check_matrix_units(&gpu, Dtype::F16).unwrap(), None);
+        assert!(gpu.matrix_units(Dtype::F16).is_some());
+        // Units that leave out the last product of a row.
+        let shader = cooperative_shaders().find(|shader| shader.name.contains("weight")).unwrap();
+        let Shader { name, source } = emulated(shader);
+        let wrong = source.replace("k < SIDE; k++", "k < SIDE - 1u; k++");
+        assert_ne!(source, wrong);
+        gpu.replace_shader(Box::leak(Box::new(Shader { name, source: wrong.leak() })));
+        let wrong = check_matrix_units(&gpu, Dtype::F16).unwrap().expect("it is noticed");
+        assert!(wrong.contains("conv2d_backward_weight cooperative"), "{wrong}");
+        assert_eq!(gpu.matrix_units(Dtype::F16), None);
+    }
+}
