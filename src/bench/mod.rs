@@ -20,7 +20,7 @@ pub use stopwatch::Summary;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterClass, AdapterReport, Gpu, GpuOptions, Shader, adapters};
+use crate::gpu::{AdapterClass, AdapterReport, Gpu, GpuOptions, Shader};
 use crate::provenance::Provenance;
 use crate::tensor::Dtype;
 use crate::train::Console;
@@ -97,11 +97,10 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let ceilings = ceiling::measure(&stopwatch, &effort, dtype)?;
     ceilings.iter().for_each(|ceiling| console.line(ceiling));
 
-    let guarded = open(index, GpuOptions { guards: true, ..Default::default() })?;
+    let guards = GpuOptions { guards: true, ..Default::default() };
     let selection = Selection { op: settings.op.clone(), case: None };
     let mut checked = Vec::new();
-    verify(&guarded, &selection, |rows| checked.extend(rows));
-    drop(guarded);
+    verify(|| open(index, guards), report.class, &selection, |rows| checked.extend(rows))?;
     let verified = Verified::new(&checked);
     console.line(format_args!("verify: {verified}"));
 
@@ -148,9 +147,7 @@ fn clock(report: &AdapterReport) -> Clock {
 }
 
 fn open(index: usize, options: GpuOptions) -> Result<Gpu> {
-    let found = adapters().into_iter().find(|found| found.report.index == index);
-    let found = found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))?;
-    let gpu = Gpu::open_adapter(found, options)?;
+    let gpu = Gpu::open_index(index, options)?;
     tune::load(&gpu);
     Ok(gpu)
 }

@@ -63,10 +63,7 @@ impl Verify {
                 console.warning(format_args!("{name} ({backend}) is unsupported: {reason}"));
                 continue;
             }
-            let options =
-                GpuOptions { guards: true, checked: self.checked, ..GpuOptions::default() };
-            let gpu = Gpu::open_adapter(found, options)?;
-            self.adapter(&gpu, &selection, &console, &mut count, &mut drift)?;
+            self.adapter(&found.report, &selection, &console, &mut count, &mut drift)?;
         }
         if let Some(path) = &self.drift {
             drift.write(path)?;
@@ -86,13 +83,12 @@ impl Verify {
 
     fn adapter(
         &self,
-        gpu: &Gpu,
+        report: &AdapterReport,
         selection: &Selection,
         console: &Console,
         total: &mut Count,
         drift: &mut Drift,
     ) -> Result<()> {
-        let report = gpu.report();
         console.note(format_args!("{} ({}, {})", report.name, report.backend, report.driver));
         if !console.is_json() {
             console.line(Line::TITLE);
@@ -100,7 +96,9 @@ impl Verify {
         let started = Instant::now();
         let (mut count, mut told) = (Count::default(), Ok(()));
         let mut all = Vec::new();
-        verify(gpu, selection, |rows| {
+        let options = GpuOptions { guards: true, checked: self.checked, ..GpuOptions::default() };
+        let open = || Gpu::open_index(report.index, options);
+        verify(open, report.class, selection, |rows| {
             count.all += rows.len();
             count.failed += rows.iter().filter(|row| !row.passed()).count();
             count.unsupported += rows.iter().filter(|row| row.share().is_none()).count();
@@ -108,7 +106,7 @@ impl Verify {
                 told = tell(console, report, &rows);
             }
             all.extend(rows);
-        });
+        })?;
         told?;
         console.note(format_args!(
             "{} comparisons, {} failed, {} unsupported, {:.1} s",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
-use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, choose};
+use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
 use super::buffer::{Pool, Slice};
 use super::choice::{Choices, Problem, Sizes};
 use super::disk_cache::PipelineStore;
@@ -117,6 +117,16 @@ impl Gpu {
     /// [`Error::Gpu`] without a usable adapter or if it refuses to be opened.
     pub fn open(choice: AdapterChoice, options: GpuOptions) -> Result<Self> {
         Self::open_adapter(choose(&choice.or_environment())?, options)
+    }
+
+    /// Opens the adapter of this place in the list of [`adapters`].
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if there is none any more, or it refuses to be opened.
+    pub fn open_index(index: usize, options: GpuOptions) -> Result<Self> {
+        let found = adapters().into_iter().find(|found| found.report.index == index);
+        let found = found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))?;
+        Self::open_adapter(found, options)
     }
 
     /// Opens a found adapter.
@@ -257,7 +267,8 @@ impl Gpu {
 
     /// Leases `bytes` bytes of device memory. Their content is undefined.
     pub fn lease(&self, bytes: u64) -> Slice {
-        let Some(guarded) = &self.0.guarded else {
+        let guarded = self.0.guarded.as_ref().filter(|_| !self.0.planning.get());
+        let Some(guarded) = guarded else {
             return Slice { buffer: self.0.pool.lease(bytes), offset: 0, bytes };
         };
         let buffer = self.0.pool.lease(bytes + 2 * GUARD);
@@ -534,8 +545,17 @@ impl Gpu {
     /// # Errors
     /// What the device reported.
     pub fn prepare(&self, plan: &Plan) -> Result<()> {
-        self.0.pipelines.borrow_mut().prepare(&self.0.device, plan.kernels.keys().copied());
-        self.0.faults.check()
+        self.compile(plan.kernels().map(|(kernel, _)| kernel))
+    }
+
+    /// Compiles kernels, in parallel.
+    ///
+    /// # Errors
+    /// What the device reported; which kernel it was about, the first run of each will tell.
+    pub fn compile(&self, kernels: impl IntoIterator<Item = Kernel>) -> Result<()> {
+        let mut pipelines = self.0.pipelines.borrow_mut();
+        pipelines.prepare(&self.0.device, kernels);
+        self.0.faults.check().inspect_err(|_| pipelines.forget())
     }
 
     /// Frees device memory that is not leased.

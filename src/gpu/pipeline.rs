@@ -24,6 +24,11 @@ impl Pipelines {
             .or_insert_with(|| compile(device, kernel, checked, store.as_ref()))
     }
 
+    /// Has every kernel compiled again.
+    pub fn forget(&mut self) {
+        self.compiled.clear();
+    }
+
     /// Compiles those of `kernels` that are not yet compiled, on every core.
     pub fn prepare(&mut self, device: &wgpu::Device, kernels: impl IntoIterator<Item = Kernel>) {
         let missing: Vec<_> =
