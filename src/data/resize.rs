@@ -1,8 +1,9 @@
 //! Resizing as PIL and torchvision do it: a triangle filter widened by the scale (bilinear with
 //! antialiasing), rows first, over exactly the region that ends up in the output.
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{Image, TypedCroppedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 use crate::error::{Error, Result};
@@ -25,14 +26,15 @@ pub fn resize_center_crop(image: &RgbImage, size: u32) -> Result<Vec<u8>> {
         if width <= height { (short, long(height, width)) } else { (long(width, height), short) };
     let columns = Span::center_crop(width, resized_width, size);
     let rows = Span::center_crop(height, resized_height, size);
-    resize(&view(image)?, columns, rows, size)
+    resize(&whole(image.as_raw(), width, height)?, columns, rows, size)
 }
 
 /// Resizes a region to `[size, size, 3]` bytes as if nothing were around it.
 pub(super) fn resize_region(image: &RgbImage, region: Region, size: u32) -> Result<Vec<u8>> {
-    let view = view(image)?;
+    let (image_width, image_height) = image.dimensions();
+    let view = view(image.as_raw(), image_width, image_height)?;
     let Region { left, top, width, height } = region;
-    let region = CroppedImage::new(&view, left, top, width, height)
+    let region = TypedCroppedImage::new(view, left, top, width, height)
         .map_err(|error| Error::shape("resize", format!("{region:?}: {error}")))?;
     resize(&region, Span::whole(width), Span::whole(height), size)
 }
@@ -75,9 +77,18 @@ impl Span {
     }
 }
 
-fn view(image: &RgbImage) -> Result<ImageRef<'_>> {
-    let (width, height) = image.dimensions();
-    ImageRef::new(width, height, image.as_raw(), PixelType::U8x3)
+type View<'a> = TypedImageRef<'a, U8x3>;
+
+/// The one type that is resized: the crate compiles everything again for each.
+type Source<'a> = TypedCroppedImage<'a, View<'a>>;
+
+fn view(bytes: &[u8], width: u32, height: u32) -> Result<View<'_>> {
+    TypedImageRef::from_buffer(width, height, bytes)
+        .map_err(|error| Error::shape("resize", format!("{width}×{height}: {error}")))
+}
+
+fn whole(bytes: &[u8], width: u32, height: u32) -> Result<Source<'_>> {
+    TypedCroppedImage::new(view(bytes, width, height)?, 0, 0, width, height)
         .map_err(|error| Error::shape("resize", format!("{width}×{height}: {error}")))
 }
 
@@ -85,8 +96,8 @@ fn view(image: &RgbImage) -> Result<ImageRef<'_>> {
 ///
 /// In two passes: the crate would do bytes column by column first, which rounds the intermediate
 /// values differently from PIL.
-fn resize(source: &impl IntoImageView, columns: Span, rows: Span, size: u32) -> Result<Vec<u8>> {
-    let (width, height) = (source.width(), source.height());
+fn resize(source: &Source<'_>, columns: Span, rows: Span, size: u32) -> Result<Vec<u8>> {
+    let (width, height) = (ImageView::width(source), ImageView::height(source));
     let failed = |reason: String| {
         Error::shape("resize", format!("{width}×{height} to {size}×{size} pixels: {reason}"))
     };
@@ -95,24 +106,28 @@ fn resize(source: &impl IntoImageView, columns: Span, rows: Span, size: u32) -> 
     }
     let (first, count) = rows.reach(height, size);
     let reached = Span { start: f64::from(first), length: f64::from(count) };
-    let mut narrowed = Image::new(size, count, PixelType::U8x3);
-    convolve(source, columns, reached, &mut narrowed).map_err(failed)?;
+    let narrowed = convolve(source, columns, reached, (size, count)).map_err(failed)?;
     let rows = Span { start: rows.start - reached.start, ..rows };
-    let mut output = Image::new(size, size, PixelType::U8x3);
-    convolve(&narrowed, Span::whole(size), rows, &mut output).map_err(failed)?;
-    Ok(output.into_vec())
+    let narrowed = whole(&narrowed, size, count)?;
+    convolve(&narrowed, Span::whole(size), rows, (size, size)).map_err(failed)
 }
 
+/// Makes `columns` and `rows` of `source` an image of this width and height.
 fn convolve(
-    source: &impl IntoImageView,
+    source: &Source<'_>,
     columns: Span,
     rows: Span,
-    output: &mut Image,
-) -> Result<(), String> {
+    (width, height): (u32, u32),
+) -> Result<Vec<u8>, String> {
     let options = ResizeOptions::new()
         .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
         .crop(columns.start, rows.start, columns.length, rows.length);
-    Resizer::new().resize(source, output, &options).map_err(|error| error.to_string())
+    let mut output = Image::new(width, height, PixelType::U8x3);
+    let mut pixels = output.typed_image_mut::<U8x3>().ok_or("not three bytes a pixel")?;
+    Resizer::new()
+        .resize_typed(source, &mut pixels, &options)
+        .map_err(|error| error.to_string())?;
+    Ok(output.into_vec())
 }
 
 #[cfg(test)]
