@@ -1,15 +1,17 @@
-//! The first 300 steps of pretraining beside PyTorch's, on the same batches from the same weights.
+//! The first 300 steps of pretraining beside PyTorch's, on the same batches from the same weights; or
+//! more of them, and how good the networks are then.
 //!
-//!     cargo run --release --example first_steps -- prepare DATA DIR [SIZE [BATCH]]
+//!     cargo run --release --example first_steps -- prepare DATA DIR [SIZE [BATCH [STEPS]]]
 //!     wgrad pretrain --data DIR/data.tar --image-size SIZE --batch-size BATCH --epochs 2 \
 //!         --no-augment --output-dir DIR/wgrad
 //!     python benches/compare/torch_pretrain.py DIR BATCH float32
 //!     python benches/compare/torch_pretrain.py DIR BATCH float64
 //!     cargo run --release --example first_steps -- draw DIR
+//!     wgrad evaluate --data DATA --weights DIR/torch-float32.safetensors
 //!
 //! DATA is Tiny ImageNet, as a folder or archives. `prepare` writes to DIR what both begin from: an
-//! archive of so many images a class that an epoch has 150 steps of BATCH, or a little more (default:
-//! 32, at 64 px), the initial weights, and the pixels of every batch in wgrad's order, so that decoding
+//! archive of so many images a class that an epoch has STEPS steps of BATCH (150 of 32 if not told
+//! otherwise, at 64 px), or a little more, the initial weights, and the pixels of every batch in wgrad's order, so that decoding
 //! and shuffling are out of the comparison. `draw` tells how far the losses are apart, and draws
 //! `first_steps.png`.
 
@@ -26,11 +28,10 @@ use wgrad::nn::{Arch, ResNet};
 use wgrad::report::{Curve, Ink, curves, write_charts};
 use wgrad::{Error, Result};
 
-const USAGE: &str = "first_steps prepare DATA DIR [SIZE [BATCH]], or first_steps draw DIR";
+const USAGE: &str =
+    "first_steps prepare DATA DIR [SIZE [BATCH [STEPS]]], or first_steps draw DIR";
 /// What the command above says.
 const EPOCHS: u64 = 2;
-/// Steps of an epoch, at least.
-const STEPS: usize = 150;
 /// Steps that the curves are averaged over.
 const WINDOW: usize = 10;
 
@@ -38,25 +39,27 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["prepare", data, folder, ref sizes @ ..] if sizes.len() <= 2 => {
+        ["prepare", data, folder, ref sizes @ ..] if sizes.len() <= 3 => {
             let number = |at: usize, default: usize| {
                 sizes.get(at).map_or(Some(default), |text| text.parse().ok())
             };
-            let (Some(size), Some(batch)) = (number(0, 64), number(1, 32)) else {
+            let [Some(size), Some(batch), Some(steps)] = [(0, 64), (1, 32), (2, 150)]
+                .map(|(at, default)| number(at, default))
+            else {
                 return Err(Error::Usage(USAGE.into()));
             };
-            prepare(Path::new(data), Path::new(folder), size as u32, batch)
+            prepare(Path::new(data), Path::new(folder), size as u32, steps * batch)
         }
         ["draw", folder] => draw(Path::new(folder)),
         _ => Err(Error::Usage(USAGE.into())),
     }
 }
 
-fn prepare(data: &Path, folder: &Path, size: u32, batch: usize) -> Result<()> {
+fn prepare(data: &Path, folder: &Path, size: u32, images: usize) -> Result<()> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let dataset = Dataset::scan(data, &ScanOptions::default())?;
     let archive = folder.join("data.tar");
-    let images = (STEPS * batch).div_ceil(dataset.classes.len());
+    let images = images.div_ceil(dataset.classes.len());
     let write = || -> std::io::Result<()> {
         let mut builder = tar::Builder::new(File::create(&archive)?);
         for (split, items, count) in [("train", &dataset.train, images), ("val", &dataset.val, 1)] {
@@ -172,7 +175,7 @@ fn draw(folder: &Path) -> Result<()> {
     };
     let charts = [
         curves(
-            "Loss of the first 300 steps of pretraining",
+            &format!("Loss of the first {} steps of pretraining", wgrad.len()),
             "step",
             false,
             &[curve("PyTorch", averaged(&torch), 1), curve("wgrad", averaged(&wgrad), 0)],

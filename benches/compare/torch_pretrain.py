@@ -2,7 +2,8 @@
 
 usage: torch_pretrain.py DIR BATCH [float32|float64] [THREADS]
 
-Reads DIR/start.safetensors and DIR/batches.safetensors; writes DIR/torch-DTYPE.jsonl, a line a step.
+Reads DIR/start.safetensors and DIR/batches.safetensors; writes DIR/torch-DTYPE.jsonl, a line a step,
+and the last weights to DIR/torch-DTYPE.safetensors.
 SGD with momentum 0.9, weight decay 1e-4 but for batch norm's parameters, label smoothing 0.1, a linear
 warm-up from a hundredth of 0.1 for each 256 images over the first of two epochs, a cosine to 0 over
 the second. Needs torch,
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 folder, batch = Path(sys.argv[1]), int(sys.argv[2])
 name = sys.argv[3] if len(sys.argv) > 3 else "float32"
@@ -57,3 +58,4 @@ with open(folder / f"torch-{name}.jsonl", "w") as steps:
         optimizer.step()
         schedule.step()
         print(json.dumps({"step": step, "loss": loss.item(), "lr": lr}), file=steps, flush=True)
+save_file(net.state_dict(), folder / f"torch-{name}.safetensors")
