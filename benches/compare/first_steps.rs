@@ -28,8 +28,7 @@ use wgrad::nn::{Arch, ResNet};
 use wgrad::report::{Curve, Ink, curves, write_charts};
 use wgrad::{Error, Result};
 
-const USAGE: &str =
-    "first_steps prepare DATA DIR [SIZE [BATCH [STEPS]]], or first_steps draw DIR";
+const USAGE: &str = "first_steps prepare DATA DIR [SIZE [BATCH [STEPS]]], or first_steps draw DIR";
 /// What the command above says.
 const EPOCHS: u64 = 2;
 /// Steps that the curves are averaged over.
@@ -43,8 +42,8 @@ fn main() -> Result<()> {
             let number = |at: usize, default: usize| {
                 sizes.get(at).map_or(Some(default), |text| text.parse().ok())
             };
-            let [Some(size), Some(batch), Some(steps)] = [(0, 64), (1, 32), (2, 150)]
-                .map(|(at, default)| number(at, default))
+            let [Some(size), Some(batch), Some(steps)] =
+                [(0, 64), (1, 32), (2, 150)].map(|(at, default)| number(at, default))
             else {
                 return Err(Error::Usage(USAGE.into()));
             };

@@ -13,6 +13,7 @@ mod inspect;
 mod lineage;
 mod meta;
 mod names;
+pub mod onnx;
 mod read;
 mod source;
 mod tensor;

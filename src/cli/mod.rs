@@ -4,6 +4,7 @@ mod bench;
 mod devices;
 mod evaluate;
 mod explain;
+mod export;
 mod fuse;
 mod inspect;
 pub mod interrupt;
@@ -39,6 +40,7 @@ enum Command {
     Bench(bench::Bench),
     Devices(devices::Devices),
     Inspect(inspect::Inspect),
+    Export(export::Export),
 }
 
 impl Cli {
@@ -58,6 +60,7 @@ impl Cli {
             Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
+            Command::Export(command) => command.run(),
         }
     }
 }

@@ -231,16 +231,21 @@ impl ModelOptions {
     }
 
     fn path(&self, console: &Console) -> Result<PathBuf> {
-        let Some(source) = &self.weights else { return newest_best() };
-        source.resolve(&mut console.download(source))?.ok_or_else(|| {
-            Error::Usage("--weights none: there is nothing to ask; name a checkpoint".into())
-        })
+        trained(self.weights.as_ref(), console)
     }
 
     /// Images at a time.
     pub fn batch_size(&self) -> usize {
         self.batch_size.get()
     }
+}
+
+/// The file of a trained network, downloaded first if need be; the newest run's best if none is named.
+pub fn trained(weights: Option<&Source>, console: &Console) -> Result<PathBuf> {
+    let Some(source) = weights else { return newest_best() };
+    source.resolve(&mut console.download(source))?.ok_or_else(|| {
+        Error::Usage("--weights none: there is nothing to ask; name a checkpoint".into())
+    })
 }
 
 /// The files of networks to fuse, downloaded first if need be.

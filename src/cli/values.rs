@@ -3,9 +3,23 @@
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::checkpoint::HeadPolicy;
+use crate::checkpoint::{Dtype, HeadPolicy};
 use crate::data::{Augment, AutoAugment};
 use crate::nn::BnPolicy;
+
+impl ValueEnum for Dtype {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::F32, Self::F16, Self::Bf16]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }))
+    }
+}
 
 impl ValueEnum for HeadPolicy {
     fn value_variants<'a>() -> &'a [Self] {

@@ -157,8 +157,8 @@ impl Gpu {
         if options.pretended_matrix_units.is_some() {
             matrix_units = [options.pretended_matrix_units; 2];
         }
-        // SAFETY: what is experimental is the cooperative matrices, and no result of theirs is used
-        // before `tune::check_matrices` compared them with plain kernels.
+        // SAFETY: what is experimental is the cooperative matrices; kernels keep to what the adapter
+        // lists, and `tune::check_matrix_units` compares them with plain ones before they are used.
         let experimental_features = match features.contains(matrices) {
             true => unsafe { wgpu::ExperimentalFeatures::enabled() },
             false => wgpu::ExperimentalFeatures::disabled(),

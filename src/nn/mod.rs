@@ -8,4 +8,4 @@ mod resnet;
 pub use arch::Arch;
 pub use init::initial;
 pub use parameters::{Group, Parameter, Parameters, Stage};
-pub use resnet::{BnPolicy, Mode, Noise, ResNet};
+pub use resnet::{BN_EPSILON, BnPolicy, Mode, Noise, ResNet};

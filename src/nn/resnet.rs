@@ -82,7 +82,8 @@ pub struct Noise {
 
 /// PyTorch's defaults.
 const BN_MOMENTUM: f32 = 0.1;
-const BN_EPSILON: f32 = 1e-5;
+/// What batch norm adds to variances.
+pub const BN_EPSILON: f32 = 1e-5;
 /// What tells the classifier's dropout from the blocks'.
 const HEAD_SITE: u32 = u32::MAX;
 

@@ -1,0 +1,66 @@
+//! `wgrad export`: a checkpoint as other programs want it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::shared::{OutputOptions, trained};
+use crate::checkpoint::{Checkpoint, Dtype, Source};
+use crate::error::{Context, Error, Result};
+
+/// A checkpoint as an ONNX file, or as safetensors with torchvision's names
+///
+/// An ONNX file takes normalised images (batch, 3, height, width) under the name `input`, and answers
+/// with `logits`; classes, image size, mean and std stand in its metadata.
+#[derive(Args, Debug)]
+pub struct Export {
+    /// The file to write: FILE.onnx, or FILE.safetensors for torchvision
+    file: PathBuf,
+
+    /// The network [default: the newest runs/*/weights/best.safetensors]
+    #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
+    weights: Option<Source>,
+
+    /// How convolutions and the classifier's weight are stored in safetensors; ONNX files are in f32
+    #[arg(long, value_name = "DTYPE", default_value = "f32")]
+    dtype: Dtype,
+
+    #[command(flatten)]
+    output: OutputOptions,
+}
+
+impl Export {
+    pub fn run(self) -> Result<()> {
+        let console = self.output.console();
+        let format = self.file.extension().and_then(|extension| extension.to_str());
+        let onnx = match format {
+            Some("onnx") => true,
+            Some("safetensors") => false,
+            _ => {
+                let file = self.file.display();
+                let what = format!("{file}: the name must end in .onnx or .safetensors");
+                return Err(Error::Usage(what));
+            }
+        };
+        if onnx && self.dtype != Dtype::F32 {
+            return Err(Error::Usage(format!(
+                "--dtype {}: ONNX files are written in f32",
+                self.dtype
+            )));
+        }
+        let path = trained(self.weights.as_ref(), &console)?;
+        let checkpoint = Checkpoint::read(&path).context(|| "reading the checkpoint")?;
+        let written = match onnx {
+            true => checkpoint.write_onnx(&self.file),
+            false => checkpoint.write(&self.file, self.dtype),
+        };
+        written.context(|| format!("exporting {}", path.display()))?;
+        console.note(format_args!(
+            "{}, from {}, written to {}",
+            checkpoint.arch,
+            path.display(),
+            self.file.display()
+        ));
+        Ok(())
+    }
+}
