@@ -134,7 +134,7 @@ fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
 /// # Errors
 /// What the device reported, apart from what running these kernels led to.
 pub fn check_matrix_units(gpu: &Gpu, dtype: Dtype) -> Result<Option<String>> {
-    if gpu.matrix_units(dtype).is_none() {
+    if gpu.matrix_units(dtype.is_half()).is_none() {
         return Ok(None);
     }
     for problem in Trial::samples(gpu, dtype)? {

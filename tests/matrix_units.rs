@@ -151,7 +151,7 @@ fn as_software_has_them() {
 fn they_are_compared_with_plain_kernels_first() {
     for gpu in gpus(16, 32) {
         assert_eq!(check_matrix_units(&gpu, Dtype::F16).unwrap(), None);
-        assert!(gpu.matrix_units(Dtype::F16).is_some());
+        assert!(gpu.matrix_units(true).is_some());
         // Units that leave out the last product of a row.
         let shader = cooperative_shaders().find(|shader| shader.name.contains("weight")).unwrap();
         let Shader { name, source } = emulated(shader);
@@ -160,6 +160,6 @@ fn they_are_compared_with_plain_kernels_first() {
         gpu.replace_shader(Box::leak(Box::new(Shader { name, source: wrong.leak() })));
         let wrong = check_matrix_units(&gpu, Dtype::F16).unwrap().expect("it is noticed");
         assert!(wrong.contains("conv2d_backward_weight cooperative"), "{wrong}");
-        assert_eq!(gpu.matrix_units(Dtype::F16), None);
+        assert_eq!(gpu.matrix_units(true), None);
     }
 }

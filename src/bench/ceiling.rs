@@ -44,7 +44,7 @@ pub(super) fn measure(
         ceilings.push(lanes("f16 multiply-add", true)?);
     }
     // On Metal, units that load from single numbers only have no ceiling here.
-    if let Some(units) = gpu.matrix_units(dtype).filter(|units| units.wide_loads) {
+    if let Some(units) = gpu.matrix_units(dtype.is_half()).filter(|units| units.wide_loads) {
         let side = f64::from(units.side);
         let operations = f64::from(ROUNDS) * GROUPS as f64 * 2.0 * side * side * side;
         ceilings.push(best(stopwatch, effort, MATRIX_FLOPS, |chains| {

@@ -144,7 +144,7 @@ impl ComputeOptions {
 
 /// Before matrix units are used, which on a processor that plays GPU they are not unless asked for,
 /// sees that they are right; says so if they are not.
-pub(crate) fn check_matrix_units(gpu: &Gpu, console: &Console) -> Result<()> {
+fn check_matrix_units(gpu: &Gpu, console: &Console) -> Result<()> {
     if gpu.class() == AdapterClass::Software {
         return Ok(());
     }

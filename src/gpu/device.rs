@@ -15,7 +15,6 @@ use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
 use super::recorder::{Binding, Command, Recorder, Uniforms};
 use super::shader::{Kernel, Shader};
-use crate::tensor::Dtype;
 use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
@@ -238,10 +237,11 @@ impl Gpu {
         self.0.mixed
     }
 
-    /// The units that multiply matrices of `dtype` and add up in f32; none if the adapter has none,
-    /// or [`Gpu::distrust_matrix_units`] was called.
-    pub fn matrix_units(&self, dtype: Dtype) -> Option<MatrixUnits> {
-        self.0.matrix_units.get()[usize::from(!dtype.is_half())]
+    /// The units that multiply matrices of f16 if `half`, else of f32, and add up in f32; none if the
+    /// adapter has none, or [`Gpu::distrust_matrix_units`] was called.
+    pub fn matrix_units(&self, half: bool) -> Option<MatrixUnits> {
+        let [of_f16, of_f32] = self.0.matrix_units.get();
+        if half { of_f16 } else { of_f32 }
     }
 
     /// Makes [`Gpu::matrix_units`] offer none from now on.

@@ -100,7 +100,7 @@ const LANES: &[Named<Tiling>] =
 /// Tilings on matrix units for a product of `rows` × `columns` of numbers of this type, the best first;
 /// none where the adapter has no such units.
 fn cooperative(gpu: &Gpu, rows: usize, columns: usize, dtype: Dtype) -> Vec<Named<Tiling>> {
-    let Some(units) = gpu.matrix_units(dtype) else { return Vec::new() };
+    let Some(units) = gpu.matrix_units(dtype.is_half()) else { return Vec::new() };
     let tiling = |rows, columns| Tiling::Cooperative { units, rows, columns };
     let mut tilings = vec![
         ("cooperative 128x128", tiling(128, 128)),
