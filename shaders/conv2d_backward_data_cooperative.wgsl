@@ -6,25 +6,16 @@
 // see conv2d_backward_data_lanes.wgsl) and columns = input channels. The second tile keeps output
 // channels together, as the weight does, and is read by columns.
 
-enable wgpu_cooperative_matrix;
-// Whole workgroups return early or not at all; naga takes every return for one that some lanes miss.
-diagnostic(off, derivative_uniformity);
-
-override SIDE: u32 = 16u;   // of a fragment: 8 or 16
-override LANES: u32 = 32u;  // of a subgroup
-override BM: u32 = 64u;     // 64 or 128
-override BN: u32 = 64u;     // 64 or 128
+//#include cooperative_tiles
 
 //#include conv2d_params
 @group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
 
-const THREADS: u32 = ${LANES * BN / 16}u;
 const STRIDE: u32 = 10u;
 const A_TILE: u32 = BM * STRIDE;  // [row][group of 4 channels]
 const B_TILE: u32 = BN * STRIDE;  // [column][group of 4 channels]
-//#include cooperative_tiles
 var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 
 @compute @workgroup_size(THREADS)

@@ -6,26 +6,17 @@
 // conv2d_backward_weight_sum.wgsl adds the splits up. The first tile keeps rows together, as x does,
 // and is read by columns. An invocation keeps image, row and column of the pixels it stages.
 
-enable wgpu_cooperative_matrix;
-// Whole workgroups return early or not at all; naga takes every return for one that some lanes miss.
-diagnostic(off, derivative_uniformity);
-
-override SIDE: u32 = 16u;   // of a fragment: 8 or 16
-override LANES: u32 = 32u;  // of a subgroup
-override BM: u32 = 64u;     // 64 or 128
-override BN: u32 = 64u;     // 64 or 128
+//#include cooperative_tiles
 
 //#include conv2d_params
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
 
-const THREADS: u32 = ${LANES * BN / 16}u;
 const A_STRIDE: u32 = ${BM / 4 + 2}u;
 const A_TILE: u32 = 32u * A_STRIDE;  // [pixel][row / 4]
 const B_STRIDE: u32 = ${BN / 4 + 2}u;
 const B_TILE: u32 = 32u * B_STRIDE;  // [pixel][column / 4]
-//#include cooperative_tiles
 var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 
 @compute @workgroup_size(THREADS)

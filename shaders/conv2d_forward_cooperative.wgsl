@@ -8,45 +8,13 @@
 // Rows of the tiles have a gap of two vec4 that spreads them over the memory banks. Fragments have no
 // elements that could be reached, so the sums pass through workgroup memory, a band at a time.
 
-enable wgpu_cooperative_matrix;
-// Whole workgroups return early or not at all; naga takes every return for one that some lanes miss.
-diagnostic(off, derivative_uniformity);
+//#include cooperative_tiles
+//#include conv2d_forward_memory
 
-override SIDE: u32 = 16u;   // of a fragment: 8 or 16
-override LANES: u32 = 32u;  // of a subgroup
-override BM: u32 = 64u;     // 64 or 128
-override BN: u32 = 64u;     // 64 or 128
-override BIAS: u32 = 0u;
-// Whether to write mean and Σ(y − mean)² of every BM rows for batch norm.
-override STATS: u32 = 0u;
-// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
-override AFFINE: u32 = 0u;
-override RESIDUAL: u32 = 0u;
-override RELU: u32 = 0u;
-
-//#include conv2d_params
-@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
-//#if BIAS
-@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
-//#end
-//#if STATS
-@group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
-//#end
-//#if AFFINE
-@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
-//#end
-//#if RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<vec4<stored>>;
-//#end
-
-const THREADS: u32 = ${LANES * BN / 16}u;
 const A_STRIDE: u32 = 10u;
 const A_TILE: u32 = BM * A_STRIDE;  // [row][group of 4 channels]
 const B_STRIDE: u32 = ${BN / 4 + 2}u;
 const B_TILE: u32 = 32u * B_STRIDE;  // [channel of 32][column / 4]
-//#include cooperative_tiles
 var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 //#if STATS
 var<workgroup> sums: array<vec4<f32>, THREADS>;

@@ -49,6 +49,9 @@ fn emulated(shader: &Shader) -> Shader {
         assert!(source.contains(from), "{}.wgsl has no `{from}`: emulate it anew", shader.name);
         source = source.replace(from, to);
     };
+    const TILES: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/cooperative_tiles.wgsl"));
+    replace("//#include cooperative_tiles\n", TILES);
     replace("enable wgpu_cooperative_matrix;\n", "");
     let subgroup = ",\n) {\n  let subgroup = thread / LANES;\n  lane = thread % LANES;";
     replace(", @builtin(subgroup_id) subgroup: u32,\n) {", subgroup);
