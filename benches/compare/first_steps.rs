@@ -7,7 +7,7 @@
 //!     python benches/compare/torch_pretrain.py DIR BATCH float32
 //!     python benches/compare/torch_pretrain.py DIR BATCH float64
 //!     cargo run --release --example first_steps -- draw DIR
-//!     wgrad evaluate --data DATA --weights DIR/torch-float32.safetensors
+//!     wgrad evaluate --data DATA --weights DIR/torch-float32.safetensors   # or DIR/wgrad/weights/last.…
 //!
 //! DATA is Tiny ImageNet, as a folder or archives. `prepare` writes to DIR what both begin from: an
 //! archive of so many images a class that an epoch has STEPS steps of BATCH (150 of 32 if not told

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 folder, batch = Path(sys.argv[1]), int(sys.argv[2])
@@ -58,4 +59,5 @@ with open(folder / f"torch-{name}.jsonl", "w") as steps:
         optimizer.step()
         schedule.step()
         print(json.dumps({"step": step, "loss": loss.item(), "lr": lr}), file=steps, flush=True)
-save_file(net.state_dict(), folder / f"torch-{name}.safetensors")
+with safe_open(folder / "start.safetensors", "pt") as start:
+    save_file(net.state_dict(), folder / f"torch-{name}.safetensors", start.metadata())
