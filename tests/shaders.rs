@@ -193,6 +193,11 @@ fn every_kernel_translates_for_every_backend() {
         let used = kernels.keys().any(|kernel| kernel.name() == shader.name);
         assert!(used, "no case uses {}", shader.name);
     }
+    for half in [false, true] {
+        let of_ceilings = wgrad::bench::SHADERS.iter().map(|shader| Kernel::new(shader).half(half));
+        // Their parameters fit a block.
+        kernels.extend(of_ceilings.map(|kernel| (kernel, 16)));
+    }
     let mut with_subgroups = BTreeSet::new();
     for (kernel, sent) in &kernels {
         let label = kernel.label();
