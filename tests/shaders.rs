@@ -218,7 +218,7 @@ fn every_kernel_translates_for_every_backend() {
         if parsed.subgroups {
             with_subgroups.insert(kernel.name());
         }
-        if !parsed.subgroups && !parsed.half {
+        if !parsed.subgroups && !parsed.half && !parsed.matrices {
             languages.push(("GLSL ES", parsed.to_glsl_es()));
         }
         for (language, written) in languages {
