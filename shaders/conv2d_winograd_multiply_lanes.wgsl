@@ -8,12 +8,7 @@ override LANES: u32 = 8u;
 override ROWS: u32 = 32u;  // a multiple of LANES
 override COLS: u32 = 2u;
 
-struct Params {
-  first: u32, images: u32, h: u32, w: u32,
-  oh: u32, ow: u32, pad_h: u32, pad_w: u32,
-  ci4: u32, co4: u32, accumulate: u32,
-}
-@group(0) @binding(0) var<uniform> p: Params;
+//#include conv2d_winograd_params
 @group(0) @binding(1) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> u: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> m: array<vec4<f32>>;

@@ -13,12 +13,7 @@ override AFFINE: u32 = 0u;
 override RESIDUAL: u32 = 0u;
 override RELU: u32 = 0u;
 
-struct Params {
-  first: u32, images: u32, h: u32, w: u32,
-  oh: u32, ow: u32, pad_h: u32, pad_w: u32,
-  ci4: u32, co4: u32, accumulate: u32,
-}
-@group(0) @binding(0) var<uniform> p: Params;
+//#include conv2d_winograd_params
 @group(0) @binding(1) var<storage, read> m: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
 //#if BIAS

@@ -163,7 +163,13 @@ fn every_shader_file_belongs_to_an_operation() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let parts = ["common", "conv2d_forward_memory", "conv2d_params", "cooperative_tiles"];
+    let parts = [
+        "common",
+        "conv2d_forward_memory",
+        "conv2d_params",
+        "conv2d_winograd_params",
+        "cooperative_tiles",
+    ];
     let mut claimed: BTreeSet<_> = parts.iter().map(|part| format!("{part}.wgsl")).collect();
     claimed.extend(wgrad::bench::SHADERS.iter().map(|shader| format!("{}.wgsl", shader.name)));
     for op in OPS {

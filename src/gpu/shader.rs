@@ -35,8 +35,12 @@ macro_rules! shader {
 static COMMON: Shader = shader!("common");
 
 /// What shaders can include.
-static PARTS: &[&Shader] =
-    &[&shader!("conv2d_forward_memory"), &shader!("conv2d_params"), &shader!("cooperative_tiles")];
+static PARTS: &[&Shader] = &[
+    &shader!("conv2d_forward_memory"),
+    &shader!("conv2d_params"),
+    &shader!("conv2d_winograd_params"),
+    &shader!("cooperative_tiles"),
+];
 
 /// The constant of `common.wgsl` that makes every shader's `stored` f16.
 const HALF: &str = "HALF";
