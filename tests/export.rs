@@ -214,7 +214,12 @@ fn safetensors_are_written_in_any_precision() {
     for (name, dtype) in [("f32", Dtype::F32), ("f16", Dtype::F16), ("bf16", Dtype::Bf16)] {
         let arguments =
             ["export", "out.safetensors", "--weights", "narrow.safetensors", "--dtype", name];
-        wgrad.run(&arguments).answer();
+        let ran = wgrad.run(&[&arguments[..], &["--json"]].concat());
+        let told: serde_json::Value = serde_json::from_str(ran.answer()).unwrap();
+        assert_eq!(
+            (&told["arch"], &told["to"]),
+            (&"resnet18-w8".into(), &"out.safetensors".into())
+        );
         let written = Checkpoint::read(wgrad.path("out.safetensors")).unwrap();
         assert_eq!(written.dtype, dtype);
         assert_eq!(written.meta, original.meta);

@@ -11,9 +11,9 @@
 //!
 //! DATA is Tiny ImageNet, as a folder or archives. `prepare` writes to DIR what both begin from: an
 //! archive of so many images a class that an epoch has STEPS steps of BATCH (150 of 32 if not told
-//! otherwise, at 64 px), or a little more, the initial weights, and the pixels of every batch in wgrad's order, so that decoding
-//! and shuffling are out of the comparison. `draw` tells how far the losses are apart, and draws
-//! `first_steps.png`.
+//! otherwise, at 64 px), or a little more, the initial weights, and the pixels of every batch in wgrad's
+//! order, so that decoding and shuffling are out of the comparison. `draw` tells how far the losses are
+//! apart, and draws `first_steps.png`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

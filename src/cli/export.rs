@@ -55,6 +55,12 @@ impl Export {
             false => checkpoint.write(&self.file, self.dtype),
         };
         written.context(|| format!("exporting {}", path.display()))?;
+        console.event(&serde_json::json!({
+            "event": "export",
+            "arch": checkpoint.arch.to_string(),
+            "from": path,
+            "to": self.file,
+        }));
         console.note(format_args!(
             "{}, from {}, written to {}",
             checkpoint.arch,
