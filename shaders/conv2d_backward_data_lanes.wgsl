@@ -11,6 +11,8 @@ override ROWS: u32 = 16u;  // a multiple of LANES
 override COLS: u32 = 2u;
 
 //#include conv2d_params
+//#include conv2d_padding
+//#include conv2d_rows
 @group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
@@ -26,7 +28,8 @@ fn main(
   if class_h >= p.h || class_w >= p.w { return; }
   let class_rows = (p.h - class_h + p.stride_h - 1u) / p.stride_h;
   let class_columns = (p.w - class_w + p.stride_w - 1u) / p.stride_w;
-  let rows = p.n * class_rows * class_columns;
+  let places = class_rows * class_columns;
+  let rows = p.n * places;
   let row_tiles = (rows + ROWS - 1u) / ROWS;
   let m0 = tile % row_tiles * ROWS;
   let first_column = tile / row_tiles * 8u * COLS + lane;
@@ -34,10 +37,10 @@ fn main(
 
   //#for j in 0..ROWS / LANES
   let m_${j} = min(m0 + ${j * LANES}u + lane % LANES, rows - 1u);
-  let q_${j} = m_${j} / class_columns;
-  let image_${j} = q_${j} / class_rows * p.oh;
-  let ih_${j} = i32(q_${j} % class_rows * p.stride_h + class_h + p.pad_h);
-  let iw_${j} = i32(m_${j} % class_columns * p.stride_w + class_w + p.pad_w);
+  let pixel_${j} = pixel_of(m_${j}, p.n, places);
+  let image_${j} = pixel_${j}.image * p.oh;
+  let ih_${j} = i32(pixel_${j}.place / class_columns * p.stride_h + class_h + p.pad_h);
+  let iw_${j} = i32(pixel_${j}.place % class_columns * p.stride_w + class_w + p.pad_w);
   //#end
   //#for c in 0..COLS
   let column_${c} = min(first_column + ${c * 8}u, p.ci4 - 1u);
@@ -46,8 +49,11 @@ fn main(
   //#end
   //#end
 
-  for (var r = (class_h + p.pad_h) % p.stride_h; r < p.r; r += p.stride_h) {
-    for (var s = (class_w + p.pad_w) % p.stride_w; s < p.s; s += p.stride_w) {
+  let inputs = places_of(m0, min(m0 + ROWS, rows) - 1u, p.n, places, class_columns);
+  let taps_h = read_through(inputs.xy * p.stride_h + class_h + p.pad_h, p.r, p.stride_h, p.oh);
+  let taps_w = read_through(inputs.zw * p.stride_w + class_w + p.pad_w, p.s, p.stride_w, p.ow);
+  for (var r = taps_h.x; r < taps_h.y; r += p.stride_h) {
+    for (var s = taps_w.x; s < taps_w.y; s += p.stride_w) {
       let tap = (r * p.s + s) * p.ci4 * 4u;
       //#for j in 0..ROWS / LANES
       // A negative difference wraps to more than any size.
@@ -84,14 +90,12 @@ fn main(
     }
   }
 
+  var pixel = pixel_of(m0, p.n, places);
   //#for i in 0..ROWS
   if m0 + ${i}u < rows {
-    let m = m0 + ${i}u;
-    let q = m / class_columns;
-    let image = q / class_rows;
-    let ih = q % class_rows * p.stride_h + class_h;
-    let iw = m % class_columns * p.stride_w + class_w;
-    let base = ((image * p.h + ih) * p.w + iw) * p.ci4;
+    let ih = pixel.place / class_columns * p.stride_h + class_h;
+    let iw = pixel.place % class_columns * p.stride_w + class_w;
+    let base = ((pixel.image * p.h + ih) * p.w + iw) * p.ci4;
     //#for c in 0..COLS
     if first_column + ${c * 8}u < p.ci4 {
       if p.accumulate != 0u { acc_${i}_${c} += vec4<f32>(d_x[base + column_${c}]); }
@@ -99,5 +103,6 @@ fn main(
     }
     //#end
   }
+  pixel = next_pixel(pixel, p.n, places);
   //#end
 }

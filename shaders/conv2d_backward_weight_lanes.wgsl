@@ -5,15 +5,17 @@
 // × 32·COLS output channels, over `chunk` output image rows of the split they belong to;
 // conv2d_backward_weight_sum.wgsl adds the splits up. Lane l loads the input of row groups l, l + 8, …
 // and, with LANES = 8, gives it to the others by subgroup broadcast; with LANES = 1, for adapters
-// without subgroups of eight, each lane loads all rows.
+// without subgroups of eight, each lane loads all rows. Output pixels at which all taps of the tile
+// read padding are passed over.
 
 override LANES: u32 = 8u;
 override ROWS: u32 = 32u;  // a multiple of 4·LANES
 override COLS: u32 = 1u;
 // Pixels in a round of the loop.
-override STEP: u32 = 2u;
+override STEP: u32 = 4u;
 
 //#include conv2d_params
+//#include conv2d_padding
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
@@ -46,15 +48,24 @@ fn main(
   //#end
   //#end
 
+  let first_tap = first_quad / p.ci4;
+  let last_tap = min(first_quad + ROWS / 4u - 1u, row_quads - 1u) / p.ci4;
+  let taps = rectangle(first_tap, last_tap, p.s);
+  let lines = reached(taps.xy, p.oh, p.stride_h, p.pad_h, p.h);
+  let columns = reached(taps.zw, p.ow, p.stride_w, p.pad_w, p.w);
+  // Of the split's output image rows, those among `lines`, counted through all images.
+  let height = lines.y - lines.x;
   let first = split * p.chunk;
   let last = min(first + p.chunk, p.n * p.oh);
-  var image = first / p.oh;
-  var oh = first % p.oh;
-  var ow = 0u;
-  let end = last * p.ow;
-  for (var pixel = first * p.ow; pixel < end; pixel += STEP) {
+  let first_line = first / p.oh * height + clamp(first % p.oh, lines.x, lines.y) - lines.x;
+  let last_line = last / p.oh * height + clamp(last % p.oh, lines.x, lines.y) - lines.x;
+  let pixels = (last_line - first_line) * (columns.y - columns.x);
+  var image = first_line / max(height, 1u);
+  var oh = first_line % max(height, 1u) + lines.x;
+  var ow = columns.x;
+  for (var pixel = 0u; pixel < pixels; pixel += STEP) {
     //#for u in 0..STEP
-    let live_${u} = pixel + ${u}u < end;
+    let live_${u} = pixel + ${u}u < pixels;
     //#for j in 0..ROWS / 4 / LANES
     let ih_${j}_${u} = u32(i32(oh * p.stride_h) + dh_${j});
     let iw_${j}_${u} = u32(i32(ow * p.stride_w) + dw_${j});
@@ -63,13 +74,13 @@ fn main(
     let x_${j}_${u} = select(vec4<f32>(),
       vec4<f32>(x[select(0u, at_${j}_${u}, inside_${j}_${u})]), inside_${j}_${u});
     //#end
+    let from_${u} = select(0u, ((image * p.oh + oh) * p.ow + ow) * p.co4, live_${u});
     //#for c in 0..COLS
-    let d_${c}_${u} = select(vec4<f32>(),
-      vec4<f32>(d_y[min(pixel + ${u}u, end - 1u) * p.co4 + column_${c}]), live_${u});
+    let d_${c}_${u} = select(vec4<f32>(), vec4<f32>(d_y[from_${u} + column_${c}]), live_${u});
     //#end
     ow++;
-    if ow == p.ow { ow = 0u; oh++; }
-    if oh == p.oh { oh = 0u; image++; }
+    if ow == columns.y { ow = columns.x; oh++; }
+    if oh == lines.y { oh = lines.x; image++; }
     //#end
     // One sum after the other: its steps stay in registers.
     //#for i in 0..ROWS / 4

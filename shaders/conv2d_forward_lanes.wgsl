@@ -11,6 +11,8 @@ override LANES: u32 = 8u;
 override ROWS: u32 = 16u;  // a multiple of LANES
 override COLS: u32 = 2u;
 //#include conv2d_forward_memory
+//#include conv2d_padding
+//#include conv2d_rows
 
 @compute @workgroup_size(8)
 fn main(
@@ -18,7 +20,8 @@ fn main(
   @builtin(local_invocation_index) lane: u32,
 ) {
   let tile = flat_group(group, groups);
-  let rows = p.n * p.oh * p.ow;
+  let places = p.oh * p.ow;
+  let rows = p.n * places;
   let row_tiles = (rows + ROWS - 1u) / ROWS;
   let m0 = tile % row_tiles * ROWS;
   let first_column = tile / row_tiles * 8u * COLS + lane;
@@ -26,10 +29,10 @@ fn main(
 
   //#for j in 0..ROWS / LANES
   let m_${j} = min(m0 + ${j * LANES}u + lane % LANES, rows - 1u);
-  let q_${j} = m_${j} / p.ow;
-  let image_${j} = q_${j} / p.oh * p.h;
-  let ih_${j} = i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h);
-  let iw_${j} = (i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w)) * i32(p.ci4);
+  let pixel_${j} = pixel_of(m_${j}, p.n, places);
+  let image_${j} = pixel_${j}.image * p.h;
+  let ih_${j} = i32(pixel_${j}.place / p.ow * p.stride_h) - i32(p.pad_h);
+  let iw_${j} = (i32(pixel_${j}.place % p.ow * p.stride_w) - i32(p.pad_w)) * i32(p.ci4);
   //#end
   //#for c in 0..COLS
   let column_${c} = min(first_column + ${c * 8}u, p.co4 - 1u);
@@ -38,18 +41,20 @@ fn main(
   //#end
   //#end
 
-  // Channels being the fastest index, the window's row r covers `span` consecutive vec4s of an image
+  // Channels being the fastest index, the window's row r covers consecutive vec4s of an image
   // row, starting at iw·ci4; those outside 0 … `line` are padding.
-  let span = p.s * p.ci4;
   let line = p.w * p.ci4;
-  var k = 0u;
-  for (var r = 0u; r < p.r; r++) {
+  let outputs = places_of(m0, min(m0 + ROWS, rows) - 1u, p.n, places, p.ow);
+  let taps = reaching(outputs.xy, p.r, p.stride_h, p.pad_h, p.h);
+  let span = reaching(outputs.zw, p.s, p.stride_w, p.pad_w, p.w) * p.ci4;
+  for (var r = taps.x; r < taps.y; r++) {
     //#for j in 0..ROWS / LANES
     let h_${j} = u32(ih_${j} + i32(r));
     let row_${j} = (image_${j} + h_${j}) * line;
     let end_${j} = select(0u, line, h_${j} < p.h);
     //#end
-    for (var at = 0u; at < span; at++) {
+    var k = (r * p.s * p.ci4 + span.x) * 4u;
+    for (var at = span.x; at < span.y; at++) {
       //#for j in 0..ROWS / LANES
       let at_${j} = u32(iw_${j}) + at;
       let inside_${j} = at_${j} < end_${j};
@@ -77,6 +82,11 @@ fn main(
     }
   }
 
+  var pixel = pixel_of(m0, p.n, places);
+  //#for i in 0..ROWS
+  let row_${i} = (pixel.image * places + pixel.place) * p.co4;
+  pixel = next_pixel(pixel, p.n, places);
+  //#end
   //#for c in 0..COLS
   if first_column + ${c * 8}u < p.co4 {
     //#if BIAS
@@ -91,7 +101,7 @@ fn main(
     acc_${i}_${c} += bias_${c};
     //#end
     if m0 + ${i}u < rows {
-      let at = (m0 + ${i}u) * p.co4 + column_${c};
+      let at = row_${i} + column_${c};
       //#if AFFINE
       acc_${i}_${c} = scale_${c} * acc_${i}_${c} + shift_${c};
       //#end

@@ -22,7 +22,7 @@ use crate::tensor::{Dtype, Tensor};
 const SECONDS: f64 = 0.1;
 /// Measurements of a kernel; the shortest counts, being the one least disturbed.
 const SAMPLES: usize = 9;
-/// A kernel that takes so many times the best so far at its first run is out.
+/// A kernel that takes so many times the best at its first run is not measured again.
 const HOPELESS: f64 = 3.0;
 /// Times the sums of |terms| that Winograd's algorithm adds up, for numbers of like size: seven.
 const WINOGRAD: f64 = 8.0;
@@ -109,22 +109,27 @@ pub fn tune(gpu: &Gpu, problems: &[Problem], mut tell: impl FnMut(&Tuned)) -> Re
 
 fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
     let judge = Judge::new(gpu, problem)?;
-    let mut kernels = Vec::new();
-    let mut best = f64::INFINITY;
+    let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for &name in &problem.kernels {
-        let outcome = match judge.objection(name)? {
-            Some(objection) => Err(objection),
-            None => {
-                let seconds = judge.time(name, best)?;
-                best = best.min(seconds);
-                Ok(seconds)
-            }
-        };
-        kernels.push((name, outcome));
+        match judge.objection(name)? {
+            Some(objection) => wrong.push((name, Err(objection))),
+            None => right.push((name, judge.time(name, 1)?)),
+        }
     }
-    let seconds =
-        |outcome: &std::result::Result<f64, String>| *outcome.as_ref().unwrap_or(&f64::MAX);
-    kernels.sort_by(|(_, a), (_, b)| seconds(a).total_cmp(&seconds(b)));
+    let best = right.iter().map(|&(_, once)| once).fold(f64::INFINITY, f64::min);
+    let repeats = |once: f64| (SECONDS / SAMPLES as f64 / once).clamp(1.0, 64.0) as usize;
+    // In turns, so that a slow second of the machine is everybody's.
+    let mut hopeful: Vec<_> =
+        right.iter_mut().filter(|(_, once)| *once <= HOPELESS * best).collect();
+    let repeats: Vec<usize> = hopeful.iter().map(|(_, once)| repeats(*once)).collect();
+    for _ in 0..SAMPLES {
+        for ((name, shortest), &repeats) in hopeful.iter_mut().zip(&repeats) {
+            *shortest = shortest.min(judge.time(name, repeats)?);
+        }
+    }
+    right.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+    let right = right.into_iter().map(|(name, seconds)| (name, Ok(seconds)));
+    let kernels = right.chain(wrong).collect();
     Ok(Tuned { problem: problem.clone(), flops: judge.trial.flops(), kernels })
 }
 
@@ -205,22 +210,13 @@ impl<'a> Judge<'a> {
         Ok(wrong.then(|| format!("differs by {share:.1} of what rounding explains")))
     }
 
-    /// Seconds of the kernel; of a single run if that is hopeless against `best`.
-    fn time(&self, name: &'static str, best: f64) -> Result<f64> {
-        let sample = |repeats: usize| -> Result<f64> {
-            self.gpu.finish()?;
-            let started = Instant::now();
-            self.run(name, repeats);
-            self.gpu.finish()?;
-            Ok(started.elapsed().as_secs_f64() / repeats as f64)
-        };
-        let once = sample(1)?;
-        if once > HOPELESS * best {
-            return Ok(once);
-        }
-        let repeats = (SECONDS / SAMPLES as f64 / once).clamp(1.0, 64.0) as usize;
-        let seconds = (0..SAMPLES).map(|_| sample(repeats)).collect::<Result<Vec<_>>>()?;
-        Ok(seconds.into_iter().fold(once, f64::min))
+    /// Seconds of the kernel, the mean of so many runs.
+    fn time(&self, name: &'static str, runs: usize) -> Result<f64> {
+        self.gpu.finish()?;
+        let started = Instant::now();
+        self.run(name, runs);
+        self.gpu.finish()?;
+        Ok(started.elapsed().as_secs_f64() / runs as f64)
     }
 }
 

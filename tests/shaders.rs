@@ -166,7 +166,9 @@ fn every_shader_file_belongs_to_an_operation() {
     let parts = [
         "common",
         "conv2d_forward_memory",
+        "conv2d_padding",
         "conv2d_params",
+        "conv2d_rows",
         "conv2d_winograd_params",
         "cooperative_tiles",
     ];

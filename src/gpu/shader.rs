@@ -37,7 +37,9 @@ static COMMON: Shader = shader!("common");
 /// What shaders can include.
 static PARTS: &[&Shader] = &[
     &shader!("conv2d_forward_memory"),
+    &shader!("conv2d_padding"),
     &shader!("conv2d_params"),
+    &shader!("conv2d_rows"),
     &shader!("conv2d_winograd_params"),
     &shader!("cooperative_tiles"),
 ];

@@ -23,6 +23,9 @@ pub(super) fn cases() -> Vec<Case> {
         // Even sizes, other paddings; more images than Winograd's workspace takes at a time.
         (Shape::new(3, 6, 10, 12), [3, 3], 20, [1, 1], [0, 2]),
         (Shape::new(48, 16, 16, 12), [3, 3], 12, [1, 1], [1, 1]),
+        // Tiles of one place or one tap, at which some or all that is read is padding.
+        (Shape::new(33, 3, 2, 36), [3, 3], 40, [1, 1], [1, 1]),
+        (Shape::new(40, 2, 3, 32), [5, 5], 12, [2, 2], [2, 2]),
     ];
     let small = small.into_iter().map(|(x, window, c_out, stride, padding)| {
         case(x, window, c_out, Conv2d { stride, padding }, false)

@@ -96,6 +96,14 @@ pub const BUSY: usize = 256;
 
 const LANES: &[Named<Tiling>] =
     &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
+/// Where padding is much of what is read: it is passed over where a tile has the pixels of one place.
+const LANES_AT_ONE_PLACE: &[Named<Tiling>] =
+    &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
+
+/// The lanes for rows that are the pixels of so many images.
+fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
+    if images < 32 && rows <= 16 * images { LANES_AT_ONE_PLACE } else { LANES }
+}
 
 /// Tilings on matrix units for a product of `rows` × `columns` of numbers of this type, the best first;
 /// none where the adapter has no such units.
@@ -159,10 +167,10 @@ fn tilings(
 fn methods(
     gpu: &Gpu,
     product: (usize, usize),
-    dtype: Dtype,
+    geometry: &Geometry,
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, product, dtype, LANES);
+    let direct = tilings(gpu, product, geometry.dtype, lanes_for(product.0, geometry.x.n));
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: &[Named<Tiling>] =
@@ -177,9 +185,9 @@ fn methods(
     let all = [if shared { SHARED } else { &[] }, OTHERS].concat();
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
     // As `--tune` found it on software adapters: the transforms of patches and weight must be small
-    // beside the products.
+    // beside the products, and these be saved, not just padding, which other kernels pass over.
     let [fewer, more] = winograd.channels();
-    let pays = fewer >= 64 && 4 * winograd.all_patches() >= more;
+    let pays = fewer >= 64 && 4 * winograd.all_patches() >= more && winograd.saving() > 1.5;
     match gpu.class() {
         AdapterClass::Software if pays => all.chain(direct).collect(),
         _ => direct.chain(all).collect(),
@@ -189,14 +197,14 @@ fn methods(
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
     let product = (geometry.y.pixels(), geometry.y.c);
-    let methods = methods(gpu, product, geometry.dtype, Winograd::forward(geometry));
+    let methods = methods(gpu, product, geometry, Winograd::forward(geometry));
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
 
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
     let product = (rows, geometry.x.c);
-    let methods = methods(gpu, product, geometry.dtype, Winograd::backward_data(geometry));
+    let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry));
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 

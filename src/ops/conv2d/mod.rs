@@ -114,7 +114,13 @@ struct Params {
     /// Backward by weight: parts the sum over output image rows is split into, and rows of each.
     splits: u32,
     chunk: u32,
+    /// Whether rows of a product go through the images at one place first, then to the next place.
+    images_first: u32,
 }
+
+/// Pixels of an image up to which the rows of a product go through the images first: the fewer, the more
+/// of what they read is padding, which is passed over then.
+const FEW_PLACES: usize = 64;
 
 /// Sizes of one convolution, checked.
 #[derive(Clone, Copy)]
@@ -176,6 +182,7 @@ impl Geometry {
             accumulate: 0,
             splits: 1,
             chunk: (x.n * y.h) as u32,
+            images_first: (y.h * y.w <= FEW_PLACES).into(),
         }
     }
 
@@ -434,7 +441,11 @@ fn backward_data(
     };
     let kernel = tiling.kernel(&BACKWARD_DATA);
     let kernel = kernel.half(d_y.dtype().is_half());
-    let params = Params { accumulate: accumulate.into(), ..geometry.params() };
+    let params = Params {
+        accumulate: accumulate.into(),
+        images_first: (rows <= FEW_PLACES * x.n).into(),
+        ..geometry.params()
+    };
     let [groups_x, groups_y, _] = gpu.groups(tiling.count(rows, x.c));
     let groups = [groups_x, groups_y, (stride_h * stride_w) as u32];
     gpu.run(kernel, &params, &[d_y.memory(), weight.memory(), d_x.memory()], groups);
