@@ -43,9 +43,7 @@ fn convert(options: &Options) -> Result<()> {
     if let Some(file) = &options.classes {
         let (ids, names) = read_classes(file)?;
         checkpoint.meta.classes = Some(names);
-        if !ids.is_empty() {
-            checkpoint.meta.extra.insert("class_ids".into(), ids.join(" "));
-        }
+        checkpoint.meta.set_class_ids(&ids);
     }
     if options.image_size.is_some() {
         checkpoint.meta.image_size = options.image_size;

@@ -673,6 +673,32 @@ fn the_head_is_kept_only_when_it_means_the_same_classes() {
 }
 
 #[test]
+fn classes_go_by_their_ids_where_the_data_do() {
+    let with_ids = || {
+        let mut network = checkpoint("resnet18-w4", 2);
+        network.meta.classes = Some(strings(&["ant", "bee"]));
+        network.meta.set_class_ids(&strings(&["n1", "n2"]));
+        network
+    };
+    for (data, called, ids) in [
+        (&["n1", "n2"][..], &["n1", "n2"][..], &[][..]),
+        (&["n2", "n1"], &["n1", "n2"], &[]),
+        (&["ant", "bee"], &["ant", "bee"], &["n1", "n2"]),
+        (&["n1", "n3"], &["ant", "bee"], &["n1", "n2"]),
+        (&[], &["ant", "bee"], &["n1", "n2"]),
+    ] {
+        let mut network = with_ids();
+        network.call_classes_like(&strings(data));
+        assert_eq!(network.meta.classes, Some(strings(called)), "{data:?}");
+        assert_eq!(network.meta.class_ids(), strings(ids), "{data:?}");
+    }
+    // Rows that change places take their ids along.
+    let mut network = with_ids();
+    network.order_classes(&strings(&["bee", "ant"]), &"the data").unwrap();
+    assert_eq!(network.meta.class_ids(), strings(&["n2", "n1"]));
+}
+
+#[test]
 fn another_network_is_wrong_usage() {
     let network = checkpoint("resnet18-w4", 2);
     let other = Arch::from_name("resnet34").unwrap();

@@ -308,6 +308,18 @@ fn evaluate_counts_what_predict_says() {
     assert_eq!(result["per_class"][1]["class"], class(1));
     assert_eq!(result["per_class"][0]["images"], 3);
 
+    // The same images in folders that go by the classes' ids.
+    let ran = wgrad.run(&["inspect", "--json", BUNDLED]);
+    let ids = ran.objects()[0]["metadata"]["class_ids"].as_str().unwrap().to_owned();
+    fs::create_dir(wgrad.path("ids")).unwrap();
+    for (index, id) in ids.split(' ').take(2).enumerate() {
+        fs::rename(wgrad.path("data").join(class(index)), wgrad.path("ids").join(id)).unwrap();
+    }
+    let ran = wgrad.run(&[&["evaluate", "--data", "ids"][..], &weights].concat());
+    ran.answer();
+    assert_eq!(ran.objects()[0]["confusion"], result["confusion"]);
+    fs::rename(wgrad.path("ids"), wgrad.path("data")).unwrap();
+
     let ran = wgrad.run(&["evaluate", "--data", "data", "--weights", "bundled"]);
     assert!(ran.answer().starts_with("5 images  loss "), "{}", ran.stdout);
     let ran = wgrad.run(&["evaluate", "--data", CLIPART, "--weights", "bundled"]);

@@ -5,6 +5,17 @@ use std::fmt::Display;
 use super::{Checkpoint, HostTensor};
 
 impl Checkpoint {
+    /// Calls the classes by their ids ([`crate::checkpoint::Meta::class_ids`]) if that is what `classes`
+    /// are called.
+    pub fn call_classes_like(&mut self, classes: &[String]) {
+        let ids = self.meta.class_ids();
+        let known = !classes.is_empty() && classes.iter().all(|class| ids.contains(class));
+        if known && self.num_classes() == Some(ids.len()) && !self.is_for(classes) {
+            self.meta.classes = Some(ids);
+            self.meta.set_class_ids(&[]);
+        }
+    }
+
     /// Whether the classifier is one for these classes, in whatever order; one without names needs
     /// as many outputs.
     pub fn is_for(&self, classes: &[String]) -> bool {
@@ -46,6 +57,11 @@ impl Checkpoint {
         if let Some(own) = own.filter(|own| own != classes) {
             let of = |class: &String| own.iter().position(|name| name == class).unwrap_or_default();
             let rows: Vec<usize> = classes.iter().map(of).collect();
+            let ids = self.meta.class_ids();
+            if ids.len() == own.len() {
+                let ids: Vec<String> = rows.iter().map(|&row| ids[row].clone()).collect();
+                self.meta.set_class_ids(&ids);
+            }
             for name in ["fc.weight", "fc.bias"] {
                 if let Some(tensor) = self.tensors.get_mut(name) {
                     *tensor = select_rows(tensor, &rows);

@@ -23,6 +23,7 @@ const IMAGE_SIZE: &str = "wgrad.image_size";
 const MEAN: &str = "wgrad.mean";
 const STD: &str = "wgrad.std";
 const PROVENANCE: &str = "wgrad.provenance";
+const CLASS_IDS: &str = "class_ids";
 
 /// What a checkpoint says about its network.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +99,22 @@ impl Meta {
             strings.insert(PROVENANCE.into(), provenance.to_string());
         }
         Ok(strings)
+    }
+
+    /// What else each output is called, such as by WordNet's ids, in order; empty where the file does
+    /// not say. In its header they are one string, `class_ids`, with blanks between them.
+    pub fn class_ids(&self) -> Vec<String> {
+        let ids = self.extra.get(CLASS_IDS).map_or("", String::as_str);
+        ids.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Says what else the outputs are called; nothing for no ids.
+    pub fn set_class_ids(&mut self, ids: &[String]) {
+        if ids.is_empty() {
+            self.extra.remove(CLASS_IDS);
+        } else {
+            self.extra.insert(CLASS_IDS.into(), ids.join(" "));
+        }
     }
 
     fn check(&self) -> Result<(), String> {

@@ -177,8 +177,13 @@ impl Evaluate {
         let gpu = self.compute.open(&console)?;
         let network = self.model.load_classifier(&gpu, &console)?;
         let scan = |split: Option<&str>| {
-            Labelled::scan(&root, network.classes(), split)
-                .context(|| "looking for labelled images")
+            let by_name = Labelled::scan(&root, network.classes(), split);
+            let by_id = || Labelled::scan(&root, network.class_ids(), split);
+            let found = match network.class_ids() {
+                [] => by_name,
+                _ => by_name.or_else(|error| by_id().map_err(|_| error)),
+            };
+            found.context(|| "looking for labelled images")
         };
         let labelled = scan(self.split.as_deref())?;
         let folder = labelled.root.display().to_string();

@@ -125,6 +125,10 @@ impl Classifier for Ensemble {
         &self.members[0].classes
     }
 
+    fn class_ids(&self) -> &[String] {
+        &self.members[0].class_ids
+    }
+
     fn image_size(&self) -> u32 {
         self.members[0].image_size
     }

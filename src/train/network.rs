@@ -23,6 +23,8 @@ pub struct Network {
     pub net: ResNet,
     /// What the outputs stand for.
     pub classes: Vec<String>,
+    /// What else they are called; empty where the weights do not say.
+    pub class_ids: Vec<String>,
     /// Side of the square input in pixels.
     pub image_size: u32,
     mean: [f32; 3],
@@ -60,6 +62,7 @@ impl Network {
         Ok(Self {
             net: ResNet::new(gpu, arch, reading.classes.len(), 0)?,
             classes: reading.classes.clone(),
+            class_ids: Vec::new(),
             image_size: reading.image_size,
             mean: reading.mean,
             std: reading.std,
@@ -95,6 +98,7 @@ impl Network {
             let network = Self {
                 net,
                 classes: classes.to_vec(),
+                class_ids: Vec::new(),
                 image_size: config.image_size.unwrap_or(DEFAULT_IMAGE_SIZE),
                 mean: IMAGENET_MEAN,
                 std: IMAGENET_STD,
@@ -102,7 +106,8 @@ impl Network {
             return Ok((network, None));
         };
         let doing = || format!("loading the weights {}", path.display());
-        let checkpoint = read_finite(&path).context(doing)?;
+        let mut checkpoint = read_finite(&path).context(doing)?;
+        checkpoint.call_classes_like(classes);
         let arch = config.arch.unwrap_or(checkpoint.arch);
         let (tensors, report) = checkpoint.fit(&arch, classes, config.head).context(doing)?;
         let net = ResNet::new(gpu, arch, classes.len(), config.seed)?;
@@ -110,6 +115,7 @@ impl Network {
         let network = Self {
             net,
             classes: classes.to_vec(),
+            class_ids: Vec::new(),
             image_size: config
                 .image_size
                 .or(checkpoint.meta.image_size)
@@ -153,6 +159,7 @@ impl Network {
             classes: classes
                 .clone()
                 .unwrap_or_else(|| (0..count).map(|class| class.to_string()).collect()),
+            class_ids: checkpoint.meta.class_ids(),
             image_size: image_size.or(*own_size).unwrap_or(DEFAULT_IMAGE_SIZE),
             mean: *mean,
             std: *std,

@@ -78,6 +78,7 @@ impl Teachers {
         for path in &lessons.teachers {
             let doing = || format!("loading the teacher {}", path.display());
             let mut checkpoint = read_finite(path).context(doing)?;
+            checkpoint.call_classes_like(&student.classes);
             checkpoint
                 .order_classes(&student.classes, &"the data")
                 .map_err(|what| Error::checkpoint(path, what))

@@ -21,6 +21,9 @@ pub trait Classifier {
     /// What the outputs stand for.
     fn classes(&self) -> &[String];
 
+    /// What else they are called; empty where the weights do not say.
+    fn class_ids(&self) -> &[String];
+
     /// Side of the square input in pixels.
     fn image_size(&self) -> u32;
 
@@ -37,6 +40,10 @@ pub trait Classifier {
 impl Classifier for Network {
     fn classes(&self) -> &[String] {
         &self.classes
+    }
+
+    fn class_ids(&self) -> &[String] {
+        &self.class_ids
     }
 
     fn image_size(&self) -> u32 {
