@@ -11,6 +11,8 @@
 override LANES: u32 = 8u;
 override ROWS: u32 = 32u;  // a multiple of 4·LANES
 override COLS: u32 = 1u;
+// Input channels of a group of four that are not padding: fewer in a network's first layer alone.
+override DEPTH: u32 = 4u;
 // Pixels in a round of the loop.
 override STEP: u32 = 4u;
 
@@ -84,7 +86,7 @@ fn main(
     //#end
     // One sum after the other: its steps stay in registers.
     //#for i in 0..ROWS / 4
-    //#for e in 0..4
+    //#for e in 0..DEPTH
     //#for u in 0..STEP
     //#if LANES > 1
     let b_${i}_${e}_${u} = subgroupBroadcast(x_${i / LANES}_${u}[${e}], ${i % LANES}u);

@@ -10,6 +10,8 @@
 override LANES: u32 = 8u;
 override ROWS: u32 = 16u;  // a multiple of LANES
 override COLS: u32 = 2u;
+// Input channels of a group of four that are not padding: fewer in a network's first layer alone.
+override DEPTH: u32 = 4u;
 //#include conv2d_forward_memory
 //#include conv2d_padding
 //#include conv2d_rows
@@ -63,19 +65,22 @@ fn main(
       //#end
       // One sum after the other: its four steps stay in registers.
       //#for c in 0..COLS
-      //#for e in 0..4
+      //#for e in 0..DEPTH
       let w_${e}_${c} = vec4<f32>(weight[(k + ${e}u) * p.co4 + column_${c}]);
       //#end
       //#for i in 0..ROWS
-      //#for e in 0..4
+      //#for e in 0..DEPTH
       //#if LANES > 1
       let x_${e}_${i}_${c} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
       //#else
       let x_${e}_${i}_${c} = x_${i}[${e}];
       //#end
       //#end
-      acc_${i}_${c} = acc_${i}_${c} + x_0_${i}_${c} * w_0_${c} + x_1_${i}_${c} * w_1_${c}
-        + x_2_${i}_${c} * w_2_${c} + x_3_${i}_${c} * w_3_${c};
+      acc_${i}_${c} = acc_${i}_${c}
+        //#for e in 0..DEPTH
+        + x_${e}_${i}_${c} * w_${e}_${c}
+        //#end
+        ;
       //#end
       //#end
       k += 4u;

@@ -53,6 +53,16 @@ impl Tiling {
         }
     }
 
+    /// [`Tiling::kernel`] for a sum over so many channels, or for rows that are these at all taps: a first
+    /// layer's images have fewer than the four that a tensor stores.
+    pub fn kernel_for(self, shaders: &Shaders, channels: usize) -> Kernel {
+        let kernel = self.kernel(shaders);
+        match self {
+            Self::Lanes { .. } if channels < 4 => kernel.with("DEPTH", channels as u32),
+            _ => kernel,
+        }
+    }
+
     /// Rows of a tile.
     pub fn rows(self) -> usize {
         match self {
@@ -102,7 +112,7 @@ const LANES_AT_ONE_PLACE: &[Named<Tiling>] =
 
 /// The lanes for rows that are the pixels of so many images.
 fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
-    if images < 32 && rows <= 16 * images { LANES_AT_ONE_PLACE } else { LANES }
+    if images < 32 && rows <= 4 * images { LANES_AT_ONE_PLACE } else { LANES }
 }
 
 /// Tilings on matrix units for a product of `rows` × `columns` of numbers of this type, the best first;

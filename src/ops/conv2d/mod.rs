@@ -361,7 +361,7 @@ fn forward(
         Method::Direct(tiling) => tiling,
     };
     let mut slices = vec![x.memory(), weight.memory(), y.memory()];
-    let kernel = tiling.kernel(&FORWARD).half(x.dtype().is_half());
+    let kernel = tiling.kernel_for(&FORWARD, geometry.x.c).half(x.dtype().is_half());
     let kernel = epilogue.attach(kernel, &mut slices);
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
@@ -462,7 +462,7 @@ fn backward_weight(
     let Geometry { weight, y, .. } = geometry;
     let quads = weight.n * weight.h * geometry.x.c4();
     let tiling = kernels::backward_weight(gpu, geometry, quads);
-    let kernel = tiling.kernel(&BACKWARD_WEIGHT);
+    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry.x.c);
     let kernel = kernel.half(d_y.dtype().is_half());
     let tiles = tiling.count(quads * 4, y.c);
     // Enough workgroups to keep the adapter busy, as long as a split still sums a few dozen pixels.
