@@ -46,6 +46,18 @@ fn an_off_by_one_tap_is_caught() {
     caught("conv2d", "conv2d_forward_lanes", "i32(p.pad_h)", "i32(p.pad_h) + 1");
 }
 
+/// Padding is passed over, and then a line of pixels more.
+#[test]
+fn a_line_too_many_passed_over_is_caught() {
+    for (pass, right, wrong) in [
+        ("forward", "p.pad_h, p.h)", "p.pad_h, p.h - 1u)"),
+        ("backward_data", "p.stride_h, p.oh)", "p.stride_h, p.oh - 1u)"),
+        ("backward_weight", "p.pad_w, p.w)", "p.pad_w, p.w - 1u)"),
+    ] {
+        caught("conv2d", &format!("conv2d_{pass}_lanes"), right, wrong);
+    }
+}
+
 #[test]
 fn an_unmasked_tail_is_caught() {
     // The window reaches past the right edge, into the next row of the image.
