@@ -61,6 +61,7 @@ fn cases() -> Vec<Case> {
             (Shape::new(3, 6, 10, 12), 3, 20, 1),
             (Shape::new(3, 8, 8, 6), 3, 66, 2),
             (Shape::new(1, 5, 5, 130), 1, 9, 1),
+            (Shape::new(2, 9, 8, 3), 7, 12, 2),
         ] {
             let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
             cases.push(case(x, window, c_out, conv, residual, (training, relu)));
