@@ -1,6 +1,5 @@
 // loss_scale: what is to become of a step whose gradients are those of scale·loss, given the sums of their
-// squares. One workgroup; its 256 threads stride over the sums, then add up pairwise. Reference:
-// `reference` in src/ops/loss_scale.rs.
+// squares. One workgroup of 256 threads. Reference: `reference` in src/ops/loss_scale.rs.
 
 struct Params {
   partials: u32, clip: u32, max_norm: f32, growth: f32,
@@ -9,6 +8,7 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
+//#include sum_of_partials
 @group(0) @binding(2) var<storage, read> loss: array<f32>;
 // The scale, steps done since it last changed, and 1 − βᵗ of both moments after t steps done; the
 // scale that the gradients at hand have, and the steps skipped.
@@ -17,22 +17,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> step: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> verdict: array<vec4<f32>>;
 
-var<workgroup> shares: array<f32, 256>;
-
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
-  var share = 0.0;
-  for (var i = thread; i < p.partials; i += 256u) {
-    share += partials[i];
-  }
-  shares[thread] = share;
-  workgroupBarrier();
-  for (var reach = 128u; reach > 0u; reach >>= 1u) {
-    if thread < reach { shares[thread] += shares[thread + reach]; }
-    workgroupBarrier();
-  }
+  let squares = sum_of_partials(thread);
   if thread != 0u { return; }
-  let squares = shares[0];
   var now = state[0];
   let scale = now.x;
   if is_finite(squares) && is_finite(loss[0]) {

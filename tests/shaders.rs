@@ -171,6 +171,7 @@ fn every_shader_file_belongs_to_an_operation() {
         "conv2d_rows",
         "conv2d_winograd_params",
         "cooperative_tiles",
+        "sum_of_partials",
     ];
     let mut claimed: BTreeSet<_> = parts.iter().map(|part| format!("{part}.wgsl")).collect();
     claimed.extend(wgrad::bench::SHADERS.iter().map(|shader| format!("{}.wgsl", shader.name)));

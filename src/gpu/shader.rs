@@ -42,6 +42,7 @@ static PARTS: &[&Shader] = &[
     &shader!("conv2d_rows"),
     &shader!("conv2d_winograd_params"),
     &shader!("cooperative_tiles"),
+    &shader!("sum_of_partials"),
 ];
 
 /// The constant of `common.wgsl` that makes every shader's `stored` f16.
