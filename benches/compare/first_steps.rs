@@ -177,7 +177,11 @@ fn draw(folder: &Path) -> Result<()> {
             &format!("Loss of the first {} steps of pretraining", wgrad.len()),
             "step",
             false,
-            &[curve("PyTorch", averaged(&torch), 1), curve("wgrad", averaged(&wgrad), 0)],
+            &[
+                curve("PyTorch in f64", averaged(&exact), 2),
+                curve("PyTorch in f32", averaged(&torch), 1),
+                curve("wgrad", averaged(&wgrad), 0),
+            ],
         ),
         curves(
             "How far from PyTorch in f64, in powers of ten",

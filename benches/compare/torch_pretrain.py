@@ -3,7 +3,7 @@
 usage: torch_pretrain.py DIR BATCH [float32|float64] [THREADS]
 
 Reads DIR/start.safetensors and DIR/batches.safetensors; writes DIR/torch-DTYPE.jsonl, a line a step,
-and the last weights to DIR/torch-DTYPE.safetensors.
+and the last weights, in float32, to DIR/torch-DTYPE.safetensors.
 SGD with momentum 0.9, weight decay 1e-4 but for batch norm's parameters, label smoothing 0.1, a linear
 warm-up from a hundredth of 0.1 for each 256 images over the first of two epochs, a cosine to 0 over
 the second. Needs torch,
@@ -60,4 +60,4 @@ with open(folder / f"torch-{name}.jsonl", "w") as steps:
         schedule.step()
         print(json.dumps({"step": step, "loss": loss.item(), "lr": lr}), file=steps, flush=True)
 with safe_open(folder / "start.safetensors", "pt") as start:
-    save_file(net.state_dict(), folder / f"torch-{name}.safetensors", start.metadata())
+    save_file(net.float().state_dict(), folder / f"torch-{name}.safetensors", start.metadata())
