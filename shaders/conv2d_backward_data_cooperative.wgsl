@@ -12,11 +12,13 @@
 @group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
+//#if PARTS == 2
+@group(0) @binding(4) var<storage, read> peaks: array<u32>;
+//#end
 
 const STRIDE: u32 = 10u;
 const A_TILE: u32 = BM * STRIDE;  // [row][group of 4 channels]
 const B_TILE: u32 = BN * STRIDE;  // [column][group of 4 channels]
-var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -35,6 +37,10 @@ fn main(
   let row_tile = tile % row_tiles;
   let column0 = tile / row_tiles * BN;
   if column0 >= columns { return; }
+
+  //#if PARTS == 2
+  find_scales(thread);
+  //#end
 
   let first_r = (class_h + p.pad_h) % p.stride_h;
   let first_s = (class_w + p.pad_w) % p.stride_w;
@@ -97,15 +103,23 @@ fn main(
     //#end
     workgroupBarrier();
     for (var k = 0u; k < 32u; k += SIDE) {
+      //#for part in 0..PARTS
       //#for i in 0..BM / 2 / SIDE
-      let a_${i} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, A>>(
-        &a_tile[((part_row + ${i * SIDE}u) * STRIDE + k / 4u) * GROUP], STRIDE * GROUP);
+      let a_${i}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, A>>(
+        &a_tile[(${part} * A_TILE + (part_row + ${i * SIDE}u) * STRIDE + k / 4u) * GROUP], STRIDE * GROUP);
+      //#end
       //#end
       //#for j in 0..32 / SIDE
-      let b_${j} = coopLoad<coop_mat${SIDE}x${SIDE}<stored, B>>(
-        &b_tile[((part_column + ${j * SIDE}u) * STRIDE + k / 4u) * GROUP], STRIDE * GROUP);
+      //#for part in 0..PARTS
+      let b_${j}_${part} = coopLoad<coop_mat${SIDE}x${SIDE}<factor, B>>(
+        &b_tile[(${part} * B_TILE + (part_column + ${j * SIDE}u) * STRIDE + k / 4u) * GROUP], STRIDE * GROUP);
+      //#end
       //#for i in 0..BM / 2 / SIDE
-      acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
+      //#for left in 0..PARTS
+      //#for right in 0..PARTS - left
+      acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
+      //#end
+      //#end
       //#end
       //#end
     }
@@ -127,8 +141,7 @@ fn main(
     let row = ty + ${q * LANES / 4}u;
     let m = row_tile * BM + row / SIDE * ${BM / 2}u + ${i * SIDE}u + row % SIDE;
     if m < rows && column4 < p.ci4 {
-      let start = row * BN + tx * 4u;
-      var sum = vec4<f32>(band[start], band[start + 1u], band[start + 2u], band[start + 3u]);
+      var sum = sums_at(row * BN + tx * 4u);
       let q = m / class_columns;
       let ih = q % class_rows * p.stride_h + class_h;
       let iw = m % class_columns * p.stride_w + class_w;

@@ -12,12 +12,14 @@
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
+//#if PARTS == 2
+@group(0) @binding(4) var<storage, read> peaks: array<u32>;
+//#end
 
 const A_STRIDE: u32 = ${BM / 4 + 2}u;
 const A_TILE: u32 = 32u * A_STRIDE;  // [pixel][row / 4]
 const B_STRIDE: u32 = ${BN / 4 + 2}u;
 const B_TILE: u32 = 32u * B_STRIDE;  // [pixel][column / 4]
-var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -32,6 +34,10 @@ fn main(
   if split >= p.splits { return; }
   let quad0 = tile % row_tiles * ${BM / 4}u;
   let column0 = tile / row_tiles % column_tiles * ${BN / 4}u;
+
+  //#if PARTS == 2
+  find_scales(thread);
+  //#end
 
   // What this invocation stages of x: four rows, of THREADS / (BM/4) pixels.
   let a_quad = thread % ${BM / 4}u;
@@ -92,15 +98,23 @@ fn main(
     //#end
     workgroupBarrier();
     for (var k = 0u; k < 32u; k += SIDE) {
+      //#for part in 0..PARTS
       //#for i in 0..BM / 2 / SIDE
-      let a_${i} = coopLoad<coop_mat${SIDE}x${SIDE}<stored, A>>(
-        &a_tile[(k * A_STRIDE + part_row + ${i * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
+      let a_${i}_${part} = coopLoad<coop_mat${SIDE}x${SIDE}<factor, A>>(
+        &a_tile[(${part} * A_TILE + k * A_STRIDE + part_row + ${i * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
+      //#end
       //#end
       //#for j in 0..32 / SIDE
-      let b_${j} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, B>>(
-        &b_tile[(k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+      //#for part in 0..PARTS
+      let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
+        &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+      //#end
       //#for i in 0..BM / 2 / SIDE
-      acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
+      //#for left in 0..PARTS
+      //#for right in 0..PARTS - left
+      acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
+      //#end
+      //#end
       //#end
       //#end
     }
@@ -119,9 +133,7 @@ fn main(
     let row = ty + ${q * LANES / 4}u;
     let m = quad0 * 4u + row / SIDE * ${BM / 2}u + ${i * SIDE}u + row % SIDE;
     if m < row_quads * 4u && column < p.co4 {
-      let at = row * BN + tx * 4u;
-      d_w[(split * row_quads * 4u + m) * p.co4 + column] =
-        vec4<f32>(band[at], band[at + 1u], band[at + 2u], band[at + 3u]);
+      d_w[(split * row_quads * 4u + m) * p.co4 + column] = sums_at(row * BN + tx * 4u);
     }
   }
   //#end

@@ -10,12 +10,14 @@
 
 //#include cooperative_tiles
 //#include conv2d_forward_memory
+//#if PARTS == 2
+@group(0) @binding(${4 + BIAS + STATS + AFFINE + RESIDUAL}) var<storage, read> peaks: array<u32>;
+//#end
 
 const A_STRIDE: u32 = 10u;
 const A_TILE: u32 = BM * A_STRIDE;  // [row][group of 4 channels]
 const B_STRIDE: u32 = ${BN / 4 + 2}u;
 const B_TILE: u32 = 32u * B_STRIDE;  // [channel of 32][column / 4]
-var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 //#if STATS
 var<workgroup> sums: array<vec4<f32>, THREADS>;
 //#end
@@ -31,6 +33,10 @@ fn main(
   let row_tile = tile % row_tiles;
   let column0 = tile / row_tiles * ${BN / 4}u;
   if column0 >= p.co4 { return; }
+
+  //#if PARTS == 2
+  find_scales(thread);
+  //#end
 
   // What this invocation stages of x: group `thread % 8` of the step, rows thread / 8 + THREADS/8·j.
   // Rows past the end lie far outside of any image.
@@ -90,15 +96,23 @@ fn main(
     //#end
     workgroupBarrier();
     for (var k = 0u; k < 32u; k += SIDE) {
+      //#for part in 0..PARTS
       //#for i in 0..BM / 2 / SIDE
-      let a_${i} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, A>>(
-        &a_tile[((part_row + ${i * SIDE}u) * A_STRIDE + k / 4u) * GROUP], A_STRIDE * GROUP);
+      let a_${i}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, A>>(
+        &a_tile[(${part} * A_TILE + (part_row + ${i * SIDE}u) * A_STRIDE + k / 4u) * GROUP], A_STRIDE * GROUP);
+      //#end
       //#end
       //#for j in 0..32 / SIDE
-      let b_${j} = coopLoadT<coop_mat${SIDE}x${SIDE}<stored, B>>(
-        &b_tile[(k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+      //#for part in 0..PARTS
+      let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
+        &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+      //#end
       //#for i in 0..BM / 2 / SIDE
-      acc_${i}_${j} = coopMultiplyAdd(a_${i}, b_${j}, acc_${i}_${j});
+      //#for left in 0..PARTS
+      //#for right in 0..PARTS - left
+      acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
+      //#end
+      //#end
       //#end
       //#end
     }
@@ -114,9 +128,7 @@ fn main(
   workgroupBarrier();
   //#for q in 0..8 * SIDE / LANES
   let row_${i}_${q} = ty + ${q * LANES / 4}u;
-  let at_${i}_${q} = row_${i}_${q} * ${BN}u + tx * 4u;
-  var y_${i}_${q} = vec4<f32>(
-    band[at_${i}_${q}], band[at_${i}_${q} + 1u], band[at_${i}_${q} + 2u], band[at_${i}_${q} + 3u]);
+  var y_${i}_${q} = sums_at(row_${i}_${q} * ${BN}u + tx * 4u);
   let m_${i}_${q} = row_tile * BM + row_${i}_${q} / SIDE * ${BM / 2}u + ${i * SIDE}u + row_${i}_${q} % SIDE;
   //#end
   //#end

@@ -1,6 +1,11 @@
-// What kernels for matrix units share: the sizes, and the two tiles in workgroup memory that the units
-// read. Each kernel says how large those are: A_TILE and B_TILE, in groups of four numbers, as are the
-// places and strides of stage_a and stage_b.
+// What kernels for matrix units share: the sizes, the two tiles in workgroup memory that the units read,
+// and the band that sums pass through. Each kernel says how large the tiles are: A_TILE and B_TILE, in
+// groups of four numbers, as are the places and strides of stage_a and stage_b.
+//
+// Units for f16 can multiply f32, nearly: x·s = high + low, both in f16, and a·b = high·high + high·low +
+// low·high, whose error is 3·2^-22 of a·b. The scale s is a power of two by which the tensor's largest
+// number comes to 2^14 or more; so far below the largest that the low part is not a normal number of f16,
+// the error is up to 2^-28 of the largest.
 
 enable wgpu_cooperative_matrix;
 // Whole workgroups return early or not at all; naga takes every return for one that some lanes miss.
@@ -12,20 +17,53 @@ override BM: u32 = 64u;     // 64 or 128
 override BN: u32 = 64u;     // 64 or 128
 // Whether the tiles are of vec4: not on Metal, whose matrices load from pointers to single numbers.
 override WIDE: u32 = 1u;
+// Parts in f16 that each number is split into: 2, or 1 where it is not. The tile of the second follows
+// that of the first.
+override PARTS: u32 = 1u;
+
+//#if PARTS == 2
+enable f16;
+alias factor = f16;
+//#else
+alias factor = stored;
+//#end
 
 const THREADS: u32 = ${LANES * BN / 16}u;
 
 //#if WIDE
 const GROUP: u32 = 1u;
-var<workgroup> a_tile: array<vec4<stored>, A_TILE>;
-var<workgroup> b_tile: array<vec4<stored>, B_TILE>;
+var<workgroup> a_tile: array<vec4<factor>, A_TILE * PARTS>;
+var<workgroup> b_tile: array<vec4<factor>, B_TILE * PARTS>;
 
+//#if PARTS == 2
+// The part of numbers that f16 can hold, rounded by the bits: compilers may take a number that was
+// converted to f16 and back for the number itself.
+fn high_part(numbers: vec4<f32>) -> vec4<f32> {
+  let bits = bitcast<vec4<u32>>(numbers) + vec4<u32>(0x1000u);
+  return bitcast<vec4<f32>>(bits & vec4<u32>(0xffffe000u));
+}
+
+fn stage_a(at: u32, numbers: vec4<f32>) {
+  let scaled = numbers * scale.x;
+  let high = high_part(scaled);
+  a_tile[at] = vec4<f16>(high);
+  a_tile[A_TILE + at] = vec4<f16>(scaled - high);
+}
+
+fn stage_b(at: u32, numbers: vec4<f32>) {
+  let scaled = numbers * scale.y;
+  let high = high_part(scaled);
+  b_tile[at] = vec4<f16>(high);
+  b_tile[B_TILE + at] = vec4<f16>(scaled - high);
+}
+//#else
 fn stage_a(at: u32, numbers: vec4<stored>) { a_tile[at] = numbers; }
 fn stage_b(at: u32, numbers: vec4<stored>) { b_tile[at] = numbers; }
+//#end
 //#else
 const GROUP: u32 = 4u;
-var<workgroup> a_tile: array<stored, A_TILE * GROUP>;
-var<workgroup> b_tile: array<stored, B_TILE * GROUP>;
+var<workgroup> a_tile: array<factor, A_TILE * GROUP>;
+var<workgroup> b_tile: array<factor, B_TILE * GROUP>;
 
 fn stage_a(at: u32, numbers: vec4<stored>) {
   //#for e in 0..4
@@ -39,3 +77,39 @@ fn stage_b(at: u32, numbers: vec4<stored>) {
   //#end
 }
 //#end
+
+var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
+
+//#if PARTS == 2
+override PEAKS: u32 = 256u;
+var<workgroup> largest: array<atomic<u32>, 2>;
+// What numbers of either tile are multiplied by, and what products of both are then multiplied by.
+var<private> scale: vec2<f32>;
+var<private> unscale: vec2<f32>;
+
+// Finds the scales, from what conv2d_peaks.wgsl found of either tensor; `peaks` is the kernel's.
+fn find_scales(thread: u32) {
+  if thread < 2u { atomicStore(&largest[thread], 0u); }
+  workgroupBarrier();
+  for (var i = thread; i < PEAKS; i += THREADS) {
+    atomicMax(&largest[0], peaks[i]);
+    atomicMax(&largest[1], peaks[PEAKS + i]);
+  }
+  workgroupBarrier();
+  let bits = vec2<u32>(atomicLoad(&largest[0]), atomicLoad(&largest[1]));
+  // Exponents, biased by 127: that of the largest number, and that which takes it to 14.
+  let exponent = min(vec2<u32>(268u) - (bits >> vec2<u32>(23u)), vec2<u32>(253u));
+  scale = bitcast<vec2<f32>>(exponent << vec2<u32>(23u));
+  unscale = bitcast<vec2<f32>>((vec2<u32>(254u) - exponent) << vec2<u32>(23u));
+}
+//#end
+
+// Four sums of a row of the band.
+fn sums_at(at: u32) -> vec4<f32> {
+  let sums = vec4<f32>(band[at], band[at + 1u], band[at + 2u], band[at + 3u]);
+  //#if PARTS == 2
+  return sums * unscale.x * unscale.y;
+  //#else
+  return sums;
+  //#end
+}

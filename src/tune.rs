@@ -26,6 +26,9 @@ const SAMPLES: usize = 9;
 const HOPELESS: f64 = 3.0;
 /// Times the sums of |terms| that Winograd's algorithm adds up, for numbers of like size: seven.
 const WINOGRAD: f64 = 8.0;
+/// Times what rounding explains of plain kernels that kernels which split numbers may be off: six roundings
+/// of a sum at least, and twelve for three products that are each wrong by 2^-22.
+const SPLIT: f64 = 3.0;
 
 /// What measuring a problem gave.
 #[derive(Clone, Debug)]
@@ -201,7 +204,11 @@ impl<'a> Judge<'a> {
 
     /// What speaks against the kernel, if its results differ by more than rounding explains.
     fn objection(&self, name: &'static str) -> Result<Option<String>> {
-        let factor = if name.starts_with("winograd") { 1.0 + WINOGRAD } else { 2.0 };
+        let factor = match name.split(' ').next() {
+            Some("winograd") => 1.0 + WINOGRAD,
+            Some("split") => 1.0 + SPLIT,
+            _ => 2.0,
+        };
         let found = self.run(name, 1).download(self.gpu)?;
         let pairs = found.iter().zip(&self.plain).zip(&self.allowance);
         let far = pairs.map(|((a, b), allowed)| f64::from((a - b).abs()) / (factor * allowed));

@@ -63,7 +63,7 @@ fn emulated(shader: &Shader) -> Shader {
     for (role, tile) in [("A", "a"), ("B", "b")] {
         for (load, by_rows) in [("coopLoadT", true), ("coopLoad", false)] {
             let load = format!(
-                "{load}<coop_mat${{SIDE}}x${{SIDE}}<stored, {role}>>(\n        &{tile}_tile["
+                "{load}<coop_mat${{SIDE}}x${{SIDE}}<factor, {role}>>(\n        &{tile}_tile["
             );
             let Some(start) = source.find(&load) else { continue };
             let arguments = start + load.len();
@@ -86,13 +86,13 @@ fn cooperative_shaders() -> impl Iterator<Item = &'static Shader> {
     shaders.filter(|shader| shader.name.ends_with("_cooperative"))
 }
 
-/// Every Vulkan adapter with f16, as if it had these units.
-fn gpus(side: u32, lanes: u32) -> Vec<Gpu> {
+/// Every Vulkan adapter with f16, as if it had these units: for f16, and for f32 too if `single`.
+fn gpus(side: u32, lanes: u32, single: bool) -> Vec<Gpu> {
     let units = MatrixUnits { side, lanes, wide_loads: true };
     let options = GpuOptions {
         guards: true,
         mixed: true,
-        pretended_matrix_units: Some(units),
+        pretended_matrix_units: [Some(units), single.then_some(units)],
         ..Default::default()
     };
     let gpus: Vec<_> = common::every_gpu(options).into_iter().filter(Gpu::mixed).collect();
@@ -108,10 +108,11 @@ fn gpus(side: u32, lanes: u32) -> Vec<Gpu> {
 }
 
 /// Whether kernels for these units are right about numbers of this type: sizes that fit no tile, all
-/// kinds of windows and strides, and whatever follows a forward pass.
-fn agrees(side: u32, lanes: u32, dtype: Dtype) {
-    const KERNEL: &str = "cooperative 64x64";
-    for gpu in gpus(side, lanes) {
+/// kinds of windows and strides, and whatever follows a forward pass. Where `split`, units for f16 alone
+/// multiply f32.
+fn agrees(side: u32, lanes: u32, dtype: Dtype, split: bool) {
+    let kernel = if split { "split 64x64" } else { "cooperative 64x64" };
+    for gpu in gpus(side, lanes, !split) {
         let mut seen = BTreeSet::new();
         for op in OPS {
             let cases = op.cases();
@@ -119,12 +120,12 @@ fn agrees(side: u32, lanes: u32, dtype: Dtype) {
             for case in cases {
                 for &pass in case.passes {
                     gpu.forget_kernels();
-                    for row in verify::check_kernel(&gpu, op, case, pass, KERNEL) {
+                    for row in verify::check_kernel(&gpu, op, case, pass, kernel) {
                         assert!(row.passed(), "fragments of {side}, {lanes} lanes: {row}");
                     }
                     // Passes that the case does not come to choose nothing.
                     if let Some(chosen) = gpu.chosen_kernel(pass) {
-                        assert_eq!(chosen, KERNEL);
+                        assert_eq!(chosen, kernel);
                         seen.insert((op.name, pass));
                     }
                 }
@@ -136,23 +137,45 @@ fn agrees(side: u32, lanes: u32, dtype: Dtype) {
 
 #[test]
 fn as_nvidia_has_them() {
-    agrees(16, 32, Dtype::F16);
+    agrees(16, 32, Dtype::F16, false);
 }
 
 #[test]
 fn as_apple_has_them() {
-    agrees(8, 32, Dtype::F32);
+    agrees(8, 32, Dtype::F32, false);
 }
 
 #[test]
 fn as_software_has_them() {
-    agrees(8, 8, Dtype::F16);
+    agrees(8, 8, Dtype::F16, false);
+}
+
+#[test]
+fn as_nvidia_has_them_for_f32() {
+    agrees(16, 32, Dtype::F32, true);
+}
+
+/// Numbers that lose their second part are further off than is allowed.
+#[test]
+fn a_part_left_out_is_noticed() {
+    let op = OPS.iter().find(|op| op.name == "linear").expect("there is such an operation");
+    let cases = op.cases();
+    let case = cases.iter().find(|case| case.dtype == Dtype::F32).expect("it has cases");
+    for gpu in gpus(16, 32, false) {
+        let forward = cooperative_shaders().find(|shader| shader.name.contains("forward"));
+        let Shader { name, source } = emulated(forward.expect("there is one"));
+        let wrong = source.replace("in 0..PARTS - left", "in 0..1");
+        assert_ne!(source, wrong);
+        gpu.replace_shader(Box::leak(Box::new(Shader { name, source: wrong.leak() })));
+        let rows = verify::check_kernel(&gpu, op, case, "conv2d_forward", "split 64x64");
+        assert!(rows.iter().any(|row| !row.passed()), "{rows:?}");
+    }
 }
 
 /// Right units are used, wrong ones are not.
 #[test]
 fn they_are_compared_with_plain_kernels_first() {
-    for gpu in gpus(16, 32) {
+    for gpu in gpus(16, 32, true) {
         assert_eq!(check_matrix_units(&gpu, Dtype::F16).unwrap(), None);
         assert!(gpu.matrix_units(true).is_some());
         // Units that leave out the last product of a row.

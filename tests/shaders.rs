@@ -26,11 +26,11 @@ type Kernels = HashMap<Kernel, u64>;
 /// are written for.
 fn gpus() -> Vec<Gpu> {
     let pretended = |side, lanes, wide_loads| Some(MatrixUnits { side, lanes, wide_loads });
-    let nvidia = pretended(16, 32, true);
-    let apple = pretended(8, 32, false);
-    let lavapipe = pretended(8, 8, true);
+    let nvidia = [pretended(16, 32, true), None];
+    let apple = [pretended(8, 32, false); 2];
+    let lavapipe = [pretended(8, 8, true), None];
     let mut gpus = Vec::new();
-    for pretended_matrix_units in [None, nvidia, apple, lavapipe] {
+    for pretended_matrix_units in [[None; 2], nvidia, apple, lavapipe] {
         let single = GpuOptions { pretended_matrix_units, ..Default::default() };
         let mixed = common::every_gpu(GpuOptions { mixed: true, ..single });
         gpus.extend(mixed.into_iter().filter(Gpu::mixed));

@@ -235,8 +235,9 @@ impl Row {
     }
 
     /// The time that the ceilings allow as a share of the time taken: arithmetic and memory, each
-    /// at its ceiling, at once; that of matrix units where they were used. A Winograd kernel may exceed 1, since it does fewer operations than
-    /// are counted.
+    /// at its ceiling, at once; that of matrix units where they were used for numbers as they are. A
+    /// Winograd kernel may exceed 1, since it does fewer operations than are counted, and one that splits
+    /// f32 for such units, since it is laid beside the ceiling of f32.
     pub fn share(&self, ceilings: &[Ceiling]) -> Option<f64> {
         let ceiling = |name: &str| {
             let found = ceilings.iter().find(|ceiling| ceiling.name == name)?;

@@ -33,9 +33,9 @@ pub struct GpuOptions {
     pub floor_limits: bool,
     /// Do not use subgroup operations even if the adapter has them.
     pub no_subgroups: bool,
-    /// Offer the kernels for such matrix units whatever the adapter has, for tests that only look at
-    /// those or put plain arithmetic in the units' place.
-    pub pretended_matrix_units: Option<MatrixUnits>,
+    /// Offer the kernels for such matrix units, of f16 and of f32, whatever the adapter has, for tests
+    /// that only look at those or put plain arithmetic in the units' place.
+    pub pretended_matrix_units: [Option<MatrixUnits>; 2],
     /// Surround every allocation with guard bytes and fill it with NaN; see [`Gpu::check_guards`].
     pub guards: bool,
     /// Store activations and the weights of convolutions in f16, if the adapter can; see
@@ -153,8 +153,8 @@ impl Gpu {
             matrix_units = [wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32]
                 .map(|of| MatrixUnits::of(&raw, of, smallest));
         }
-        if options.pretended_matrix_units.is_some() {
-            matrix_units = [options.pretended_matrix_units; 2];
+        if options.pretended_matrix_units != [None; 2] {
+            matrix_units = options.pretended_matrix_units;
         }
         // SAFETY: what is experimental is the cooperative matrices; kernels keep to what the adapter
         // lists, and `tune::check_matrix_units` compares them with plain ones before they are used.

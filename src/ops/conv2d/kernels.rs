@@ -21,8 +21,9 @@ pub enum Tiling {
     Lanes { lanes: u32, rows: u32, columns: u32 },
     /// Workgroup memory: rows × columns of a workgroup.
     Tiled { rows: u32, columns: u32 },
-    /// Matrix units, from tiles in workgroup memory: rows × columns of a workgroup.
-    Cooperative { units: MatrixUnits, rows: u32, columns: u32 },
+    /// Matrix units, from tiles in workgroup memory: rows × columns of a workgroup. With `split`, f32
+    /// on units for f16, each number being two of theirs.
+    Cooperative { units: MatrixUnits, split: bool, rows: u32, columns: u32 },
 }
 
 /// The shaders of a pass, by how their tiles are done.
@@ -43,11 +44,12 @@ impl Tiling {
             Self::Tiled { rows, columns } => {
                 Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
             }
-            Self::Cooperative { units, rows, columns } => {
+            Self::Cooperative { units, split, rows, columns } => {
                 let shader = shaders.cooperative.expect("offered where there is one");
                 let kernel =
                     Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
                 let kernel = kernel.with("BM", rows).with("BN", columns);
+                let kernel = if split { kernel.with("PARTS", 2) } else { kernel };
                 if units.wide_loads { kernel } else { kernel.with("WIDE", 0) }
             }
         }
@@ -61,6 +63,11 @@ impl Tiling {
             Self::Lanes { .. } if channels < 4 => kernel.with("DEPTH", channels as u32),
             _ => kernel,
         }
+    }
+
+    /// Whether numbers are split, for which the kernel binds what [`super::peaks`] found, at the end.
+    pub fn is_split(self) -> bool {
+        matches!(self, Self::Cooperative { split: true, .. })
     }
 
     /// Rows of a tile.
@@ -119,20 +126,13 @@ fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
 /// none where the adapter has no such units.
 fn cooperative(gpu: &Gpu, rows: usize, columns: usize, dtype: Dtype) -> Vec<Named<Tiling>> {
     let Some(units) = gpu.matrix_units(dtype.is_half()) else { return Vec::new() };
-    let tiling = |rows, columns| Tiling::Cooperative { units, rows, columns };
+    let tiling = |rows, columns| Tiling::Cooperative { units, split: false, rows, columns };
     let mut tilings = vec![
         ("cooperative 128x128", tiling(128, 128)),
         ("cooperative 128x64", tiling(128, 64)),
         ("cooperative 64x64", tiling(64, 64)),
     ];
-    let number = if dtype.is_half() { 2 } else { 4 };
-    // The two tiles, 32 deep and with gaps, and the band that the sums pass through.
-    tilings.retain(|(_, tiling)| {
-        let (rows, columns) = (tiling.rows(), tiling.columns());
-        let tiles = (rows.max(columns) * 40).max(32 * (rows.max(columns) + 8)) * 2 * number;
-        let sums = (2 * units.side + units.lanes / 4) as usize * columns * 4;
-        tiles + sums <= gpu.workgroup_memory() as usize
-    });
+    tilings.retain(|(_, tiling)| matrix_memory(tiling, units, dtype) <= gpu.workgroup_memory());
     // The largest that does not exceed the columns and still keeps the adapter busy.
     let fits = |(_, tiling): &Named<Tiling>| {
         tiling.columns() <= columns.max(64) && tiling.count(rows, columns) >= BUSY
@@ -140,6 +140,32 @@ fn cooperative(gpu: &Gpu, rows: usize, columns: usize, dtype: Dtype) -> Vec<Name
     let best = tilings.iter().position(fits).unwrap_or(tilings.len().saturating_sub(1));
     tilings.rotate_left(best);
     tilings
+}
+
+/// Tilings that split f32 for units that have no f32. Whether they pay, `--tune` finds out.
+fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
+    let units = gpu.matrix_units(true).filter(|units| units.wide_loads && gpu.has_f16());
+    let Some(units) = units else { return Vec::new() };
+    if dtype.is_half() || gpu.matrix_units(false).is_some() {
+        return Vec::new();
+    }
+    let tiling = |rows, columns| Tiling::Cooperative { units, split: true, rows, columns };
+    let mut tilings = vec![
+        ("split 128x128", tiling(128, 128)),
+        ("split 128x64", tiling(128, 64)),
+        ("split 64x64", tiling(64, 64)),
+    ];
+    tilings.retain(|(_, tiling)| matrix_memory(tiling, units, dtype) <= gpu.workgroup_memory());
+    tilings
+}
+
+/// Bytes of workgroup memory of a tiling on matrix units: the two tiles, 32 deep and with gaps, and the
+/// band that the sums pass through. Two halves take what a number of f32 does.
+fn matrix_memory(tiling: &Tiling, units: MatrixUnits, dtype: Dtype) -> u32 {
+    let (rows, columns) = (tiling.rows() as u32, tiling.columns() as u32);
+    let number = if dtype.is_half() { 2 } else { 4 };
+    let tiles = (rows.max(columns) * 40).max(32 * (rows.max(columns) + 8)) * 2 * number;
+    tiles + (2 * units.side + units.lanes / 4) * columns * 4
 }
 
 /// Tilings for a product of `rows` × `columns`, the best for this adapter first, from `lanes` where
@@ -166,10 +192,10 @@ fn tilings(
     }
     let all = [TILED_128, TILED_128_64].into_iter().filter(|t| !tiled.iter().any(|u| u.0 == t.0));
     let all: Vec<_> = tiled.iter().copied().chain(all).collect();
-    let matrices = cooperative(gpu, rows, columns, dtype);
+    let (matrices, split) = (cooperative(gpu, rows, columns, dtype), split(gpu, dtype));
     match gpu.class() {
-        AdapterClass::Software => [shared, &registers, &all, &matrices].concat(),
-        _ => [&matrices, &all[..], &registers, shared].concat(),
+        AdapterClass::Software => [shared, &registers, &all, &matrices, &split].concat(),
+        _ => [&matrices, &all[..], &registers, shared, &split].concat(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::shader;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method, Shaders};
+use kernels::{BUSY, Method, Shaders, Tiling};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
@@ -39,6 +39,7 @@ static BACKWARD_WEIGHT_TILED: Shader = shader!("conv2d_backward_weight_tiled");
 static BACKWARD_WEIGHT_COOPERATIVE: Shader = shader!("conv2d_backward_weight_cooperative");
 static BACKWARD_WEIGHT_SUM: Shader = shader!("conv2d_backward_weight_sum");
 static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
+static PEAKS: Shader = shader!("conv2d_peaks");
 
 const FORWARD: Shaders = Shaders {
     lanes: &FORWARD_LANES,
@@ -70,6 +71,7 @@ pub(super) const OP: Op = Op {
         &BACKWARD_WEIGHT_COOPERATIVE,
         &BACKWARD_WEIGHT_SUM,
         &BACKWARD_BIAS,
+        &PEAKS,
         &winograd::INPUT,
         &winograd::WEIGHT,
         &winograd::MULTIPLY_LANES,
@@ -363,9 +365,33 @@ fn forward(
     let mut slices = vec![x.memory(), weight.memory(), y.memory()];
     let kernel = tiling.kernel_for(&FORWARD, geometry.x.c).half(x.dtype().is_half());
     let kernel = epilogue.attach(kernel, &mut slices);
+    let peaks = peaks(gpu, tiling, x, weight);
+    slices.extend(&peaks);
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
     y
+}
+
+/// Finds what a kernel that splits numbers must know of the sizes of both operands' numbers; nothing for
+/// other kernels.
+fn peaks(gpu: &Gpu, tiling: Tiling, a: &Tensor, b: &Tensor) -> Option<Slice> {
+    /// The shader's `PEAKS`, of each operand.
+    const PEAKS_OF_EACH: u32 = 256;
+    #[repr(C)]
+    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+    struct PeaksParams {
+        a: u32,
+        b: u32,
+    }
+    if !tiling.is_split() {
+        return None;
+    }
+    let [of_a, of_b] = [a, b].map(|tensor| tensor.shape().vec4s() as u32);
+    let peaks = gpu.lease(2 * u64::from(PEAKS_OF_EACH) * 4);
+    let params = PeaksParams { a: of_a, b: of_b };
+    let slices = [a.memory(), b.memory(), &peaks];
+    gpu.run(Kernel::new(&PEAKS), &params, &slices, [PEAKS_OF_EACH, 2, 1]);
+    Some(peaks)
 }
 
 struct Conv2dBackward {
@@ -448,7 +474,10 @@ fn backward_data(
     };
     let [groups_x, groups_y, _] = gpu.groups(tiling.count(rows, x.c));
     let groups = [groups_x, groups_y, (stride_h * stride_w) as u32];
-    gpu.run(kernel, &params, &[d_y.memory(), weight.memory(), d_x.memory()], groups);
+    let peaks = peaks(gpu, tiling, d_y, weight);
+    let mut slices = vec![d_y.memory(), weight.memory(), d_x.memory()];
+    slices.extend(&peaks);
+    gpu.run(kernel, &params, &slices, groups);
 }
 
 fn backward_weight(
@@ -477,12 +506,16 @@ fn backward_weight(
     let splits = image_rows.div_ceil(chunk);
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..geometry.params() };
     let groups = gpu.groups(tiles * splits);
+    let peaks = peaks(gpu, tiling, x, d_y);
+    let run = |into: &Slice| {
+        let slices: Vec<_> = [x.memory(), d_y.memory(), into].into_iter().chain(&peaks).collect();
+        gpu.run(kernel, &params, &slices, groups);
+    };
     if splits == 1 && !accumulate {
-        gpu.run(kernel, &params, &[x.memory(), d_y.memory(), d_w.memory()], groups);
-        return;
+        return run(d_w.memory());
     }
     let part = gpu.lease(weight.bytes() * splits as u64);
-    gpu.run(kernel, &params, &[x.memory(), d_y.memory(), &part], groups);
+    run(&part);
 
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

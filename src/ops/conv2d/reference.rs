@@ -50,12 +50,15 @@ pub(in crate::ops) fn reference(
         }
     }
     let mut magnitudes = y.map(f64::abs).data;
+    let mut split = SplitErrors::new(x, w, y.data.len());
     let empty = Array::zeros(geometry.y);
     for_each_product(x, w, &empty, conv, |i, j, k| {
         y.data[k] += x.data[i] * w.data[j];
         magnitudes[k] += (x.data[i] * w.data[j]).abs();
+        split.add(k, x.data[i], w.data[j]);
     });
     let expected = Expected::sums(y, &magnitudes, w.shape.n * w.shape.h * x.shape.c);
+    let expected = split.allowed(expected, PASSES[0]);
     let mut bias_magnitude = bias.map_or_else(Vec::new, |bias| bias.map(f64::abs).data);
     bias_magnitude.resize(geometry.y.c, 0.0);
     match winograd_magnitudes(x, w, conv, &bias_magnitude) {
@@ -68,11 +71,14 @@ pub(in crate::ops) fn reference(
 pub(in crate::ops) fn reference_data(x: &Array, w: &Array, d_y: &Array, conv: Conv2d) -> Expected {
     let mut d_x = Array::zeros(x.shape);
     let mut magnitudes = vec![0.0; d_x.data.len()];
+    let mut split = SplitErrors::new(w, d_y, d_x.data.len());
     for_each_product(x, w, d_y, conv, |i, j, k| {
         d_x.data[i] += w.data[j] * d_y.data[k];
         magnitudes[i] += (w.data[j] * d_y.data[k]).abs();
+        split.add(i, w.data[j], d_y.data[k]);
     });
     let expected = Expected::sums(d_x, &magnitudes, w.shape.n * w.shape.h * d_y.shape.c);
+    let expected = split.allowed(expected, PASSES[1]);
     // The convolution of d_y by the weight turned by half a circle, channels exchanged.
     let [r, s] = [w.shape.n, w.shape.h];
     let mut turned = Array::zeros(Shape::new(r, s, d_y.shape.c, x.shape.c));
@@ -100,11 +106,13 @@ pub(in crate::ops) fn reference_weight(
 ) -> Expected {
     let mut d_w = Array::zeros(w.shape);
     let mut magnitudes = vec![0.0; d_w.data.len()];
+    let mut split = SplitErrors::new(x, d_y, d_w.data.len());
     for_each_product(x, w, d_y, conv, |i, j, k| {
         d_w.data[j] += x.data[i] * d_y.data[k];
         magnitudes[j] += (x.data[i] * d_y.data[k]).abs();
+        split.add(j, x.data[i], d_y.data[k]);
     });
-    Expected::sums(d_w, &magnitudes, d_y.shape.pixels())
+    split.allowed(Expected::sums(d_w, &magnitudes, d_y.shape.pixels()), PASSES[2])
 }
 
 /// The gradient by the bias, naively.
@@ -118,6 +126,36 @@ pub(in crate::ops) fn reference_bias(d_y: &Array) -> Expected {
         }
     }
     Expected::sums(d_b, &magnitudes, d_y.shape.pixels())
+}
+
+/// How far off sums of products are whose factors are split into two numbers of f16 each, as
+/// `shaders/cooperative_tiles.wgsl` says.
+struct SplitErrors {
+    /// The largest number of either operand.
+    largest: [f64; 2],
+    /// Of each sum.
+    errors: Vec<f64>,
+}
+
+impl SplitErrors {
+    fn new(a: &Array, b: &Array, sums: usize) -> Self {
+        let largest = |array: &Array| array.data.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        Self { largest: [largest(a), largest(b)], errors: vec![0.0; sums] }
+    }
+
+    /// Counts a product.
+    fn add(&mut self, sum: usize, a: f64, b: f64) {
+        let [largest_a, largest_b] = self.largest;
+        let flushed = largest_a * b.abs() + a.abs() * largest_b;
+        self.errors[sum] += 3.0 * 2f64.powi(-22) * (a * b).abs() + 2f64.powi(-28) * flushed;
+    }
+
+    /// Allows kernels of `pass` that split numbers what was counted, besides what is expected.
+    fn allowed(self, expected: Expected, pass: &'static str) -> Expected {
+        let pairs = expected.allowance.iter().zip(&self.errors);
+        let allowance = pairs.map(|(allowance, error)| allowance + error).collect();
+        expected.or_by(Looser { pass, kernels: "split", allowance })
+    }
 }
 
 /// What the kernels of `pass` that go by Winograd's algorithm may be off by: sums over the channels of
