@@ -1,9 +1,8 @@
 // batch_norm forward, last step: y = scale·x + shift, then + residual, then max(·, 0), as asked. One
 // thread does four channels of ROWS pixels. Reference: `reference` in src/ops/batch_norm.rs.
 
+//#include batch_norm_normalise
 override ROWS: u32 = 8u;
-override RELU: u32 = 0u;
-override RESIDUAL: u32 = 0u;
 
 struct Params { rows: u32, c4: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -26,14 +25,6 @@ fn main(
   let scale = coefficients[column];
   let shift = coefficients[p.c4 + column];
   for (var row = first; row < min(first + ROWS, p.rows); row++) {
-    let at = row * p.c4 + column;
-    var v = scale * vec4<f32>(x[at]) + shift;
-    //#if RESIDUAL
-    v += vec4<f32>(residual[at]);
-    //#end
-    //#if RELU
-    v = select(v, vec4<f32>(), v < vec4<f32>());
-    //#end
-    y[at] = vec4<stored>(v);
+    normalise(row * p.c4 + column, scale, shift);
   }
 }

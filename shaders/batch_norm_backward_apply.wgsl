@@ -1,10 +1,9 @@
 // batch_norm backward, last step: d_x = scale·(d_z − Σd_z/m − x̂·Σ(d_z·x̂)/m) with batch statistics
-// (BATCH = 1), scale·d_z with running ones; the residual's gradient is d_z. MASK as in
-// batch_norm_backward_reduce.wgsl. One thread does four channels of ROWS pixels. Reference:
-// `reference_gradient` in src/ops/batch_norm.rs.
+// (BATCH = 1), scale·d_z with running ones; the residual's gradient is d_z. One thread does four channels
+// of ROWS pixels. Reference: `reference_gradient` in src/ops/batch_norm.rs.
 
+//#include batch_norm_through
 override ROWS: u32 = 8u;
-override MASK: u32 = 0u;
 override BATCH: u32 = 0u;
 override RESIDUAL: u32 = 0u;  // whether the residual's gradient is wanted
 
@@ -36,9 +35,7 @@ fn main(
   let first = i / p.c4 * ROWS;
   if first >= p.rows { return; }
   let scale = coefficients[column];
-  //#if MASK == 1
   let shift = coefficients[p.c4 + column];
-  //#end
   //#if BATCH
   let mean = coefficients[2u * p.c4 + column];
   let inverse = coefficients[3u * p.c4 + column];
@@ -47,13 +44,7 @@ fn main(
   //#end
   for (var row = first; row < min(first + ROWS, p.rows); row++) {
     let at = row * p.c4 + column;
-    var d = vec4<f32>(d_y[at]);
-    //#if MASK == 1
-    d = select(vec4<f32>(), d, scale * vec4<f32>(x[at]) + shift > vec4<f32>());
-    //#end
-    //#if MASK == 2
-    d = select(vec4<f32>(), d, y[at] > vec4<stored>());
-    //#end
+    var d = through(at, scale, shift);
     //#if RESIDUAL
     var r = d;
     if p.accumulate_residual != 0u { r += vec4<f32>(d_residual[at]); }

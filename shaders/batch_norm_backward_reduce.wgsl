@@ -1,9 +1,7 @@
 // batch_norm backward, first step: Σ d_z and Σ d_z·x̂ over every `chunk` pixels, four channels a thread.
-// d_z is d_y where the ReLU let z through: where y > 0 if a residual joined (MASK = 2), else where
-// scale·x + shift > 0 (MASK = 1), everywhere without ReLU (MASK = 0). Reference:
-// `reference_gradient` in src/ops/batch_norm.rs.
+// Reference: `reference_gradient` in src/ops/batch_norm.rs.
 
-override MASK: u32 = 0u;
+//#include batch_norm_through
 
 struct Params { rows: u32, c4: u32, chunk: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -24,28 +22,17 @@ fn main(
   let column = i % p.c4;
   let first = i / p.c4 * p.chunk;
   if first >= p.rows { return; }
-  //#if MASK == 1
   let scale = coefficients[column];
   let shift = coefficients[p.c4 + column];
-  //#end
   let mean = coefficients[2u * p.c4 + column];
   let inverse = coefficients[3u * p.c4 + column];
   var sum = vec4<f32>();
   var dot = vec4<f32>();
   for (var row = first; row < min(first + p.chunk, p.rows); row++) {
     let at = row * p.c4 + column;
-    let v = vec4<f32>(x[at]);
-    //#if MASK == 2
-    let d = select(vec4<f32>(), vec4<f32>(d_y[at]), y[at] > vec4<stored>());
-    //#else
-    //#if MASK == 1
-    let d = select(vec4<f32>(), vec4<f32>(d_y[at]), scale * v + shift > vec4<f32>());
-    //#else
-    let d = vec4<f32>(d_y[at]);
-    //#end
-    //#end
+    let d = through(at, scale, shift);
     sum += d;
-    dot += d * ((v - mean) * inverse);
+    dot += d * ((vec4<f32>(x[at]) - mean) * inverse);
   }
   let at = i / p.c4 * 2u * p.c4 + column;
   partials[at] = sum;

@@ -1,7 +1,9 @@
 // batch_norm statistics, second step: merges the chunks' means and squared deviations (Chan et al.),
 // updates the running statistics, and writes what the other kernels use: scale = γ/σ,
-// shift = β − μ·scale, μ, and 1/σ. A workgroup merges four channels. Reference: `reference` in
-// src/ops/batch_norm.rs.
+// shift = β − μ·scale, μ, and 1/σ. A workgroup merges four channels; where there are few pixels, it does
+// on all of these what batch_norm_apply.wgsl does. Reference: `reference` in src/ops/batch_norm.rs.
+
+override APPLY: u32 = 0u;
 
 struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -10,6 +12,14 @@ struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(3) var<storage, read> beta: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> running: array<vec4<f32>>;  // mean, then variance
 @group(0) @binding(5) var<storage, read_write> coefficients: array<vec4<f32>>;
+//#if APPLY
+//#include batch_norm_normalise
+@group(0) @binding(6) var<storage, read> x: array<vec4<stored>>;
+@group(0) @binding(7) var<storage, read_write> y: array<vec4<stored>>;
+//#if RESIDUAL
+@group(0) @binding(8) var<storage, read> residual: array<vec4<stored>>;
+//#end
+//#end
 
 var<workgroup> counts: array<f32, 64>;
 var<workgroup> means: array<vec4<f32>, 64>;
@@ -48,16 +58,24 @@ fn main(
       counts[thread] += n;
     }
   }
+  workgroupBarrier();
+  mean = means[0];
+  m2 = m2s[0];
+  let rows = f32(p.rows);
+  let inverse = 1.0 / sqrt(m2 / rows + p.epsilon);
+  let scale = gamma[column] * inverse;
+  let shift = beta[column] - mean * scale;
   if thread == 0u {
-    let rows = f32(p.rows);
-    mean = means[0];
-    let inverse = 1.0 / sqrt(m2s[0] / rows + p.epsilon);
-    let scale = gamma[column] * inverse;
     coefficients[column] = scale;
-    coefficients[p.c4 + column] = beta[column] - mean * scale;
+    coefficients[p.c4 + column] = shift;
     coefficients[2u * p.c4 + column] = mean;
     coefficients[3u * p.c4 + column] = inverse;
     running[column] += p.momentum * (mean - running[column]);
-    running[p.c4 + column] += p.momentum * (m2s[0] / (rows - 1.0) - running[p.c4 + column]);
+    running[p.c4 + column] += p.momentum * (m2 / (rows - 1.0) - running[p.c4 + column]);
   }
+  //#if APPLY
+  for (var row = thread; row < p.rows; row += 64u) {
+    normalise(row * p.c4 + column, scale, shift);
+  }
+  //#end
 }

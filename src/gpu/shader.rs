@@ -36,6 +36,8 @@ static COMMON: Shader = shader!("common");
 
 /// What shaders can include.
 static PARTS: &[&Shader] = &[
+    &shader!("batch_norm_normalise"),
+    &shader!("batch_norm_through"),
     &shader!("conv2d_forward_memory"),
     &shader!("conv2d_padding"),
     &shader!("conv2d_params"),

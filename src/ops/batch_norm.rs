@@ -14,7 +14,7 @@
 
 use super::Op;
 use super::case::{Array, Case, Expected, Fill, Input};
-use crate::autograd::{Backward, Grads, Slot, Tape, Var};
+use crate::autograd::{Backward, Grads, Slot, Tape, Target, Var};
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
 use crate::shader;
 use crate::tensor::{Shape, Tensor};
@@ -27,6 +27,7 @@ static APPLY: Shader = shader!("batch_norm_apply");
 static BACKWARD_REDUCE: Shader = shader!("batch_norm_backward_reduce");
 static BACKWARD_FINISH: Shader = shader!("batch_norm_backward_finish");
 static BACKWARD_APPLY: Shader = shader!("batch_norm_backward_apply");
+static BACKWARD_FEW: Shader = shader!("batch_norm_backward_few");
 
 pub(super) const OP: Op = Op {
     name: "batch_norm",
@@ -38,6 +39,7 @@ pub(super) const OP: Op = Op {
         &BACKWARD_REDUCE,
         &BACKWARD_FINISH,
         &BACKWARD_APPLY,
+        &BACKWARD_FEW,
     ],
     cases,
 };
@@ -46,6 +48,9 @@ pub(super) const OP: Op = Op {
 const CHUNK: usize = 64;
 /// Pixels a thread does in the passes that write an activation; the shaders' `ROWS`.
 const ROWS: usize = 8;
+/// Pixels up to which, in training, one workgroup does all of them for its channels: launching kernels
+/// would take longer than what more workgroups save.
+const FEW: usize = 1024;
 
 /// What a batch normalisation does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,8 +152,14 @@ pub fn batch_norm(
         return Err(Error::shape("batch_norm", what));
     }
     let gpu = tape.gpu();
-    let coefficients = coefficients(gpu, x.value(), state, stats, options)?;
-    let y = apply(gpu, x.value(), &coefficients, residual.map(Var::value), options.relu);
+    let y = Tensor::empty_as(gpu, x.shape(), x.value().dtype());
+    let output = Output { y: &y, residual: residual.map(Var::value), relu: options.relu };
+    let few = options.training && x.shape().pixels() <= FEW;
+    let along = few.then_some(output);
+    let coefficients = coefficients(gpu, x.value(), state, stats, options, along)?;
+    if !few {
+        apply(gpu, x.value(), &coefficients, output);
+    }
     let BatchNormState { gamma, beta, .. } = state;
     let inputs: Vec<&Var> = [x, gamma, beta].into_iter().chain(residual).collect();
     let kept = y.clone();
@@ -159,8 +170,28 @@ pub fn batch_norm(
     }))
 }
 
+/// Where a batch norm writes, and what joins it there.
+#[derive(Clone, Copy)]
+pub(super) struct Output<'a> {
+    y: &'a Tensor,
+    residual: Option<&'a Tensor>,
+    relu: bool,
+}
+
+impl<'a> Output<'a> {
+    /// The kernel that writes this, and what it binds after the rest.
+    fn attach(self, kernel: Kernel, slices: &mut Vec<&'a Slice>) -> Kernel {
+        slices.push(self.y.memory());
+        slices.extend(self.residual.map(Tensor::memory));
+        kernel
+            .with("RELU", self.relu.into())
+            .with("RESIDUAL", self.residual.is_some().into())
+            .half(self.y.dtype().is_half())
+    }
+}
+
 /// What the kernels need to normalise `x`: scale, shift, mean and 1/σ of each channel. In training,
-/// moves the running statistics.
+/// moves the running statistics, and may write the output `along` with it.
 ///
 /// # Errors
 /// Those of [`batch_norm`].
@@ -170,6 +201,7 @@ pub(super) fn coefficients(
     state: BatchNormState<'_>,
     stats: Option<BatchStats>,
     options: BatchNorm,
+    along: Option<Output<'_>>,
 ) -> Result<Slice> {
     let shape = x.shape();
     let BatchNormState { gamma, beta, running } = state;
@@ -196,17 +228,6 @@ pub(super) fn coefficients(
         _ => BatchStats::gather(gpu, x),
     };
     let coefficients = gpu.lease(Shape::matrix(4, shape.c).bytes());
-    finish(gpu, &stats, state, options, &coefficients);
-    Ok(coefficients)
-}
-
-fn finish(
-    gpu: &Gpu,
-    stats: &BatchStats,
-    state: BatchNormState<'_>,
-    options: BatchNorm,
-    coefficients: &Slice,
-) {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct FinishParams {
@@ -215,18 +236,24 @@ fn finish(
         epsilon: f32,
     }
     let params = FinishParams {
-        chunks: ChunkParams::new(stats.shape, stats.chunk),
+        chunks: ChunkParams::new(shape, stats.chunk),
         momentum: options.momentum,
         epsilon: options.epsilon,
     };
-    let slices = [
+    let mut slices = vec![
         &stats.partials,
-        state.gamma.value().memory(),
-        state.beta.value().memory(),
-        state.running.memory(),
-        coefficients,
+        gamma.value().memory(),
+        beta.value().memory(),
+        running.memory(),
+        &coefficients,
     ];
-    gpu.run(Kernel::new(&FINISH), &params, &slices, gpu.groups(stats.shape.c4()));
+    let mut kernel = Kernel::new(&FINISH);
+    if let Some(output) = along {
+        slices.push(x.memory());
+        kernel = output.attach(kernel.with("APPLY", 1), &mut slices);
+    }
+    gpu.run(kernel, &params, &slices, gpu.groups(shape.c4()));
+    Ok(coefficients)
 }
 
 /// Scale, shift, mean and 1/σ of each channel by the running statistics.
@@ -250,13 +277,7 @@ pub(super) fn running_coefficients(gpu: &Gpu, state: BatchNormState<'_>, epsilon
     coefficients
 }
 
-fn apply(
-    gpu: &Gpu,
-    x: &Tensor,
-    coefficients: &Slice,
-    residual: Option<&Tensor>,
-    relu: bool,
-) -> Tensor {
+fn apply(gpu: &Gpu, x: &Tensor, coefficients: &Slice, output: Output<'_>) {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct ApplyParams {
@@ -264,18 +285,10 @@ fn apply(
         c4: u32,
     }
     let shape = x.shape();
-    let y = Tensor::empty_as(gpu, shape, x.dtype());
-    let kernel = Kernel::new(&APPLY)
-        .with("RELU", relu.into())
-        .with("RESIDUAL", residual.is_some().into())
-        .half(x.dtype().is_half());
-    let slices: Vec<&Slice> = [x.memory(), coefficients, y.memory()]
-        .into_iter()
-        .chain(residual.map(Tensor::memory))
-        .collect();
+    let mut slices = vec![x.memory(), coefficients];
+    let kernel = output.attach(Kernel::new(&APPLY), &mut slices);
     let params = ApplyParams { rows: shape.pixels() as u32, c4: shape.c4() as u32 };
     gpu.run(kernel, &params, &slices, row_groups(gpu, shape));
-    y
 }
 
 /// Workgroups for the passes in which a thread does four channels of `ROWS` pixels.
@@ -297,9 +310,10 @@ pub(super) struct BatchNormBackward {
 impl Backward for BatchNormBackward {
     fn backward(self: Box<Self>, d_y: Tensor, grads: &mut Grads) -> Result<()> {
         let batch = self.options.training;
+        let few = batch && self.x.needs_grad() && d_y.shape().pixels() <= FEW;
         let wants_affine = self.gamma.needs_grad() || self.beta.needs_grad();
-        let sums =
-            (wants_affine || (batch && self.x.needs_grad())).then(|| self.reduce(&d_y, grads));
+        let sums = (!few && (wants_affine || (batch && self.x.needs_grad())))
+            .then(|| self.reduce(&d_y, grads));
         if self.mask() == 0
             && let Some(residual) = self.residual
         {
@@ -314,10 +328,14 @@ impl Backward for BatchNormBackward {
             Some(target) => target,
             None if residual.is_some() => {
                 let tensor = Tensor::empty_as(grads.gpu(), d_y.shape(), d_y.dtype());
-                crate::autograd::Target { tensor, accumulate: false }
+                Target { tensor, accumulate: false }
             }
             None => return Ok(()),
         };
+        if few {
+            self.all_at_once(&d_y, &d_x, residual.as_ref(), grads);
+            return Ok(());
+        }
 
         #[repr(C)]
         #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -375,6 +393,53 @@ impl BatchNormBackward {
             (true, None) => 1,
             (true, Some(_)) => 2,
         }
+    }
+
+    /// All gradients of few pixels with batch statistics.
+    fn all_at_once(
+        &self,
+        d_y: &Tensor,
+        d_x: &Target,
+        residual: Option<&Target>,
+        grads: &mut Grads,
+    ) {
+        #[repr(C)]
+        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        struct FewParams {
+            rows: u32,
+            c4: u32,
+            accumulate: u32,
+            accumulate_residual: u32,
+            accumulate_beta: u32,
+            accumulate_gamma: u32,
+        }
+        let (beta, gamma) = (grads.target(self.beta), grads.target(self.gamma));
+        let accumulate = |target: Option<&Target>| target.is_some_and(|t| t.accumulate).into();
+        let (gpu, shape) = (grads.gpu(), d_y.shape());
+        let params = FewParams {
+            rows: shape.pixels() as u32,
+            c4: shape.c4() as u32,
+            accumulate: d_x.accumulate.into(),
+            accumulate_residual: accumulate(residual),
+            accumulate_beta: accumulate(beta.as_ref()),
+            accumulate_gamma: accumulate(gamma.as_ref()),
+        };
+        let kernel = Kernel::new(&BACKWARD_FEW)
+            .with("MASK", self.mask())
+            .with("RESIDUAL", residual.is_some().into())
+            .with("BETA", beta.is_some().into())
+            .with("GAMMA", gamma.is_some().into())
+            .half(d_y.dtype().is_half());
+        let mut slices = vec![
+            self.x.value().memory(),
+            d_y.memory(),
+            &self.coefficients,
+            d_x.tensor.memory(),
+        ];
+        slices.extend(self.y.as_ref().map(Tensor::memory));
+        let targets = [residual, beta.as_ref(), gamma.as_ref()];
+        slices.extend(targets.into_iter().flatten().map(|target| target.tensor.memory()));
+        gpu.run(kernel, &params, &slices, gpu.groups(shape.c4()));
     }
 
     /// Σ d_z and Σ d_z·x̂ of each channel, which are also the gradients of β and γ.
@@ -559,6 +624,8 @@ fn cases() -> Vec<Case> {
             let options = BatchNorm { training, momentum: 0.1, epsilon: 1e-5, relu };
             cases.push(case(Shape::new(3, 7, 5, 13), Fill::Uniform(-1.0, 1.0), residual, options));
             cases.push(case(Shape::new(2, 9, 9, 64), Fill::Uniform(-1.0, 1.0), residual, options));
+            // More than a few pixels.
+            cases.push(case(Shape::new(2, 33, 17, 9), Fill::Uniform(-1.0, 1.0), residual, options));
         }
     }
     let options = BatchNorm { training: true, momentum: 0.1, epsilon: 1e-5, relu: false };

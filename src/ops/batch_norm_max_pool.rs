@@ -33,7 +33,7 @@ pub fn batch_norm_max_pool(
     let options = BatchNorm { relu: true, ..options };
     let inputs = [x, state.gamma, state.beta];
     let keep = inputs.iter().any(|input| input.needs_grad());
-    let coefficients = coefficients(gpu, x.value(), state, stats, options)?;
+    let coefficients = coefficients(gpu, x.value(), state, stats, options, None)?;
     let (y, taps) = max_pool2d::forward(gpu, x.value(), pool, Some(&coefficients), keep)?;
     Ok(match taps {
         Some(taps) => tape.output("batch_norm_max_pool", y, &inputs, || BatchNormMaxPoolBackward {
