@@ -11,7 +11,7 @@
 //#include cooperative_tiles
 //#include conv2d_forward_memory
 //#if PARTS == 2
-@group(0) @binding(${4 + BIAS + STATS + AFFINE + RESIDUAL}) var<storage, read> peaks: array<u32>;
+@group(0) @binding(${4 + BIAS + STATS + 3 * AFFINE + RESIDUAL}) var<storage, read> peaks: array<u32>;
 //#end
 
 const A_STRIDE: u32 = 10u;
@@ -137,8 +137,7 @@ fn main(
   let b = bias[min(column, p.co4 - 1u)];
   //#end
   //#if AFFINE
-  let scale = coefficients[min(column, p.co4 - 1u)];
-  let shift = coefficients[p.co4 + min(column, p.co4 - 1u)];
+  let affine = affine_of(min(column, p.co4 - 1u));
   //#end
   //#for i in 0..BM / 2 / SIDE
   //#for q in 0..8 * SIDE / LANES
@@ -148,7 +147,7 @@ fn main(
   if live && m_${i}_${q} < rows {
     let at = m_${i}_${q} * p.co4 + column;
     //#if AFFINE
-    y_${i}_${q} = scale * y_${i}_${q} + shift;
+    y_${i}_${q} = affine.scale * y_${i}_${q} + affine.shift;
     //#end
     //#if RESIDUAL
     y_${i}_${q} += vec4<f32>(residual[at]);

@@ -98,8 +98,7 @@ fn main(
     let bias_${c} = bias[column_${c}];
     //#end
     //#if AFFINE
-    let scale_${c} = coefficients[column_${c}];
-    let shift_${c} = coefficients[p.co4 + column_${c}];
+    let affine_${c} = affine_of(column_${c});
     //#end
     //#for i in 0..ROWS
     //#if BIAS
@@ -108,7 +107,7 @@ fn main(
     if m0 + ${i}u < rows {
       let at = row_${i} + column_${c};
       //#if AFFINE
-      acc_${i}_${c} = scale_${c} * acc_${i}_${c} + shift_${c};
+      acc_${i}_${c} = affine_${c}.scale * acc_${i}_${c} + affine_${c}.shift;
       //#end
       //#if RESIDUAL
       acc_${i}_${c} += vec4<f32>(residual[at]);

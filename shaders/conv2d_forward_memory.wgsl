@@ -19,8 +19,11 @@ override RELU: u32 = 0u;
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4<f32>>;
 //#end
 //#if AFFINE
-@group(0) @binding(4) var<storage, read> coefficients: array<vec4<f32>>;
+//#include conv2d_affine
+@group(0) @binding(4) var<storage, read> gamma: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> beta: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> running: array<vec4<f32>>;  // mean, then variance
 //#end
 //#if RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<vec4<stored>>;
+@group(0) @binding(7) var<storage, read> residual: array<vec4<stored>>;
 //#end

@@ -97,8 +97,7 @@ fn main(
     let b = bias[min(column, p.co4 - 1u)];
     //#end
     //#if AFFINE
-    let scale = coefficients[min(column, p.co4 - 1u)];
-    let shift = coefficients[p.co4 + min(column, p.co4 - 1u)];
+    let affine = affine_of(min(column, p.co4 - 1u));
     //#end
     //#for i in 0..BM / 16
     //#if BIAS
@@ -107,7 +106,7 @@ fn main(
     if live && m0 + ${i * 16}u < rows {
       let at = (m0 + ${i * 16}u) * p.co4 + column;
       //#if AFFINE
-      acc_${i}_${j} = scale * acc_${i}_${j} + shift;
+      acc_${i}_${j} = affine.scale * acc_${i}_${j} + affine.shift;
       //#end
       //#if RESIDUAL
       acc_${i}_${j} += vec4<f32>(residual[at]);

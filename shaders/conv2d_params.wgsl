@@ -5,6 +5,6 @@ struct Params {
   oh: u32, ow: u32, co4: u32, r: u32,
   s: u32, stride_h: u32, stride_w: u32, pad_h: u32,
   pad_w: u32, accumulate: u32, splits: u32, chunk: u32,
-  images_first: u32,
+  images_first: u32, epsilon: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;

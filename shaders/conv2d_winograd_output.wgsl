@@ -23,10 +23,13 @@ override RELU: u32 = 0u;
 @group(0) @binding(3) var<storage, read_write> partials: array<vec4<f32>>;
 //#end
 //#if AFFINE
-@group(0) @binding(3) var<storage, read> coefficients: array<vec4<f32>>;
+//#include conv2d_affine
+@group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> beta: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> running: array<vec4<f32>>;  // mean, then variance
 //#end
 //#if RESIDUAL
-@group(0) @binding(4) var<storage, read> residual: array<vec4<stored>>;
+@group(0) @binding(6) var<storage, read> residual: array<vec4<stored>>;
 //#end
 
 @compute @workgroup_size(64)
@@ -46,8 +49,7 @@ fn main(
   let shift = bias[column];
   //#end
   //#if AFFINE
-  let scale = coefficients[column];
-  let shift = coefficients[p.co4 + column];
+  let affine = affine_of(column);
   //#end
   //#if STATS
   var mean = vec4<f32>();
@@ -77,7 +79,7 @@ fn main(
         y_${r}_${s} += shift;
         //#end
         //#if AFFINE
-        y_${r}_${s} = scale * y_${r}_${s} + shift;
+        y_${r}_${s} = affine.scale * y_${r}_${s} + affine.shift;
         //#end
         //#if RESIDUAL
         y_${r}_${s} += vec4<f32>(residual[at]);

@@ -38,6 +38,7 @@ static COMMON: Shader = shader!("common");
 static PARTS: &[&Shader] = &[
     &shader!("batch_norm_normalise"),
     &shader!("batch_norm_through"),
+    &shader!("conv2d_affine"),
     &shader!("conv2d_forward_memory"),
     &shader!("conv2d_padding"),
     &shader!("conv2d_params"),

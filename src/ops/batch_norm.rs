@@ -123,6 +123,19 @@ pub struct BatchNormState<'a> {
     pub running: &'a Tensor,
 }
 
+impl BatchNormState<'_> {
+    /// Sees that this is for the channels of `shape`.
+    pub(super) fn check(&self, shape: Shape) -> Result<()> {
+        let (vector, gamma) = (Shape::vector(shape.c), self.gamma.shape());
+        let right = gamma == vector && self.beta.shape() == vector;
+        if right && self.running.shape() == Shape::matrix(2, shape.c) {
+            return Ok(());
+        }
+        let what = format!("an input {shape} with a weight {gamma}");
+        Err(Error::shape("batch_norm", what))
+    }
+}
+
 /// y = γ·x̂ + β (+ residual), rectified if `options.relu`.
 ///
 /// `stats` are those of `x`, if a convolution gathered them; they are used in training only.
@@ -205,14 +218,7 @@ pub(super) fn coefficients(
 ) -> Result<Slice> {
     let shape = x.shape();
     let BatchNormState { gamma, beta, running } = state;
-    let vector = Shape::vector(shape.c);
-    if gamma.shape() != vector
-        || beta.shape() != vector
-        || running.shape() != Shape::matrix(2, shape.c)
-    {
-        let what = format!("an input {shape} with a weight {}", gamma.shape());
-        return Err(Error::shape("batch_norm", what));
-    }
+    state.check(shape)?;
     if !options.training {
         return Ok(running_coefficients(gpu, state, options.epsilon));
     }
@@ -257,7 +263,7 @@ pub(super) fn coefficients(
 }
 
 /// Scale, shift, mean and 1/σ of each channel by the running statistics.
-pub(super) fn running_coefficients(gpu: &Gpu, state: BatchNormState<'_>, epsilon: f32) -> Slice {
+fn running_coefficients(gpu: &Gpu, state: BatchNormState<'_>, epsilon: f32) -> Slice {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct RunningParams {
@@ -430,12 +436,8 @@ impl BatchNormBackward {
             .with("BETA", beta.is_some().into())
             .with("GAMMA", gamma.is_some().into())
             .half(d_y.dtype().is_half());
-        let mut slices = vec![
-            self.x.value().memory(),
-            d_y.memory(),
-            &self.coefficients,
-            d_x.tensor.memory(),
-        ];
+        let mut slices =
+            vec![self.x.value().memory(), d_y.memory(), &self.coefficients, d_x.tensor.memory()];
         slices.extend(self.y.as_ref().map(Tensor::memory));
         let targets = [residual, beta.as_ref(), gamma.as_ref()];
         slices.extend(targets.into_iter().flatten().map(|target| target.tensor.memory()));

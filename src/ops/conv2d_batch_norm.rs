@@ -6,9 +6,7 @@
 //! written: y = max(scale·(x ∗ w) + shift + residual, 0).
 
 use super::Op;
-use super::batch_norm::{
-    BatchNorm, BatchNormState, batch_norm, reference as norm, running_coefficients, statistics,
-};
+use super::batch_norm::{BatchNorm, BatchNormState, batch_norm, reference as norm, statistics};
 use super::case::{Array, Case, Fill, Input, Looser};
 use super::conv2d::{
     Affine, Conv2d, PASSES, conv2d, conv2d_affine, conv2d_with_stats, reference as convolution,
@@ -41,12 +39,8 @@ pub fn conv2d_batch_norm(
         let y = conv2d(tape, x, weight, None, conv)?;
         return batch_norm(tape, &y, state, residual, None, options);
     }
-    let coefficients = running_coefficients(tape.gpu(), state, options.epsilon);
-    let affine = Affine {
-        coefficients: &coefficients,
-        residual: residual.map(Var::value),
-        relu: options.relu,
-    };
+    let (residual, BatchNorm { epsilon, relu, .. }) = (residual.map(Var::value), options);
+    let affine = Affine { state, epsilon, residual, relu };
     let y = conv2d_affine(tape.gpu(), x, weight, conv, affine)?;
     Ok(tape.untracked("conv2d_batch_norm", y))
 }

@@ -16,7 +16,7 @@ mod trial;
 mod winograd;
 
 use super::Op;
-use super::batch_norm::BatchStats;
+use super::batch_norm::{BatchNormState, BatchStats};
 use crate::autograd::{Backward, Grads, Slot, Tape, Var};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Sizes, Slice};
 use crate::shader;
@@ -118,6 +118,8 @@ struct Params {
     chunk: u32,
     /// Whether rows of a product go through the images at one place first, then to the next place.
     images_first: u32,
+    /// Forward, where a batch norm follows: what is added to its variance.
+    epsilon: f32,
 }
 
 /// Pixels of an image up to which the rows of a product go through the images first: the fewer, the more
@@ -185,6 +187,7 @@ impl Geometry {
             splits: 1,
             chunk: (x.n * y.h) as u32,
             images_first: (y.h * y.w <= FEW_PLACES).into(),
+            epsilon: 0.0,
         }
     }
 
@@ -277,10 +280,10 @@ fn attach(
     })
 }
 
-/// x ∗ weight, then scale·y + shift by a batch norm's coefficients, the residual added, rectified.
+/// x ∗ weight, then a batch norm by its running statistics, the residual added, rectified.
 ///
 /// # Errors
-/// Those of [`conv2d`].
+/// Those of [`conv2d`], and [`Error::Shape`] if the batch norm or the residual does not fit.
 pub(super) fn conv2d_affine(
     gpu: &Gpu,
     x: &Var,
@@ -289,6 +292,7 @@ pub(super) fn conv2d_affine(
     affine: Affine<'_>,
 ) -> Result<Tensor> {
     let geometry = Geometry::of(x.value(), weight.value(), conv)?;
+    affine.state.check(geometry.y)?;
     if let Some(residual) = affine.residual
         && (residual.shape(), residual.dtype()) != (geometry.y, geometry.dtype)
     {
@@ -301,8 +305,10 @@ pub(super) fn conv2d_affine(
 /// What follows a convolution in evaluation.
 #[derive(Clone, Copy)]
 pub(super) struct Affine<'a> {
-    /// Scale and shift of each channel.
-    pub coefficients: &'a Slice,
+    /// The batch norm, whose running statistics count.
+    pub state: BatchNormState<'a>,
+    /// Added to the variance.
+    pub epsilon: f32,
     /// Added after them.
     pub residual: Option<&'a Tensor>,
     /// Whether max(·, 0) comes last.
@@ -333,8 +339,9 @@ impl<'a> Epilogue<'a> {
                 slices.push(stats.memory());
                 kernel.with("STATS", 1)
             }
-            Self::Affine(Affine { coefficients, residual, relu }) => {
-                slices.push(coefficients);
+            Self::Affine(Affine { state, residual, relu, .. }) => {
+                slices.extend([state.gamma.value().memory(), state.beta.value().memory()]);
+                slices.push(state.running.memory());
                 slices.extend(residual.map(Tensor::memory));
                 kernel
                     .with("AFFINE", 1)
@@ -342,6 +349,11 @@ impl<'a> Epilogue<'a> {
                     .with("RELU", relu.into())
             }
         }
+    }
+
+    /// What the kernel must be told to add to a variance.
+    fn epsilon(self) -> f32 {
+        if let Self::Affine(affine) = self { affine.epsilon } else { 0.0 }
     }
 }
 
@@ -368,7 +380,8 @@ fn forward(
     let peaks = peaks(gpu, tiling, x, weight);
     slices.extend(&peaks);
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
-    gpu.run(kernel, &geometry.params(), &slices, gpu.groups(tiles));
+    let params = Params { epsilon: epilogue.epsilon(), ..geometry.params() };
+    gpu.run(kernel, &params, &slices, gpu.groups(tiles));
     y
 }
 

@@ -56,6 +56,8 @@ struct Params {
     co4: u32,
     /// Whether to add to what the output holds.
     accumulate: u32,
+    /// Where a batch norm follows: what is added to its variance.
+    epsilon: f32,
 }
 
 impl Winograd {
@@ -136,6 +138,7 @@ impl Winograd {
             ci4: x.c4() as u32,
             co4: y.c4() as u32,
             accumulate: accumulate.into(),
+            epsilon: 0.0,
         }
     }
 
@@ -187,6 +190,7 @@ impl Winograd {
             let kernel = Kernel::new(&OUTPUT).with("PATCHES", run as u32).half(half);
             let kernel = epilogue.attach(kernel, &mut slices);
             let groups = gpu.groups((patches.div_ceil(run) * co4).div_ceil(64));
+            let params = Params { epsilon: epilogue.epsilon(), ..params };
             gpu.run(kernel, &params, &slices, groups);
         }
     }
