@@ -7,6 +7,8 @@
 
 override BM: u32 = 64u;  // 64 or 128
 override BN: u32 = 64u;  // 64 or 128
+// Input channels of a group of four that are not padding: fewer in a network's first layer alone.
+override DEPTH: u32 = 4u;
 
 //#include conv2d_params
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
@@ -84,7 +86,7 @@ fn main(
       //#end
       //#for i in 0..BM / 64
       let a_${i} = a_tile[${k * (BM / 4) + i * 16}u + ty];
-      //#for e in 0..4
+      //#for e in 0..DEPTH
       //#for j in 0..BN / 64
       acc_${i * 4 + e}_${j} = fma(vec4(a_${i}[${e}]), b_${j}, acc_${i * 4 + e}_${j});
       //#end

@@ -8,6 +8,8 @@
 
 override BM: u32 = 64u;  // 64 or 128
 override BN: u32 = 64u;  // 64 or 128
+// Input channels of a group of four that are not padding: fewer in a network's first layer alone.
+override DEPTH: u32 = 4u;
 //#include conv2d_forward_memory
 
 var<workgroup> a_tile: array<vec4<f32>, ${BM * 4}>;  // [row][group of 4 channels]
@@ -75,7 +77,7 @@ fn main(
       //#for i in 0..BM / 16
       let a_${i} = a_tile[(ty + ${i * 16}u) * 4u + ${g}u];
       //#end
-      //#for e in 0..4
+      //#for e in 0..DEPTH
       //#for j in 0..BN / 64
       let b_${e}_${j} = b_tile[${(g * 4 + e) * (BN / 4) + j * 16}u + tx];
       //#for i in 0..BM / 16

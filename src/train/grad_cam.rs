@@ -47,8 +47,8 @@ impl HeatMap {
     /// From 0 to 1, the hottest pixel being 1; all 0 where nothing is hot.
     pub fn normalised(&self) -> Vec<f32> {
         let hottest = self.values.iter().copied().fold(0.0, f32::max);
-        let scale = if hottest > 0.0 { 1.0 / hottest } else { 0.0 };
-        self.values.iter().map(|value| value * scale).collect()
+        let share = |value: &f32| if hottest > 0.0 { value / hottest } else { 0.0 };
+        self.values.iter().map(share).collect()
     }
 }
 

@@ -60,7 +60,9 @@ impl Tiling {
     pub fn kernel_for(self, shaders: &Shaders, channels: usize) -> Kernel {
         let kernel = self.kernel(shaders);
         match self {
-            Self::Lanes { .. } if channels < 4 => kernel.with("DEPTH", channels as u32),
+            Self::Lanes { .. } | Self::Tiled { .. } if channels < 4 => {
+                kernel.with("DEPTH", channels as u32)
+            }
             _ => kernel,
         }
     }
