@@ -1,12 +1,16 @@
 """Whole epochs of pretraining in PyTorch by the recipe of the README's `wgrad pretrain`: the accuracy that
 is to be expected of it.
 
-usage: torch_epochs.py DATA SIZES... [--batch 64] [--lr 0.1] [--wd 5e-4] [--seed 0]
+usage: torch_epochs.py DATA SIZES... [--batch 64] [--lr 0.1] [--wd 5e-4] [--seed 0] [--weights FILE]
 
 DATA holds class folders in train/ and val/, or archives (.tar.gz) of them; SIZES is the image size of
 each epoch, the last also that of validation. Starts from random weights. RandomResizedCrop(scale=(0.35, 1))
 and horizontal flips, SGD with Nesterov momentum 0.9, weight decay but for batch norm's parameters, label
-smoothing 0.1, one cycle of learning rates. Prints a line an epoch. Needs torch, torchvision and pillow.
+smoothing 0.1, one cycle of learning rates. Prints a line an epoch; with --weights nothing is trained, and
+the line is that file's. Needs torch, torchvision, safetensors and pillow.
+
+Validation is Resize(round(size * 256 / 224)) and CenterCrop(size), of every image; wgrad takes an image that
+is as large as the network's input as it is.
 """
 
 import argparse
@@ -18,6 +22,7 @@ from pathlib import Path
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import load_file
 from torchvision import transforms as T
 
 p = argparse.ArgumentParser()
@@ -27,6 +32,7 @@ p.add_argument("--batch", type=int, default=64)
 p.add_argument("--lr", type=float, default=0.1)
 p.add_argument("--wd", type=float, default=5e-4)
 p.add_argument("--seed", type=int, default=0)
+p.add_argument("--weights", type=Path)
 a = p.parse_args()
 torch.manual_seed(a.seed)
 
@@ -63,6 +69,20 @@ last = a.sizes[-1]
 seen = [T.Resize(round(last * 256 / 224)), T.CenterCrop(last)]
 val = torch.utils.data.DataLoader(Images(files["val"], T.Compose(seen + norm)), 64)
 net = torchvision.models.resnet18(num_classes=len(labels))
+
+
+def validate():
+    net.eval()
+    with torch.no_grad():
+        right = sum((net(x).argmax(1) == y).sum().item() for x, y in val)
+    return f"val {100 * right / len(files['val']):.1f} %"
+
+
+if a.weights:
+    net.load_state_dict(load_file(a.weights), strict=False)
+    print(validate())
+    raise SystemExit
+
 norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 undecayed = {p for m in norms for p in m.parameters()}
 groups = [
@@ -87,9 +107,5 @@ for epoch, size in enumerate(a.sizes, 1):
         schedule.step()
         total += loss.item() * len(y)
     speed = len(train) / (time.time() - started)
-    net.eval()
-    with torch.no_grad():
-        right = sum((net(x).argmax(1) == y).sum().item() for x, y in val)
-    accuracy = 100 * right / len(files["val"])
     mean = total / len(train)
-    print(f"epoch {epoch}, {size} px: train {mean:.3f}, val {accuracy:.1f} %, {speed:.0f} img/s", flush=True)
+    print(f"epoch {epoch}, {size} px: train {mean:.3f}, {validate()}, {speed:.0f} img/s", flush=True)
