@@ -2,6 +2,7 @@
 // batch_norm_backward_reduce.wgsl, _finish.wgsl and _apply.wgsl at once. A workgroup does four channels of
 // all pixels. Reference: `reference_gradient` in src/ops/batch_norm.rs.
 
+//#include batch_norm_sums
 //#include batch_norm_through
 override RESIDUAL: u32 = 0u;  // whether the residual's gradient is wanted
 override BETA: u32 = 1u;      // whether d_beta is wanted
@@ -29,9 +30,6 @@ struct Params {
 @group(0) @binding(${5 + (MASK == 2) + RESIDUAL + BETA}) var<storage, read_write> d_gamma: array<vec4<f32>>;
 //#end
 
-var<workgroup> parts: array<vec4<f32>, 64>;
-var<workgroup> dots: array<vec4<f32>, 64>;
-
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -51,16 +49,7 @@ fn main(
     sum += d;
     dot += d * ((vec4<f32>(x[at]) - mean) * inverse);
   }
-  parts[thread] = sum;
-  dots[thread] = dot;
-  for (var half = 32u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if thread < half {
-      parts[thread] += parts[thread + half];
-      dots[thread] += dots[thread + half];
-    }
-  }
-  workgroupBarrier();
+  add_up(thread, sum, dot);
   sum = parts[0];
   dot = dots[0];
   let average = sum / f32(p.rows);

@@ -1,6 +1,7 @@
 // batch_norm backward, second step: adds the chunks' sums up, always in the same order. A workgroup does
 // four channels. Writes Σ d_z, Σ d_z·x̂, and the gradients of β and γ, which are the same sums.
 
+//#include batch_norm_sums
 override BETA: u32 = 1u;   // whether d_beta is wanted
 override GAMMA: u32 = 1u;  // whether d_gamma is wanted
 
@@ -15,9 +16,6 @@ struct Params { c4: u32, chunks: u32, accumulate_beta: u32, accumulate_gamma: u3
 @group(0) @binding(${3 + BETA}) var<storage, read_write> d_gamma: array<vec4<f32>>;
 //#end
 
-var<workgroup> parts: array<vec4<f32>, 64>;
-var<workgroup> dots: array<vec4<f32>, 64>;
-
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -31,15 +29,7 @@ fn main(
     sum += partials[chunk * 2u * p.c4 + column];
     dot += partials[(chunk * 2u + 1u) * p.c4 + column];
   }
-  parts[thread] = sum;
-  dots[thread] = dot;
-  for (var half = 32u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if thread < half {
-      parts[thread] += parts[thread + half];
-      dots[thread] += dots[thread + half];
-    }
-  }
+  add_up(thread, sum, dot);
   if thread == 0u {
     sum = parts[0];
     dot = dots[0];

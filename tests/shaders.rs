@@ -166,6 +166,7 @@ fn every_shader_file_belongs_to_an_operation() {
     let parts = [
         "common",
         "batch_norm_normalise",
+        "batch_norm_sums",
         "batch_norm_through",
         "conv2d_affine",
         "conv2d_forward_memory",

@@ -37,6 +37,7 @@ static COMMON: Shader = shader!("common");
 /// What shaders can include.
 static PARTS: &[&Shader] = &[
     &shader!("batch_norm_normalise"),
+    &shader!("batch_norm_sums"),
     &shader!("batch_norm_through"),
     &shader!("conv2d_affine"),
     &shader!("conv2d_forward_memory"),

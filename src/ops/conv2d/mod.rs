@@ -309,7 +309,7 @@ pub(super) struct Affine<'a> {
     pub state: BatchNormState<'a>,
     /// Added to the variance.
     pub epsilon: f32,
-    /// Added after them.
+    /// Added after it.
     pub residual: Option<&'a Tensor>,
     /// Whether max(·, 0) comes last.
     pub relu: bool,
