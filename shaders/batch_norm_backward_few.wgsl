@@ -30,7 +30,7 @@ struct Params {
 @group(0) @binding(${5 + (MASK == 2) + RESIDUAL + BETA}) var<storage, read_write> d_gamma: array<vec4<f32>>;
 //#end
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
@@ -43,7 +43,7 @@ fn main(
   let inverse = coefficients[3u * p.c4 + column];
   var sum = vec4<f32>();
   var dot = vec4<f32>();
-  for (var row = thread; row < p.rows; row += 64u) {
+  for (var row = thread; row < p.rows; row += THREADS) {
     let at = row * p.c4 + column;
     let d = through(at, scale, shift);
     sum += d;
@@ -54,7 +54,7 @@ fn main(
   dot = dots[0];
   let average = sum / f32(p.rows);
   let slope = dot * inverse / f32(p.rows);
-  for (var row = thread; row < p.rows; row += 64u) {
+  for (var row = thread; row < p.rows; row += THREADS) {
     let at = row * p.c4 + column;
     var d = through(at, scale, shift);
     //#if RESIDUAL

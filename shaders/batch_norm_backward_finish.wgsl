@@ -16,7 +16,7 @@ struct Params { c4: u32, chunks: u32, accumulate_beta: u32, accumulate_gamma: u3
 @group(0) @binding(${3 + BETA}) var<storage, read_write> d_gamma: array<vec4<f32>>;
 //#end
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
@@ -25,7 +25,7 @@ fn main(
   if column >= p.c4 { return; }
   var sum = vec4<f32>();
   var dot = vec4<f32>();
-  for (var chunk = thread; chunk < p.chunks; chunk += 64u) {
+  for (var chunk = thread; chunk < p.chunks; chunk += THREADS) {
     sum += partials[chunk * 2u * p.c4 + column];
     dot += partials[(chunk * 2u + 1u) * p.c4 + column];
   }

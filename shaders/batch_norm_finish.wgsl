@@ -4,6 +4,7 @@
 // on all of these what batch_norm_apply.wgsl does. Reference: `reference` in src/ops/batch_norm.rs.
 
 override APPLY: u32 = 0u;
+override THREADS: u32 = 64u;
 
 struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -21,11 +22,11 @@ struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 //#end
 //#end
 
-var<workgroup> counts: array<f32, 64>;
-var<workgroup> means: array<vec4<f32>, 64>;
-var<workgroup> m2s: array<vec4<f32>, 64>;
+var<workgroup> counts: array<f32, THREADS>;
+var<workgroup> means: array<vec4<f32>, THREADS>;
+var<workgroup> m2s: array<vec4<f32>, THREADS>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
@@ -36,7 +37,7 @@ fn main(
   var count = 0.0;
   var mean = vec4<f32>();
   var m2 = vec4<f32>();
-  for (var chunk = thread; chunk < chunks; chunk += 64u) {
+  for (var chunk = thread; chunk < chunks; chunk += THREADS) {
     let n = f32(min(p.chunk, p.rows - chunk * p.chunk));
     let delta = partials[chunk * 2u * p.c4 + column] - mean;
     let share = n / (count + n);
@@ -47,7 +48,7 @@ fn main(
   counts[thread] = count;
   means[thread] = mean;
   m2s[thread] = m2;
-  for (var half = 32u; half > 0u; half /= 2u) {
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if thread < half {
       let n = counts[thread + half];
@@ -74,7 +75,7 @@ fn main(
     running[p.c4 + column] += p.momentum * (m2 / (rows - 1.0) - running[p.c4 + column]);
   }
   //#if APPLY
-  for (var row = thread; row < p.rows; row += 64u) {
+  for (var row = thread; row < p.rows; row += THREADS) {
     normalise(row * p.c4 + column, scale, shift);
   }
   //#end

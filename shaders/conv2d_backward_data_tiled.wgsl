@@ -13,7 +13,7 @@ override BN: u32 = 64u;  // 64 or 128
 //#include conv2d_params
 @group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
-@group(0) @binding(3) var<storage, read_write> d_x: array<stored>;
+@group(0) @binding(3) var<storage, read_write> d_x: array<written>;
 
 var<workgroup> a_tile: array<vec4<f32>, ${BM * 4}>;  // [row][group of 4 channels]
 var<workgroup> b_tile: array<vec4<f32>, ${BN * 5}>;  // [column][group of 4 channels, and a gap]
@@ -33,8 +33,10 @@ fn main(
   let columns = p.ci4 * 4u;
   let tile = flat_group(group, groups);
   let row_tile = tile % row_tiles;
-  let column0 = tile / row_tiles * BN;
-  if column0 >= columns { return; }
+  let column_tiles = (columns + BN - 1u) / BN;
+  let column0 = tile / row_tiles % column_tiles * BN;
+  let split = tile / (row_tiles * column_tiles);
+  if split >= p.splits { return; }
   let tx = thread % 16u;
   let ty = thread / 16u;
 
@@ -48,10 +50,6 @@ fn main(
   let oh_${j} = i32(q_${j} % class_rows) + (i32(class_h + p.pad_h) - i32(first_r)) / i32(p.stride_h);
   let ow_${j} = i32(m_${j} % class_columns) + (i32(class_w + p.pad_w) - i32(first_s)) / i32(p.stride_w);
   //#end
-  var c4 = thread % 4u;
-  var r = 0u;
-  var s = 0u;
-
   //#for i in 0..BM / 16
   //#for j in 0..BN / 16
   var acc_${i}_${j} = 0.0;
@@ -61,8 +59,13 @@ fn main(
   // Taps of this class.
   let taps_r = (p.r + p.stride_h - 1u - first_r) / p.stride_h;
   let taps_s = (p.s + p.stride_w - 1u - first_s) / p.stride_w;
-  let depth4 = taps_r * taps_s * p.co4;
-  for (var k4 = 0u; k4 < depth4; k4 += 4u) {
+  let first4 = split * p.chunk;
+  let last4 = min(first4 + p.chunk, taps_r * taps_s * p.co4);
+  let first_tap = (first4 + thread % 4u) / p.co4;
+  var c4 = (first4 + thread % 4u) % p.co4;
+  var r = first_tap / max(taps_s, 1u);
+  var s = first_tap % max(taps_s, 1u);
+  for (var k4 = first4; k4 < last4 + 4u; k4 += 4u) {
     while c4 >= p.co4 {
       c4 -= p.co4;
       s++;
@@ -72,22 +75,20 @@ fn main(
     let h_${j} = u32(oh_${j} - i32(r));
     let w_${j} = u32(ow_${j} - i32(s));
     var a_${j} = vec4<f32>();
-    if m_${j} < rows && r < taps_r && h_${j} < p.oh && w_${j} < p.ow {
+    if m_${j} < rows && k4 < last4 && r < taps_r && h_${j} < p.oh && w_${j} < p.ow {
       a_${j} = vec4<f32>(d_y[((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4 + c4]);
     }
-    a_tile[thread + ${j * 256}u] = a_${j};
     //#end
     let tap = ((first_r + r * p.stride_h) * p.s + first_s + s * p.stride_w) * columns;
     //#for j in 0..BN / 64
     let column_${j} = column0 + thread / 4u + ${j * 64}u;
     var b_${j} = vec4<f32>();
-    if r < taps_r && column_${j} < columns {
+    if k4 < last4 && r < taps_r && column_${j} < columns {
       b_${j} = vec4<f32>(weight[(tap + column_${j}) * p.co4 + c4]);
     }
-    b_tile[(thread / 4u + ${j * 64}u) * 5u + thread % 4u] = b_${j};
     //#end
     c4 += 4u;
-    workgroupBarrier();
+    if k4 > first4 {
     //#for g in 0..4
     {
       //#for i in 0..BM / 16
@@ -101,6 +102,14 @@ fn main(
       //#end
     }
     //#end
+    }
+    workgroupBarrier();
+    //#for j in 0..BM / 64
+    a_tile[thread + ${j * 256}u] = a_${j};
+    //#end
+    //#for j in 0..BN / 64
+    b_tile[(thread / 4u + ${j * 64}u) * 5u + thread % 4u] = b_${j};
+    //#end
     workgroupBarrier();
   }
 
@@ -111,11 +120,12 @@ fn main(
       let q = m / class_columns;
       let ih = q % class_rows * p.stride_h + class_h;
       let iw = m % class_columns * p.stride_w + class_w;
-      let base = ((q / class_rows * p.h + ih) * p.w + iw) * columns + column0 + tx;
+      let pixel = ((split * p.n + q / class_rows) * p.h + ih) * p.w + iw;
+      let base = pixel * columns + column0 + tx;
       //#for j in 0..BN / 16
       if column0 + tx + ${j * 16}u < columns {
         if p.accumulate != 0u { acc_${i}_${j} += f32(d_x[base + ${j * 16}u]); }
-        d_x[base + ${j * 16}u] = stored(acc_${i}_${j});
+        d_x[base + ${j * 16}u] = written(acc_${i}_${j});
       }
       //#end
     }

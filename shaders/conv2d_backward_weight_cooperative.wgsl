@@ -3,8 +3,9 @@
 //
 // As conv2d_forward_cooperative.wgsl with rows = (tap, ci), columns = output channels, and the sum over
 // the `chunk` output image rows of the workgroup's split, 32 pixels a step;
-// conv2d_backward_weight_sum.wgsl adds the splits up. The first tile keeps rows together, as x does,
-// and is read by columns. An invocation keeps image, row and column of the pixels it stages.
+// conv2d_sum.wgsl adds the splits up. The first tile keeps rows together, as x does,
+// and is read by columns. An invocation keeps image, row and column of the pixel it stages. A round loads
+// its step while the units multiply the one before.
 
 //#include cooperative_tiles
 
@@ -16,6 +17,7 @@
 @group(0) @binding(4) var<storage, read> peaks: array<u32>;
 //#end
 
+const A_LANES: u32 = THREADS / 32u;  // that share a pixel
 const A_STRIDE: u32 = ${BM / 4 + 2}u;
 const A_TILE: u32 = 32u * A_STRIDE;  // [pixel][row / 4]
 const B_STRIDE: u32 = ${BN / 4 + 2}u;
@@ -39,14 +41,17 @@ fn main(
   find_scales(thread);
   //#end
 
-  // What this invocation stages of x: four rows, of THREADS / (BM/4) pixels.
-  let a_quad = thread % ${BM / 4}u;
-  let a_pixel = thread / ${BM / 4}u;
-  let quad = quad0 + a_quad;
-  let tap = quad / p.ci4;
-  let c4 = quad % p.ci4;
-  let dh = i32(tap / p.s) - i32(p.pad_h);
-  let dw = i32(tap % p.s) - i32(p.pad_w);
+  // What this invocation stages of x: of one pixel, every A_LANES-th group of four rows. Where such a
+  // group lies from the pixel's window, beyond the last far outside of any image.
+  let a_lane = thread % A_LANES;
+  let a_pixel = thread / A_LANES;
+  //#for j in 0..BM * 128 / (LANES * BN)
+  let quad_${j} = quad0 + a_lane + ${j}u * A_LANES;
+  let tap_${j} = quad_${j} / p.ci4;
+  let dh_${j} = select(i32(tap_${j} / p.s) - i32(p.pad_h), -0x40000000, quad_${j} >= row_quads);
+  let dw_${j} = i32(tap_${j} % p.s) - i32(p.pad_w);
+  let from_here_${j} = (dh_${j} * i32(p.w) + dw_${j}) * i32(p.ci4) + i32(quad_${j} % p.ci4);
+  //#end
   // And of d_y: four columns, of THREADS / (BN/4) pixels.
   let tx = thread % ${BN / 4}u;
   let ty = thread / ${BN / 4}u;
@@ -62,62 +67,61 @@ fn main(
 
   let first = split * p.chunk * p.ow;
   let last = min((split + 1u) * p.chunk, p.n * p.oh) * p.ow;
-  //#for j in 0..BM * 128 / (LANES * BN)
-  var pixel_${j} = first + a_pixel + ${j * LANES * BN / (BM * 4)}u;
-  var ow_${j} = pixel_${j} % p.ow;
-  var oh_${j} = pixel_${j} / p.ow % p.oh;
-  var image_${j} = pixel_${j} / p.ow / p.oh;
-  //#end
-  for (var k0 = first; k0 < last; k0 += 32u) {
+  var pixel = first + a_pixel;
+  var ow = pixel % p.ow;
+  var oh = pixel / p.ow % p.oh;
+  var image = pixel / p.ow / p.oh;
+  for (var k0 = first; k0 < last + 32u; k0 += 32u) {
+    let h = select(i32(oh * p.stride_h), -0x40000000, pixel >= last);
+    let w = i32(ow * p.stride_w);
+    let here = i32(((image * p.h + oh * p.stride_h) * p.w + ow * p.stride_w) * p.ci4);
     //#for j in 0..BM * 128 / (LANES * BN)
-    let h_${j} = u32(i32(oh_${j} * p.stride_h) + dh);
-    let w_${j} = u32(i32(ow_${j} * p.stride_w) + dw);
     var a_${j} = vec4<stored>();
-    if pixel_${j} < last && quad < row_quads && h_${j} < p.h && w_${j} < p.w {
-      a_${j} = x[((image_${j} * p.h + h_${j}) * p.w + w_${j}) * p.ci4 + c4];
-    }
-    pixel_${j} += 32u;
-    ow_${j} += 32u;
-    while ow_${j} >= p.ow {
-      ow_${j} -= p.ow;
-      oh_${j}++;
-      if oh_${j} == p.oh { oh_${j} = 0u; image_${j}++; }
-    }
+    if u32(h + dh_${j}) < p.h && u32(w + dw_${j}) < p.w { a_${j} = x[here + from_here_${j}]; }
     //#end
+    pixel += 32u;
+    ow += 32u;
+    while ow >= p.ow {
+      ow -= p.ow;
+      oh++;
+      if oh == p.oh { oh = 0u; image++; }
+    }
     //#for j in 0..128 / LANES
     let from_${j} = k0 + ty + ${j * LANES / 4}u;
     var b_${j} = vec4<stored>();
     if from_${j} < last && column < p.co4 { b_${j} = d_y[from_${j} * p.co4 + column]; }
     //#end
+    if k0 > first {
+      for (var k = 0u; k < 32u; k += SIDE) {
+        //#for part in 0..PARTS
+        //#for i in 0..BM / 2 / SIDE
+        let a_${i}_${part} = coopLoad<coop_mat${SIDE}x${SIDE}<factor, A>>(
+          &a_tile[(${part} * A_TILE + k * A_STRIDE + part_row + ${i * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
+        //#end
+        //#end
+        //#for j in 0..32 / SIDE
+        //#for part in 0..PARTS
+        let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
+          &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+        //#end
+        //#for i in 0..BM / 2 / SIDE
+        //#for left in 0..PARTS
+        //#for right in 0..PARTS - left
+        acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
+        //#end
+        //#end
+        //#end
+        //#end
+      }
+    }
     workgroupBarrier();
     //#for j in 0..BM * 128 / (LANES * BN)
-    stage_a((a_pixel + ${j * LANES * BN / (BM * 4)}u) * A_STRIDE + a_quad, a_${j});
+    stage_a(a_pixel * A_STRIDE + a_lane + ${j}u * A_LANES, a_${j});
     //#end
     //#for j in 0..128 / LANES
     stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
     //#end
     workgroupBarrier();
-    for (var k = 0u; k < 32u; k += SIDE) {
-      //#for part in 0..PARTS
-      //#for i in 0..BM / 2 / SIDE
-      let a_${i}_${part} = coopLoad<coop_mat${SIDE}x${SIDE}<factor, A>>(
-        &a_tile[(${part} * A_TILE + k * A_STRIDE + part_row + ${i * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
-      //#end
-      //#end
-      //#for j in 0..32 / SIDE
-      //#for part in 0..PARTS
-      let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
-        &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
-      //#end
-      //#for i in 0..BM / 2 / SIDE
-      //#for left in 0..PARTS
-      //#for right in 0..PARTS - left
-      acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
-      //#end
-      //#end
-      //#end
-      //#end
-    }
   }
 
   // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.

@@ -3,7 +3,7 @@
 //
 // Eight lanes compute ROWS rows (groups of four input channels at a tap, one group after the other)
 // × 32·COLS output channels, over `chunk` output image rows of the split they belong to;
-// conv2d_backward_weight_sum.wgsl adds the splits up. Lane l loads the input of row groups l, l + 8, …
+// conv2d_sum.wgsl adds the splits up. Lane l loads the input of row groups l, l + 8, …
 // and, with LANES = 8, gives it to the others by subgroup broadcast; with LANES = 1, for adapters
 // without subgroups of eight, each lane loads all rows. Output pixels at which all taps of the tile
 // read padding are passed over.

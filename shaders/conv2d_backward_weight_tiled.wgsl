@@ -2,8 +2,9 @@
 // tap, ci] · d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d/reference.rs.
 //
 // For GPUs. A workgroup of 16 × 16 threads computes BM rows (tap, ci) × BN output channels over the
-// `chunk` output image rows of its split, 16 pixels a step; conv2d_backward_weight_sum.wgsl adds
-// the splits up. A thread keeps image, row and column of the pixel it stages.
+// `chunk` output image rows of its split, 16 pixels a step; conv2d_sum.wgsl adds
+// the splits up. A thread keeps image, row and column of the pixel it stages, and loads those of a step
+// while it multiplies the step before.
 
 override BM: u32 = 64u;  // 64 or 128
 override BN: u32 = 64u;  // 64 or 128
@@ -54,7 +55,7 @@ fn main(
   var ow = pixel % p.ow;
   var oh = pixel / p.ow % p.oh;
   var image = pixel / p.ow / p.oh;
-  for (var k0 = first; k0 < last; k0 += 16u) {
+  for (var k0 = first; k0 < last + 16u; k0 += 16u) {
     //#for j in 0..BM / 64
     let h_${j} = u32(i32(oh * p.stride_h) + dh_${j});
     let w_${j} = u32(i32(ow * p.stride_w) + dw_${j});
@@ -62,14 +63,12 @@ fn main(
     if pixel < last && quad_${j} < row_quads && h_${j} < p.h && w_${j} < p.w {
       a_${j} = vec4<f32>(x[((image * p.h + h_${j}) * p.w + w_${j}) * p.ci4 + c4_${j}]);
     }
-    a_tile[ty * ${BM / 4}u + tx + ${j * 16}u] = a_${j};
     //#end
     //#for j in 0..BN / 64
     var b_${j} = vec4<f32>();
     if pixel < last && column0 + tx + ${j * 16}u < p.co4 {
       b_${j} = vec4<f32>(d_y[pixel * p.co4 + column0 + tx + ${j * 16}u]);
     }
-    b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
     pixel += 16u;
     ow += 16u;
@@ -78,7 +77,7 @@ fn main(
       oh++;
       if oh == p.oh { oh = 0u; image++; }
     }
-    workgroupBarrier();
+    if k0 > first {
     //#for k in 0..16
     {
       //#for j in 0..BN / 64
@@ -93,6 +92,14 @@ fn main(
       //#end
       //#end
     }
+    //#end
+    }
+    workgroupBarrier();
+    //#for j in 0..BM / 64
+    a_tile[ty * ${BM / 4}u + tx + ${j * 16}u] = a_${j};
+    //#end
+    //#for j in 0..BN / 64
+    b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
     workgroupBarrier();
   }

@@ -3,8 +3,10 @@
 //
 // For adapters with cooperative matrices, whose fragments of SIDE × SIDE numbers belong to a whole
 // subgroup of LANES invocations. A workgroup computes BM output pixels × BN output channels, its
-// subgroups BM/2 × 32 each. The sum runs over (tap, ci) in steps of 32: eight groups of four
-// channels, each invocation staging one such group of some rows, whose tap and channel it keeps.
+// subgroups BM/2 × 32 each. The sum runs over (tap, ci), or the `chunk` groups of four of these that are
+// the workgroup's split, in steps of 32: eight groups of four channels, each invocation staging one such
+// group of some rows, whose tap and channel it keeps. A round loads its step while the units multiply the
+// one before.
 // Rows of the tiles have a gap of two vec4 that spreads them over the memory banks. Fragments have no
 // elements that could be reached, so the sums pass through workgroup memory, a band at a time.
 
@@ -31,8 +33,10 @@ fn main(
   let row_tiles = (rows + BM - 1u) / BM;
   let tile = flat_group(group, groups);
   let row_tile = tile % row_tiles;
-  let column0 = tile / row_tiles * ${BN / 4}u;
-  if column0 >= p.co4 { return; }
+  let column_tiles = (p.co4 + ${BN / 4 - 1}u) / ${BN / 4}u;
+  let column0 = tile / row_tiles % column_tiles * ${BN / 4}u;
+  let split = tile / (row_tiles * column_tiles);
+  if split >= p.splits { return; }
 
   //#if PARTS == 2
   find_scales(thread);
@@ -46,10 +50,13 @@ fn main(
   let image_${j} = q_${j} / p.oh * p.h;
   let ih_${j} = select(i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h), -0x40000000, m_${j} >= rows);
   let iw_${j} = i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w);
+  let at_${j} = ((i32(image_${j}) + ih_${j}) * i32(p.w) + iw_${j}) * i32(p.ci4);
   //#end
-  var c4 = thread % 8u;
-  var r = 0u;
-  var s = 0u;
+  let first4 = split * p.chunk;
+  let first_tap = (first4 + thread % 8u) / p.ci4;
+  var c4 = (first4 + thread % 8u) % p.ci4;
+  var r = first_tap / p.s;
+  var s = first_tap % p.s;
   // And of the weight: column `thread % (BN / 4)`.
   let tx = thread % ${BN / 4}u;
   let ty = thread / ${BN / 4}u;
@@ -65,28 +72,50 @@ fn main(
   //#end
   //#end
 
-  let depth = p.r * p.s * p.ci4 * 4u;
-  for (var k0 = 0u; k0 < depth; k0 += 32u) {
+  let last4 = min(first4 + p.chunk, p.r * p.s * p.ci4);
+  for (var k4 = first4; k4 < last4 + 8u; k4 += 8u) {
     while c4 >= p.ci4 {
       c4 -= p.ci4;
       s++;
       if s == p.s { s = 0u; r++; }
     }
+    let tap_at = i32((r * p.w + s) * p.ci4 + c4);
+    let inside = k4 < last4 && r < p.r;
     //#for j in 0..BM * 128 / (LANES * BN)
-    let h_${j} = u32(ih_${j} + i32(r));
-    let w_${j} = u32(iw_${j} + i32(s));
     var a_${j} = vec4<stored>();
-    if r < p.r && h_${j} < p.h && w_${j} < p.w {
-      a_${j} = x[((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4 + c4];
+    if inside && u32(ih_${j} + i32(r)) < p.h && u32(iw_${j} + i32(s)) < p.w {
+      a_${j} = x[at_${j} + tap_at];
     }
     //#end
     //#for j in 0..128 / LANES
+    let k_${j} = k4 * 4u + ty + ${j * LANES / 4}u;
     var b_${j} = vec4<stored>();
-    if live && k0 + ty + ${j * LANES / 4}u < depth {
-      b_${j} = weight[(k0 + ty + ${j * LANES / 4}u) * p.co4 + column];
-    }
+    if live && k_${j} < last4 * 4u { b_${j} = weight[k_${j} * p.co4 + column]; }
     //#end
     c4 += 8u;
+    if k4 > first4 {
+      for (var k = 0u; k < 32u; k += SIDE) {
+        //#for part in 0..PARTS
+        //#for i in 0..BM / 2 / SIDE
+        let a_${i}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, A>>(
+          &a_tile[(${part} * A_TILE + (part_row + ${i * SIDE}u) * A_STRIDE + k / 4u) * GROUP], A_STRIDE * GROUP);
+        //#end
+        //#end
+        //#for j in 0..32 / SIDE
+        //#for part in 0..PARTS
+        let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
+          &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
+        //#end
+        //#for i in 0..BM / 2 / SIDE
+        //#for left in 0..PARTS
+        //#for right in 0..PARTS - left
+        acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
+        //#end
+        //#end
+        //#end
+        //#end
+      }
+    }
     workgroupBarrier();
     //#for j in 0..BM * 128 / (LANES * BN)
     stage_a((thread / 8u + ${j * LANES * BN / 128}u) * A_STRIDE + thread % 8u, a_${j});
@@ -95,27 +124,6 @@ fn main(
     stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
     //#end
     workgroupBarrier();
-    for (var k = 0u; k < 32u; k += SIDE) {
-      //#for part in 0..PARTS
-      //#for i in 0..BM / 2 / SIDE
-      let a_${i}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, A>>(
-        &a_tile[(${part} * A_TILE + (part_row + ${i * SIDE}u) * A_STRIDE + k / 4u) * GROUP], A_STRIDE * GROUP);
-      //#end
-      //#end
-      //#for j in 0..32 / SIDE
-      //#for part in 0..PARTS
-      let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
-        &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
-      //#end
-      //#for i in 0..BM / 2 / SIDE
-      //#for left in 0..PARTS
-      //#for right in 0..PARTS - left
-      acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
-      //#end
-      //#end
-      //#end
-      //#end
-    }
   }
 
   // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.
@@ -145,7 +153,7 @@ fn main(
   y_${i}_${q} += b;
   //#end
   if live && m_${i}_${q} < rows {
-    let at = m_${i}_${q} * p.co4 + column;
+    let at = (split * rows + m_${i}_${q}) * p.co4 + column;
     //#if AFFINE
     y_${i}_${q} = affine.scale * y_${i}_${q} + affine.shift;
     //#end
@@ -155,7 +163,7 @@ fn main(
     //#if RELU
     y_${i}_${q} = select(y_${i}_${q}, vec4<f32>(), y_${i}_${q} < vec4<f32>());
     //#end
-    y[at] = vec4<stored>(y_${i}_${q});
+    y[at] = vec4<written>(y_${i}_${q});
   }
   //#end
   //#end

@@ -11,7 +11,7 @@ override RELU: u32 = 0u;
 //#include conv2d_params
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<stored>>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<written>>;
 //#if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 //#end

@@ -2,9 +2,10 @@
 // weight[tap, ci, co]. Reference: `reference` in src/ops/conv2d/reference.rs.
 //
 // For GPUs. A workgroup of 16 × 16 threads computes BM output pixels × BN output channels, each
-// thread BM/16 rows × BN/16 columns in registers. The sum runs over (tap, ci) in steps of 16: four
-// groups of four channels, each thread staging one such group of BM/64 rows. A thread keeps tap and
-// channel of the group it stages, so the inner loop divides nothing.
+// thread BM/16 rows × BN/16 columns in registers. The sum runs over (tap, ci), or the `chunk` groups of
+// four of these that are the workgroup's split, in steps of 16: four groups of four channels, each thread
+// staging one such group of BM/64 rows. A thread keeps tap and channel of the group it stages, so the
+// inner loop divides nothing. A round loads its step while it multiplies the one before.
 
 override BM: u32 = 64u;  // 64 or 128
 override BN: u32 = 64u;  // 64 or 128
@@ -24,8 +25,10 @@ fn main(
   let row_tiles = (rows + BM - 1u) / BM;
   let tile = flat_group(group, groups);
   let row_tile = tile % row_tiles;
-  let column0 = tile / row_tiles * ${BN / 4}u;
-  if column0 >= p.co4 { return; }
+  let column_tiles = (p.co4 + ${BN / 4 - 1}u) / ${BN / 4}u;
+  let column0 = tile / row_tiles % column_tiles * ${BN / 4}u;
+  let split = tile / (row_tiles * column_tiles);
+  if split >= p.splits { return; }
   let tx = thread % 16u;
   let ty = thread / 16u;
 
@@ -37,9 +40,11 @@ fn main(
   let ih_${j} = i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h);
   let iw_${j} = i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w);
   //#end
-  var c4 = thread % 4u;
-  var r = 0u;
-  var s = 0u;
+  let first4 = split * p.chunk;
+  let first_tap = (first4 + thread % 4u) / p.ci4;
+  var c4 = (first4 + thread % 4u) % p.ci4;
+  var r = first_tap / p.s;
+  var s = first_tap % p.s;
 
   //#for i in 0..BM / 16
   //#for j in 0..BN / 64
@@ -47,8 +52,8 @@ fn main(
   //#end
   //#end
 
-  let depth = p.r * p.s * p.ci4 * 4u;
-  for (var k0 = 0u; k0 < depth; k0 += 16u) {
+  let last4 = min(first4 + p.chunk, p.r * p.s * p.ci4);
+  for (var k4 = first4; k4 < last4 + 4u; k4 += 4u) {
     while c4 >= p.ci4 {
       c4 -= p.ci4;
       s++;
@@ -58,20 +63,19 @@ fn main(
     let h_${j} = u32(ih_${j} + i32(r));
     let w_${j} = u32(iw_${j} + i32(s));
     var a_${j} = vec4<f32>();
-    if m_${j} < rows && r < p.r && h_${j} < p.h && w_${j} < p.w {
+    if m_${j} < rows && k4 < last4 && r < p.r && h_${j} < p.h && w_${j} < p.w {
       a_${j} = vec4<f32>(x[((image_${j} + h_${j}) * p.w + w_${j}) * p.ci4 + c4]);
     }
-    a_tile[thread + ${j * 256}u] = a_${j};
     //#end
+    let k = k4 * 4u + ty;
     //#for j in 0..BN / 64
     var b_${j} = vec4<f32>();
-    if k0 + ty < depth && column0 + tx + ${j * 16}u < p.co4 {
-      b_${j} = vec4<f32>(weight[(k0 + ty) * p.co4 + column0 + tx + ${j * 16}u]);
+    if k < last4 * 4u && column0 + tx + ${j * 16}u < p.co4 {
+      b_${j} = vec4<f32>(weight[k * p.co4 + column0 + tx + ${j * 16}u]);
     }
-    b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
     c4 += 4u;
-    workgroupBarrier();
+    if k4 > first4 {
     //#for g in 0..4
     {
       //#for i in 0..BM / 16
@@ -86,6 +90,14 @@ fn main(
       //#end
       //#end
     }
+    //#end
+    }
+    workgroupBarrier();
+    //#for j in 0..BM / 64
+    a_tile[thread + ${j * 256}u] = a_${j};
+    //#end
+    //#for j in 0..BN / 64
+    b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
     workgroupBarrier();
   }
@@ -106,7 +118,7 @@ fn main(
     acc_${i}_${j} += b;
     //#end
     if live && m0 + ${i * 16}u < rows {
-      let at = (m0 + ${i * 16}u) * p.co4 + column;
+      let at = (split * rows + m0 + ${i * 16}u) * p.co4 + column;
       //#if AFFINE
       acc_${i}_${j} = affine.scale * acc_${i}_${j} + affine.shift;
       //#end
@@ -116,7 +128,7 @@ fn main(
       //#if RELU
       acc_${i}_${j} = select(acc_${i}_${j}, vec4<f32>(), acc_${i}_${j} < vec4<f32>());
       //#end
-      y[at] = vec4<stored>(acc_${i}_${j});
+      y[at] = vec4<written>(acc_${i}_${j});
     }
     //#end
     //#if STATS

@@ -1,4 +1,5 @@
-// What the kernels of a convolution's passes are told: `Params` in src/ops/conv2d/mod.rs.
+// What the kernels of a convolution's passes are told: `Params` in src/ops/conv2d/mod.rs; and the type of
+// what they write.
 
 struct Params {
   n: u32, h: u32, w: u32, ci4: u32,
@@ -8,3 +9,11 @@ struct Params {
   images_first: u32, epsilon: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
+
+// Whether several workgroups share each sum: they write parts of it, which conv2d_sum.wgsl adds up.
+override SPLIT: u32 = 0u;
+//#if SPLIT
+alias written = f32;
+//#else
+alias written = stored;
+//#end

@@ -38,23 +38,22 @@ fn main(
   //#end
 
   let depth = position * p.ci4 * 4u;
-  for (var c4 = 0u; c4 < p.ci4; c4 += 4u) {
+  // A round loads its step while it multiplies the one before.
+  for (var c4 = 0u; c4 < p.ci4 + 4u; c4 += 4u) {
     //#for j in 0..BM / 64
     let row_${j} = row0 + thread / 4u + ${j * 64}u;
     var a_${j} = vec4<f32>();
     if row_${j} < rows && c4 + thread % 4u < p.ci4 {
       a_${j} = v[(position * rows + row_${j}) * p.ci4 + c4 + thread % 4u];
     }
-    a_tile[thread + ${j * 256}u] = a_${j};
     //#end
     //#for j in 0..BN / 64
     var b_${j} = vec4<f32>();
     if c4 * 4u + ty < p.ci4 * 4u && column0 + tx + ${j * 16}u < p.co4 {
       b_${j} = u[(depth + c4 * 4u + ty) * p.co4 + column0 + tx + ${j * 16}u];
     }
-    b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
-    workgroupBarrier();
+    if c4 > 0u {
     //#for g in 0..4
     {
       //#for i in 0..BM / 16
@@ -69,6 +68,14 @@ fn main(
       //#end
       //#end
     }
+    //#end
+    }
+    workgroupBarrier();
+    //#for j in 0..BM / 64
+    a_tile[thread + ${j * 256}u] = a_${j};
+    //#end
+    //#for j in 0..BN / 64
+    b_tile[ty * ${BN / 4}u + tx + ${j * 16}u] = b_${j};
     //#end
     workgroupBarrier();
   }

@@ -82,21 +82,23 @@ var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
 
 //#if PARTS == 2
 override PEAKS: u32 = 256u;
-var<workgroup> largest: array<atomic<u32>, 2>;
+var<workgroup> largest: array<vec2<u32>, THREADS>;
 // What numbers of either tile are multiplied by, and what products of both are then multiplied by.
 var<private> scale: vec2<f32>;
 var<private> unscale: vec2<f32>;
 
-// Finds the scales, from what conv2d_peaks.wgsl found of either tensor; `peaks` is the kernel's.
+// Finds the scales, from what conv2d_peaks.wgsl found of either tensor; `peaks` is the kernel's. All lanes
+// do the same at the same time: with atomics, and a branch that some lanes take, NVIDIA's 580 made units
+// multiply something else afterwards.
 fn find_scales(thread: u32) {
-  if thread < 2u { atomicStore(&largest[thread], 0u); }
-  workgroupBarrier();
+  var mine = vec2<u32>();
   for (var i = thread; i < PEAKS; i += THREADS) {
-    atomicMax(&largest[0], peaks[i]);
-    atomicMax(&largest[1], peaks[PEAKS + i]);
+    mine = max(mine, vec2<u32>(peaks[i], peaks[PEAKS + i]));
   }
+  largest[thread] = mine;
   workgroupBarrier();
-  let bits = vec2<u32>(atomicLoad(&largest[0]), atomicLoad(&largest[1]));
+  var bits = vec2<u32>();
+  for (var other = 0u; other < THREADS; other++) { bits = max(bits, largest[other]); }
   // Exponents, biased by 127: that of the largest number, and that which takes it to 14.
   let exponent = min(vec2<u32>(268u) - (bits >> vec2<u32>(23u)), vec2<u32>(253u));
   scale = bitcast<vec2<f32>>(exponent << vec2<u32>(23u));

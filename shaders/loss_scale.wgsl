@@ -17,6 +17,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> step: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> verdict: array<vec4<f32>>;
 
+// 2^126, above which dividing by the scale is not exact on every adapter.
+const LARGEST: f32 = 0x1p126f;
+
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
   let squares = sum_of_partials(thread);
@@ -35,7 +38,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     if now.y >= p.interval {
       now.y = 0.0;
       let grown = scale * p.growth;
-      if is_finite(grown) { now.x = grown; }
+      if grown <= LARGEST { now.x = grown; }
     }
     state[1] = vec4<f32>(scale, state[1].y, 0.0, 0.0);
   } else {

@@ -63,7 +63,7 @@ fn emulated(shader: &Shader) -> Shader {
     for (role, tile) in [("A", "a"), ("B", "b")] {
         for (load, by_rows) in [("coopLoadT", true), ("coopLoad", false)] {
             let load = format!(
-                "{load}<coop_mat${{SIDE}}x${{SIDE}}<factor, {role}>>(\n        &{tile}_tile["
+                "{load}<coop_mat${{SIDE}}x${{SIDE}}<factor, {role}>>(\n          &{tile}_tile["
             );
             let Some(start) = source.find(&load) else { continue };
             let arguments = start + load.len();

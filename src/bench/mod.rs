@@ -100,7 +100,7 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let guards = GpuOptions { guards: true, ..Default::default() };
     let selection = Selection { op: settings.op.clone(), case: None };
     let mut checked = Vec::new();
-    verify(|| open(index, guards), report.class, &selection, |rows| checked.extend(rows))?;
+    verify(|| open(index, guards), &selection, |rows| checked.extend(rows))?;
     let verified = Verified::new(&checked);
     console.line(format_args!("verify: {verified}"));
 

@@ -31,11 +31,15 @@ const ALL: &[Size] = &[
     (224, 16),
     (224, 64),
     (224, 128),
+    (224, 256),
 ];
 
-/// Steps before those that are timed: as many as may be on their way, which the first wait for, and
-/// one more.
+/// Steps before those that are timed, at least: as many as may be on their way, which the first wait for,
+/// and one more.
 const WARM_UP: usize = 3;
+/// Seconds that a GPU, whose steps are short, is timed for at least, and steps at most.
+const TIMED_SECONDS: f64 = 0.3;
+const MOST_STEPS: usize = 500;
 /// Batches whose logits may be on their way.
 const IN_FLIGHT: usize = 2;
 
@@ -81,14 +85,8 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Trains steps after a warm-up; `row` gets their times.
-    fn train(
-        &mut self,
-        (size, images): Size,
-        warm_up: usize,
-        steps: usize,
-        row: &mut Row,
-    ) -> Result<()> {
+    /// Trains for so long; `row` gets the times of the steps.
+    fn train(&mut self, (size, images): Size, mut course: Course, row: &mut Row) -> Result<()> {
         let Self { gpu, network, optimizer } = self;
         let gpu = *gpu;
         network.image_size = size;
@@ -101,12 +99,12 @@ impl<'a> Subject<'a> {
         gpu.prepare(&plan)?;
         let mut pipeline = Pipeline::start();
         let mut seconds = Vec::new();
-        for step in 0..warm_up + steps {
+        while let Some(step) = course.begin() {
             let batch = spare.pop().unwrap_or_else(|| batch(size, images));
             let started = Instant::now();
             let downloads = stepper.step(optimizer, RATE, &batch)?;
             // A processor that plays GPU computes within the submission.
-            if step >= warm_up && gpu.class() != AdapterClass::Software {
+            if course.counts(step) && gpu.class() != AdapterClass::Software {
                 row.host_samples.push(started.elapsed().as_secs_f64());
             }
             let pending = Pending { step: step as u64, batch, learning_rate: RATE, downloads };
@@ -118,17 +116,17 @@ impl<'a> Subject<'a> {
         while let Some(done) = pipeline.pop()? {
             seconds.push(done.seconds);
         }
-        row.samples = seconds.split_off(warm_up);
+        row.samples = seconds.split_off(course.first_counted());
         row.process_bytes = memory::peak();
         Ok(())
     }
 
-    /// Evaluates batches after a warm-up, two of them on their way; `row` gets their times.
-    fn evaluate(&mut self, (size, images): Size, steps: usize, row: &mut Row) -> Result<()> {
+    /// Evaluates batches for so long, two of them on their way; `row` gets their times.
+    fn evaluate(&mut self, (size, images): Size, mut course: Course, row: &mut Row) -> Result<()> {
         let Self { gpu, network, .. } = self;
         network.image_size = size;
         memory::forget();
-        let pixels = formulas::pixels(0, images, size as usize);
+        let pixels = pixels(size, images);
         let part = network.images_at_a_time(gpu, images);
         row.micro_batch = Some(part).filter(|&part| part < images);
         let evaluate = || -> Result<Vec<_>> {
@@ -139,33 +137,103 @@ impl<'a> Subject<'a> {
         };
         let mut answers = VecDeque::new();
         let mut last = Instant::now();
-        for step in 0..WARM_UP + steps + IN_FLIGHT {
-            if step < WARM_UP + steps {
+        let mut seconds = Vec::new();
+        loop {
+            let going_on = course.begin().is_some();
+            if going_on {
                 answers.push_back(evaluate()?);
             }
-            if step < IN_FLIGHT {
+            if going_on && answers.len() <= IN_FLIGHT {
                 continue;
             }
-            if let Some(answers) = answers.pop_front() {
-                for answer in answers {
-                    answer.wait()?;
-                }
-                if step >= WARM_UP + IN_FLIGHT {
-                    row.samples.push(last.elapsed().as_secs_f64());
-                }
-                last = Instant::now();
+            let Some(parts) = answers.pop_front() else { break };
+            for answer in parts {
+                answer.wait()?;
             }
+            seconds.push(last.elapsed().as_secs_f64());
+            last = Instant::now();
         }
+        row.samples = seconds.split_off(course.first_counted());
         row.device_bytes = Some(gpu.allocated_bytes());
         row.process_bytes = memory::peak();
         Ok(())
     }
 }
 
-/// Images by formula, so that every machine computes the same.
+/// The steps of a row: those of a warm-up, then those that count.
+struct Course {
+    started: Option<Instant>,
+    /// Seconds and steps of the warm-up, at least.
+    warm_up: (f64, usize),
+    /// Seconds and steps that count, at least.
+    timed: (f64, usize),
+    /// Steps begun.
+    begun: usize,
+    /// The first that counts, and when it began.
+    counted: Option<(usize, Instant)>,
+}
+
+impl Course {
+    fn new(warm_up: (f64, usize), timed: (f64, usize)) -> Self {
+        Self { started: None, warm_up, timed, begun: 0, counted: None }
+    }
+
+    /// What a row takes.
+    fn of_row(gpu: &Gpu, effort: &Effort) -> Self {
+        match gpu.class() {
+            AdapterClass::Software => Self::new((0.0, WARM_UP), (0.0, effort.samples)),
+            _ => Self::new((effort.warm_up_seconds, WARM_UP), (TIMED_SECONDS, effort.samples)),
+        }
+    }
+
+    /// The first step and no other, which counts.
+    fn of_one_step() -> Self {
+        Self::new((0.0, 0), (0.0, 1))
+    }
+
+    /// Number of the step that begins now; none when they are enough.
+    fn begin(&mut self) -> Option<usize> {
+        let step = self.begun;
+        let started = *self.started.get_or_insert_with(Instant::now);
+        let (seconds, steps) = self.warm_up;
+        let warm = step >= steps && started.elapsed().as_secs_f64() >= seconds;
+        if self.counted.is_none() && warm {
+            self.counted = Some((step, Instant::now()));
+        }
+        if let Some((first, since)) = self.counted {
+            let (seconds, steps) = self.timed;
+            let enough = step >= first + steps && since.elapsed().as_secs_f64() >= seconds;
+            if enough || step >= first + steps.max(MOST_STEPS) {
+                return None;
+            }
+        }
+        self.begun += 1;
+        Some(step)
+    }
+
+    fn counts(&self, step: usize) -> bool {
+        self.counted.is_some_and(|(first, _)| step >= first)
+    }
+
+    fn first_counted(&self) -> usize {
+        self.counted.map_or(0, |(first, _)| first)
+    }
+}
+
+/// Images by formula, so that every machine computes the same; a few, again and again.
+fn pixels(size: u32, images: usize) -> Vec<u8> {
+    const FEW: usize = 16;
+    let mut pixels = formulas::pixels(0, images.min(FEW), size as usize);
+    let bytes = images * pixels.len() / images.min(FEW);
+    while pixels.len() < bytes {
+        pixels.extend_from_within(..pixels.len().min(bytes - pixels.len()));
+    }
+    pixels
+}
+
 fn batch(size: u32, images: usize) -> Batch {
     Batch {
-        pixels: formulas::pixels(0, images, size as usize),
+        pixels: pixels(size, images),
         features: Vec::new(),
         targets: Vec::new(),
         labels: formulas::labels(0, images),
@@ -196,7 +264,7 @@ pub(super) fn first_step(index: usize, options: GpuOptions) -> Result<Row> {
     let mut row = match Subject::new(&gpu) {
         Ok(mut subject) => {
             let mut row = subject.row(Group::Start, size);
-            let trained = subject.train(size, 0, 1, &mut row);
+            let trained = subject.train(size, Course::of_one_step(), &mut row);
             gpu.finish()?;
             row.samples = vec![started.elapsed().as_secs_f64()];
             row.host_samples.clear();
@@ -239,8 +307,8 @@ pub(super) fn measure(gpu: &Gpu, effort: &Effort, mut tell: impl FnMut(Row)) -> 
                 continue;
             }
             let measured = match group {
-                Group::Training => subject.train(size, WARM_UP, effort.samples, &mut row),
-                _ => subject.evaluate(size, effort.samples, &mut row),
+                Group::Training => subject.train(size, Course::of_row(gpu, effort), &mut row),
+                _ => subject.evaluate(size, Course::of_row(gpu, effort), &mut row),
             };
             refused(&mut row, measured)?;
             gpu.trim();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::error::Result;
-use crate::gpu::Gpu;
+use crate::gpu::{AdapterClass, Gpu};
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -16,17 +16,29 @@ pub struct Effort {
     /// What all steps of one network row may take, in seconds; a row that would take longer is
     /// left out.
     pub row_seconds: f64,
+    /// How long a GPU works before a row, in seconds: its clocks rise with the load.
+    pub warm_up_seconds: f64,
     /// Whether to leave out large networks.
     pub small: bool,
 }
 
 impl Effort {
     /// About a minute on two cores.
-    pub const QUICK: Self =
-        Self { samples: 5, sample_seconds: 5e-3, row_seconds: 15.0, small: true };
+    pub const QUICK: Self = Self {
+        samples: 5,
+        sample_seconds: 5e-3,
+        row_seconds: 15.0,
+        warm_up_seconds: 0.1,
+        small: true,
+    };
     /// Some minutes on two cores.
-    pub const FULL: Self =
-        Self { samples: 9, sample_seconds: 2e-2, row_seconds: 90.0, small: false };
+    pub const FULL: Self = Self {
+        samples: 9,
+        sample_seconds: 2e-2,
+        row_seconds: 90.0,
+        warm_up_seconds: 0.3,
+        small: false,
+    };
 }
 
 /// What kernels are timed by.
@@ -81,6 +93,14 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
+    /// Seconds to work before what counts; none where a processor plays GPU.
+    fn warm_up(&self, effort: &Effort) -> f64 {
+        match self.gpu.class() {
+            AdapterClass::Software => 0.0,
+            _ => effort.warm_up_seconds,
+        }
+    }
+
     /// Seconds of one unit of work, sampled after a warm-up. `time` prepares and times so many units
     /// at once, at most `most`.
     pub fn sample(
@@ -93,6 +113,10 @@ impl<'a> Stopwatch<'a> {
         let once = time(1)?.max(1e-7);
         let repeats = (effort.sample_seconds / once).ceil().clamp(1.0, REPEATS.min(most) as f64);
         let repeats = repeats as usize;
+        let started = Instant::now();
+        while started.elapsed().as_secs_f64() < self.warm_up(effort) {
+            time(repeats)?;
+        }
         (0..effort.samples).map(|_| Ok(time(repeats)? / repeats as f64)).collect()
     }
 }

@@ -98,7 +98,7 @@ impl Verify {
         let mut all = Vec::new();
         let options = GpuOptions { guards: true, checked: self.checked, ..GpuOptions::default() };
         let open = || Gpu::open_index(report.index, options);
-        verify(open, report.class, selection, |rows| {
+        verify(open, selection, |rows| {
             count.all += rows.len();
             count.failed += rows.iter().filter(|row| !row.passed()).count();
             count.unsupported += rows.iter().filter(|row| row.share().is_none()).count();

@@ -188,11 +188,22 @@ fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
     }
 }
 
+/// Whether a version of OpenGL, such as `4.5 (Core Profile) Mesa 22.3.6`, has no compute shaders. OpenGL
+/// ES says so itself.
+fn is_too_old(version: &str) -> bool {
+    let mut numbers = version.split(['.', ' ']).map_while(|number| number.parse::<u32>().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) < (4, 3))
+        && !version.contains("ES")
+}
+
 fn report(index: usize, raw: &wgpu::Adapter) -> AdapterReport {
     let (info, limits, features) = (raw.get_info(), raw.limits(), raw.features());
     let downlevel = raw.get_downlevel_capabilities().flags;
     let unusable = if !downlevel.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         Some("it has no compute shaders".to_owned())
+    } else if info.backend == wgpu::Backend::Gl && is_too_old(&info.driver_info) {
+        // Some drivers give wgpu, which asks for 3.3 or newer, just that, and claim what it lacks.
+        Some("its OpenGL is older than 4.3, which brought compute shaders".to_owned())
     } else if limits.max_storage_buffers_per_shader_stage < 8 {
         Some(format!(
             "it binds {} storage buffers to a shader, wgrad needs 8",

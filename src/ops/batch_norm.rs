@@ -15,7 +15,7 @@
 use super::Op;
 use super::case::{Array, Case, Expected, Fill, Input};
 use crate::autograd::{Backward, Grads, Slot, Tape, Target, Var};
-use crate::gpu::{Gpu, Kernel, Shader, Slice};
+use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Slice};
 use crate::shader;
 use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
@@ -253,7 +253,8 @@ pub(super) fn coefficients(
         running.memory(),
         &coefficients,
     ];
-    let mut kernel = Kernel::new(&FINISH);
+    let chunks = shape.pixels().div_ceil(stats.chunk);
+    let mut kernel = Kernel::new(&FINISH).with("THREADS", threads_for(chunks));
     if let Some(output) = along {
         slices.push(x.memory());
         kernel = output.attach(kernel.with("APPLY", 1), &mut slices);
@@ -295,6 +296,20 @@ fn apply(gpu: &Gpu, x: &Tensor, coefficients: &Slice, output: Output<'_>) {
     let kernel = output.attach(Kernel::new(&APPLY), &mut slices);
     let params = ApplyParams { rows: shape.pixels() as u32, c4: shape.c4() as u32 };
     gpu.run(kernel, &params, &slices, row_groups(gpu, shape));
+}
+
+/// Pixels that a thread adds up backward: on a GPU as many as leave it enough threads.
+fn chunk_of_sums(gpu: &Gpu, shape: Shape) -> usize {
+    const THREADS: usize = 1 << 17;
+    match gpu.class() {
+        AdapterClass::Software => CHUNK,
+        _ => (shape.pixels() * shape.c4() / THREADS).clamp(8, 256),
+    }
+}
+
+/// Threads of a workgroup that adds up so many chunks.
+fn threads_for(chunks: usize) -> u32 {
+    if chunks > 1024 { 256 } else { 64 }
 }
 
 /// Workgroups for the passes in which a thread does four channels of `ROWS` pixels.
@@ -457,13 +472,14 @@ impl BatchNormBackward {
         let beta = grads.target(self.beta);
         let gamma = grads.target(self.gamma);
         let (gpu, shape) = (grads.gpu(), d_y.shape());
-        let chunks = shape.pixels().div_ceil(CHUNK);
+        let chunk = chunk_of_sums(gpu, shape);
+        let chunks = shape.pixels().div_ceil(chunk);
         let partials = gpu.lease((chunks * 2 * shape.c4()) as u64 * 16);
         let mut slices = vec![self.x.value().memory(), d_y.memory(), &self.coefficients, &partials];
         slices.extend(self.y.as_ref().map(Tensor::memory));
         gpu.run(
             Kernel::new(&BACKWARD_REDUCE).with("MASK", self.mask()).half(d_y.dtype().is_half()),
-            &ChunkParams::new(shape, CHUNK),
+            &ChunkParams::new(shape, chunk),
             &slices,
             gpu.groups((chunks * shape.c4()).div_ceil(64)),
         );
@@ -475,6 +491,7 @@ impl BatchNormBackward {
             accumulate_gamma: gamma.as_ref().is_some_and(|gamma| gamma.accumulate).into(),
         };
         let kernel = Kernel::new(&BACKWARD_FINISH)
+            .with("THREADS", threads_for(chunks))
             .with("BETA", beta.is_some().into())
             .with("GAMMA", gamma.is_some().into());
         let mut slices = vec![&partials, &sums];

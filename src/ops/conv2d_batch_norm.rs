@@ -56,6 +56,8 @@ fn cases() -> Vec<Case> {
             (Shape::new(3, 8, 8, 6), 3, 66, 2),
             (Shape::new(1, 5, 5, 130), 1, 9, 1),
             (Shape::new(2, 9, 8, 3), 7, 12, 2),
+            // Deep enough for workgroups to share sums.
+            (Shape::new(3, 4, 5, 44), 3, 24, 1),
         ] {
             let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
             cases.push(case(x, window, c_out, conv, residual, (training, relu)));

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use super::{NETWORK, Row, Selection, check, network};
 use crate::error::Result;
-use crate::gpu::{AdapterClass, Gpu, Kernel};
+use crate::gpu::{Gpu, Kernel};
 use crate::ops::case::Case;
 use crate::ops::{OPS, Op};
 use crate::tensor::Dtype;
@@ -17,19 +17,17 @@ const MOST_DEVICES: usize = 4;
 /// Checks what is selected on the adapter that `open` opens, and hands over the rows of each case, in
 /// the order of the operations.
 ///
-/// A processor that plays GPU compiles kernels one at a time on each opened device, which is most of
-/// the work: there, several devices share it.
+/// Several devices share the work, most of which is the host's: references in f64, and compiling kernels,
+/// which a processor that plays GPU does one at a time on each device.
 ///
 /// # Errors
 /// Those of `open`.
 pub fn verify(
     open: impl Fn() -> Result<Gpu> + Sync,
-    class: AdapterClass,
     selection: &Selection,
     mut report: impl FnMut(Vec<Row>),
 ) -> Result<()> {
     let units = units(selection);
-    let most = if class == AdapterClass::Software { MOST_DEVICES } else { 1 };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let (sender, done) = mpsc::channel();
@@ -45,7 +43,7 @@ pub fn verify(
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..most.min(cores).min(units.len()))
+        let workers: Vec<_> = (0..MOST_DEVICES.min(cores).min(units.len()))
             .map(|_| {
                 let sender = sender.clone();
                 scope.spawn(|| work(sender))

@@ -1,9 +1,9 @@
 //! The kernels that the passes of a convolution can be done by, and the table that picks one.
 
 use super::winograd::Winograd;
-use super::{Geometry, PASSES};
-use crate::gpu::{AdapterClass, Gpu, Kernel, MatrixUnits, Shader};
-use crate::tensor::Dtype;
+use super::{Geometry, PASSES, Params};
+use crate::gpu::{AdapterClass, Gpu, Kernel, MatrixUnits, Shader, Slice};
+use crate::tensor::{Dtype, Shape};
 
 /// How a pass is computed.
 #[derive(Clone, Copy)]
@@ -90,9 +90,44 @@ impl Tiling {
         columns as usize
     }
 
+    /// How to share the sums of so many tiles, over `quads` groups of four terms.
+    pub fn split(self, tiles: usize, quads: usize) -> Split {
+        /// Groups of four terms of a part, at least.
+        const LEAST: usize = 32;
+        /// Of those that a round of a kernel does at most, which parts are whole numbers of.
+        const ROUND: usize = 8;
+        let most = if let Self::Lanes { .. } = self { 1 } else { (quads / LEAST).max(1) };
+        let chunk = quads.div_ceil((BUSY / tiles).clamp(1, most)).next_multiple_of(ROUND);
+        Split { parts: quads.div_ceil(chunk), chunk }
+    }
+
     /// Tiles that cover a product of `rows` × `columns`.
     pub fn count(self, rows: usize, columns: usize) -> usize {
         rows.div_ceil(self.rows()) * columns.div_ceil(self.columns())
+    }
+}
+
+/// How workgroups share the sums of a product: all of a tile's by one of them, unless that left too few to
+/// keep a GPU busy.
+#[derive(Clone, Copy)]
+pub struct Split {
+    /// Parts of each sum.
+    pub parts: usize,
+    /// Groups of four terms of a part.
+    chunk: usize,
+}
+
+impl Split {
+    /// Memory for the parts of each number of a tensor of this shape, if there are several.
+    pub fn memory(&self, gpu: &Gpu, shape: Shape) -> Option<Slice> {
+        let bytes = (self.parts * shape.vec4s() * 16) as u64;
+        (self.parts > 1).then(|| gpu.lease(bytes))
+    }
+
+    /// What the kernels are told of the geometry and this.
+    pub fn params(&self, geometry: &Geometry) -> Params {
+        let [splits, chunk] = [self.parts, self.chunk].map(|count| count as u32);
+        Params { splits, chunk, ..geometry.params() }
     }
 }
 
@@ -110,8 +145,38 @@ const fn registers(rows: u32, columns: u32) -> Tiling {
     Tiling::Lanes { lanes: 1, rows, columns }
 }
 
-/// Workgroups below which a smaller tile keeps more of a GPU busy than a larger one.
+/// Workgroups that keep a GPU busy.
 pub const BUSY: usize = 256;
+
+/// Sizes of what is computed as matrix products.
+#[derive(Clone, Copy)]
+struct Product {
+    rows: usize,
+    columns: usize,
+    /// Products of these sizes.
+    count: usize,
+    /// Whether workgroups share sums whatever the tile, so that a few tiles keep them all busy.
+    shared: bool,
+}
+
+impl Product {
+    /// `tilings`, the largest first, with that in front which suits a GPU: the largest that does not
+    /// exceed the product and of which there are `least`, else the smallest. As found on an H200.
+    fn order(self, mut tilings: Vec<Named<Tiling>>, least: usize) -> Vec<Named<Tiling>> {
+        let Self { rows, columns, count, shared } = self;
+        let fits = |(_, tiling): &Named<Tiling>| {
+            let (height, width) = (tiling.rows(), tiling.columns());
+            let enough = match shared {
+                true => 128 * rows >= 3 * height * width,
+                false => count * tiling.count(rows, columns) >= least,
+            };
+            width <= columns.max(64) && enough
+        };
+        let best = tilings.iter().position(fits).unwrap_or(tilings.len().saturating_sub(1));
+        tilings[..=best].rotate_right(1);
+        tilings
+    }
+}
 
 const LANES: &[Named<Tiling>] =
     &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
@@ -124,9 +189,11 @@ fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
     if images < 32 && rows <= 4 * images { LANES_AT_ONE_PLACE } else { LANES }
 }
 
-/// Tilings on matrix units for a product of `rows` × `columns` of numbers of this type, the best first;
-/// none where the adapter has no such units.
-fn cooperative(gpu: &Gpu, rows: usize, columns: usize, dtype: Dtype) -> Vec<Named<Tiling>> {
+/// Tilings on matrix units for a product of numbers of this type, the best first; none where the adapter
+/// has no such units.
+fn cooperative(gpu: &Gpu, product: Product, dtype: Dtype) -> Vec<Named<Tiling>> {
+    /// Tiles that are enough, since workgroups share the sums of fewer than keep them busy.
+    const LEAST: usize = 64;
     let Some(units) = gpu.matrix_units(dtype.is_half()) else { return Vec::new() };
     let tiling = |rows, columns| Tiling::Cooperative { units, split: false, rows, columns };
     let mut tilings = vec![
@@ -135,13 +202,7 @@ fn cooperative(gpu: &Gpu, rows: usize, columns: usize, dtype: Dtype) -> Vec<Name
         ("cooperative 64x64", tiling(64, 64)),
     ];
     tilings.retain(|(_, tiling)| matrix_memory(tiling, units, dtype) <= gpu.workgroup_memory());
-    // The largest that does not exceed the columns and still keeps the adapter busy.
-    let fits = |(_, tiling): &Named<Tiling>| {
-        tiling.columns() <= columns.max(64) && tiling.count(rows, columns) >= BUSY
-    };
-    let best = tilings.iter().position(fits).unwrap_or(tilings.len().saturating_sub(1));
-    tilings.rotate_left(best);
-    tilings
+    product.order(tilings, LEAST)
 }
 
 /// Tilings that split f32 for units that have no f32. Whether they pay, `--tune` finds out.
@@ -161,87 +222,90 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
     tilings
 }
 
-/// Bytes of workgroup memory of a tiling on matrix units: the two tiles, 32 deep and with gaps, and the
-/// band that the sums pass through. Two halves take what a number of f32 does.
+/// Bytes of workgroup memory of a tiling on matrix units: the two tiles, 32 deep and with gaps, the band
+/// that the sums pass through, and what finds the scales of split numbers. Two halves take what a number
+/// of f32 does.
 fn matrix_memory(tiling: &Tiling, units: MatrixUnits, dtype: Dtype) -> u32 {
     let (rows, columns) = (tiling.rows() as u32, tiling.columns() as u32);
     let number = if dtype.is_half() { 2 } else { 4 };
     let tiles = (rows.max(columns) * 40).max(32 * (rows.max(columns) + 8)) * 2 * number;
-    tiles + (2 * units.side + units.lanes / 4) * columns * 4
+    let peaks = if tiling.is_split() { units.lanes * columns / 2 } else { 0 };
+    tiles + (2 * units.side + units.lanes / 4) * columns * 4 + peaks
 }
 
-/// Tilings for a product of `rows` × `columns`, the best for this adapter first, from `lanes` where
-/// lanes can share loads.
+/// Tilings for a product, the best for this adapter first, from `lanes` where lanes can share loads.
 fn tilings(
     gpu: &Gpu,
-    (rows, columns): (usize, usize),
+    product: Product,
     dtype: Dtype,
     lanes: &[Named<Tiling>],
 ) -> Vec<Named<Tiling>> {
     let shared = if gpu.subgroup_size() == Some(8) { lanes } else { &[] };
     let mut registers =
         [("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))];
-    if columns <= 64 {
+    if product.columns <= 64 {
         registers.swap(0, 1);
     }
-    let count = |(_, tiling): Named<Tiling>| tiling.count(rows, columns);
-    let mut tiled = vec![TILED_64];
-    if count(TILED_128_64) >= BUSY {
-        tiled.insert(0, TILED_128_64);
-    }
-    if columns > 64 && count(TILED_128) >= BUSY {
-        tiled.insert(0, TILED_128);
-    }
-    let all = [TILED_128, TILED_128_64].into_iter().filter(|t| !tiled.iter().any(|u| u.0 == t.0));
-    let all: Vec<_> = tiled.iter().copied().chain(all).collect();
-    let (matrices, split) = (cooperative(gpu, rows, columns, dtype), split(gpu, dtype));
+    let tiled = product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY);
+    let (matrices, split) = (cooperative(gpu, product, dtype), split(gpu, dtype));
     match gpu.class() {
-        AdapterClass::Software => [shared, &registers, &all, &matrices, &split].concat(),
-        _ => [&matrices, &all[..], &registers, shared, &split].concat(),
+        AdapterClass::Software => [shared, &registers, &tiled, &matrices, &split].concat(),
+        _ => [&matrices, &tiled[..], &registers, shared, &split].concat(),
     }
 }
 
 /// Kernels for a product of `rows` × `columns`, with Winograd's algorithm where it applies.
 fn methods(
     gpu: &Gpu,
-    product: (usize, usize),
+    product: Product,
     geometry: &Geometry,
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, product, geometry.dtype, lanes_for(product.0, geometry.x.n));
+    let direct = tilings(gpu, product, geometry.dtype, lanes_for(product.rows, geometry.x.n));
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: &[Named<Tiling>] =
         &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))];
-    const OTHERS: &[Named<Tiling>] = &[
-        ("winograd registers 16x2", registers(16, 2)),
-        ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
+    const REGISTERS: &[Named<Tiling>] = &[("winograd registers 16x2", registers(16, 2))];
+    const TILED: &[Named<Tiling>] = &[
         ("winograd tiled 128x64", Tiling::Tiled { rows: 128, columns: 64 }),
+        ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
         ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
-    let shared = gpu.subgroup_size() == Some(8);
-    let all = [if shared { SHARED } else { &[] }, OTHERS].concat();
+    let shared = if gpu.subgroup_size() == Some(8) { SHARED } else { &[] };
+    let all = match gpu.class() {
+        AdapterClass::Software => [shared, REGISTERS, TILED].concat(),
+        _ => [TILED, REGISTERS, shared].concat(),
+    };
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
-    // As `--tune` found it on software adapters: the transforms of patches and weight must be small
-    // beside the products, and these be saved, not just padding, which other kernels pass over.
+    // As `--tune` found it on software adapters and on an H200: the transforms of patches and weight must
+    // be small beside the products, and these be saved, not just padding, which other kernels pass over.
     let [fewer, more] = winograd.channels();
-    let pays = fewer >= 64 && 4 * winograd.all_patches() >= more && winograd.saving() > 1.5;
-    match gpu.class() {
-        AdapterClass::Software if pays => all.chain(direct).collect(),
-        _ => direct.chain(all).collect(),
+    let pays = match gpu.class() {
+        AdapterClass::Software => {
+            fewer >= 64 && 4 * winograd.all_patches() >= more && winograd.saving() > 1.5
+        }
+        _ if geometry.dtype.is_half() && gpu.matrix_units(true).is_some() => false,
+        _ => fewer >= 128 && geometry.flops() >= 2e9 && winograd.saving() > 1.25,
+    };
+    match pays {
+        true => all.chain(direct).collect(),
+        false => direct.chain(all).collect(),
     }
 }
 
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
-    let product = (geometry.y.pixels(), geometry.y.c);
+    let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
+    let product = Product { rows, columns, count: 1, shared: false };
     let methods = methods(gpu, product, geometry, Winograd::forward(geometry));
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
 
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
-    let product = (rows, geometry.x.c);
+    let count = geometry.conv.stride.into_iter().product();
+    let product = Product { rows, columns: geometry.x.c, count, shared: false };
     let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry));
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
@@ -249,7 +313,7 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
     // Eight lanes share rows by fours of channels: 32 at least.
-    let product = (quads * 4, geometry.y.c);
+    let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, shared: true };
     let tilings = tilings(gpu, product, geometry.dtype, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }

@@ -23,7 +23,7 @@ use crate::shader;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method, Shaders, Tiling};
+use kernels::{BUSY, Method, Shaders, Split, Tiling};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
@@ -37,9 +37,9 @@ static BACKWARD_DATA_COOPERATIVE: Shader = shader!("conv2d_backward_data_coopera
 static BACKWARD_WEIGHT_LANES: Shader = shader!("conv2d_backward_weight_lanes");
 static BACKWARD_WEIGHT_TILED: Shader = shader!("conv2d_backward_weight_tiled");
 static BACKWARD_WEIGHT_COOPERATIVE: Shader = shader!("conv2d_backward_weight_cooperative");
-static BACKWARD_WEIGHT_SUM: Shader = shader!("conv2d_backward_weight_sum");
 static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
 static PEAKS: Shader = shader!("conv2d_peaks");
+static SUM: Shader = shader!("conv2d_sum");
 
 const FORWARD: Shaders = Shaders {
     lanes: &FORWARD_LANES,
@@ -69,9 +69,9 @@ pub(super) const OP: Op = Op {
         &BACKWARD_WEIGHT_LANES,
         &BACKWARD_WEIGHT_TILED,
         &BACKWARD_WEIGHT_COOPERATIVE,
-        &BACKWARD_WEIGHT_SUM,
         &BACKWARD_BIAS,
         &PEAKS,
+        &SUM,
         &winograd::INPUT,
         &winograd::WEIGHT,
         &winograd::MULTIPLY_LANES,
@@ -113,7 +113,8 @@ struct Params {
     padding: [u32; 2],
     /// Backward by data: whether to add to what the output holds.
     accumulate: u32,
-    /// Backward by weight: parts the sum over output image rows is split into, and rows of each.
+    /// Parts that sums are split into, and of each the output image rows, backward by weight, or else the
+    /// groups of four terms.
     splits: u32,
     chunk: u32,
     /// Whether rows of a product go through the images at one place first, then to the next place.
@@ -254,7 +255,10 @@ pub fn conv2d_with_stats(
     let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     let gpu = tape.gpu();
     let chunk = match kernels::forward(gpu, &geometry) {
-        Method::Direct(tiling) => Some(tiling.rows()),
+        Method::Direct(tiling) => Some(match forward_split(&geometry, tiling).parts {
+            1 => tiling.rows(),
+            _ => ROWS_WITH_STATS,
+        }),
         Method::Winograd(..) => Winograd::forward(&geometry).and_then(|it| it.stats_chunk()),
     };
     let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
@@ -319,7 +323,7 @@ pub(super) struct Affine<'a> {
 #[derive(Clone, Copy)]
 enum Epilogue<'a> {
     None,
-    /// Winograd's algorithm alone: adds to what the output holds.
+    /// Not in the kernels of the forward pass itself: adds to what the output holds.
     Accumulate,
     Bias(&'a Tensor),
     Stats(&'a BatchStats),
@@ -374,15 +378,57 @@ fn forward(
         }
         Method::Direct(tiling) => tiling,
     };
-    let mut slices = vec![x.memory(), weight.memory(), y.memory()];
+    let split = forward_split(geometry, tiling);
+    let parts = split.memory(gpu, geometry.y);
     let kernel = tiling.kernel_for(&FORWARD, geometry.x.c).half(x.dtype().is_half());
-    let kernel = epilogue.attach(kernel, &mut slices);
+    let mut slices = vec![x.memory(), weight.memory(), parts.as_ref().unwrap_or(y.memory())];
+    let kernel = match &parts {
+        Some(_) => kernel.with("SPLIT", 1),
+        None => epilogue.attach(kernel, &mut slices),
+    };
     let peaks = peaks(gpu, tiling, x, weight);
     slices.extend(&peaks);
+    let params = Params { epsilon: epilogue.epsilon(), ..split.params(geometry) };
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
-    let params = Params { epsilon: epilogue.epsilon(), ..geometry.params() };
-    gpu.run(kernel, &params, &slices, gpu.groups(tiles));
+    gpu.run(kernel, &params, &slices, gpu.groups(tiles * split.parts));
+    if let Some(parts) = &parts {
+        sum(gpu, parts, split.parts, &y, epilogue);
+    }
     y
+}
+
+fn forward_split(geometry: &Geometry, tiling: Tiling) -> Split {
+    let Geometry { x, weight, y, .. } = geometry;
+    tiling.split(tiling.count(y.pixels(), y.c), weight.n * weight.h * x.c4())
+}
+
+/// Rows that a thread sums up where it gathers statistics.
+const ROWS_WITH_STATS: usize = 8;
+
+/// Records what adds up the parts of sums that were split, with what follows the sums.
+fn sum(gpu: &Gpu, parts: &Slice, count: usize, y: &Tensor, epilogue: Epilogue<'_>) {
+    #[repr(C)]
+    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+    struct SumParams {
+        rows: u32,
+        co4: u32,
+        splits: u32,
+        accumulate: u32,
+        epsilon: f32,
+    }
+    let (rows, co4) = (y.shape().pixels(), y.shape().c4());
+    let at_a_time = if let Epilogue::Stats(_) = epilogue { ROWS_WITH_STATS } else { 1 };
+    let params = SumParams {
+        rows: rows as u32,
+        co4: co4 as u32,
+        splits: count as u32,
+        accumulate: matches!(epilogue, Epilogue::Accumulate).into(),
+        epsilon: epilogue.epsilon(),
+    };
+    let mut slices = vec![parts, y.memory()];
+    let kernel = Kernel::new(&SUM).with("ROWS", at_a_time as u32).half(y.dtype().is_half());
+    let kernel = epilogue.attach(kernel, &mut slices);
+    gpu.run(kernel, &params, &slices, gpu.groups((rows.div_ceil(at_a_time) * co4).div_ceil(64)));
 }
 
 /// Finds what a kernel that splits numbers must know of the sizes of both operands' numbers; nothing for
@@ -480,17 +526,26 @@ fn backward_data(
     };
     let kernel = tiling.kernel(&BACKWARD_DATA);
     let kernel = kernel.half(d_y.dtype().is_half());
+    let classes = stride_h * stride_w;
+    let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
+    let tiles = tiling.count(rows, x.c);
+    let split = tiling.split(classes * tiles, taps * geometry.y.c4());
+    let parts = split.memory(gpu, *x);
     let params = Params {
-        accumulate: accumulate.into(),
+        accumulate: (accumulate && parts.is_none()).into(),
         images_first: (rows <= FEW_PLACES * x.n).into(),
-        ..geometry.params()
+        ..split.params(geometry)
     };
-    let [groups_x, groups_y, _] = gpu.groups(tiling.count(rows, x.c));
-    let groups = [groups_x, groups_y, (stride_h * stride_w) as u32];
+    let [groups_x, groups_y, _] = gpu.groups(tiles * split.parts);
+    let groups = [groups_x, groups_y, classes as u32];
     let peaks = peaks(gpu, tiling, d_y, weight);
-    let mut slices = vec![d_y.memory(), weight.memory(), d_x.memory()];
+    let mut slices = vec![d_y.memory(), weight.memory(), parts.as_ref().unwrap_or(d_x.memory())];
     slices.extend(&peaks);
-    gpu.run(kernel, &params, &slices, groups);
+    gpu.run(kernel.with("SPLIT", parts.is_some().into()), &params, &slices, groups);
+    if let Some(parts) = &parts {
+        let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
+        sum(gpu, parts, split.parts, d_x, epilogue);
+    }
 }
 
 fn backward_weight(
@@ -527,19 +582,8 @@ fn backward_weight(
     if splits == 1 && !accumulate {
         return run(d_w.memory());
     }
-    let part = gpu.lease(weight.bytes() * splits as u64);
-    run(&part);
-
-    #[repr(C)]
-    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-    struct SumParams {
-        count: u32,
-        splits: u32,
-        accumulate: u32,
-    }
-    let count = weight.vec4s();
-    let params =
-        SumParams { count: count as u32, splits: splits as u32, accumulate: accumulate.into() };
-    let kernel = Kernel::new(&BACKWARD_WEIGHT_SUM);
-    gpu.run(kernel, &params, &[&part, d_w.memory()], gpu.groups(count.div_ceil(256)));
+    let parts = gpu.lease(weight.bytes() * splits as u64);
+    run(&parts);
+    let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
+    sum(gpu, &parts, splits, d_w, epilogue);
 }

@@ -1,0 +1,84 @@
+// The last step of a convolution's pass whose sums were split: adds up the parts, always in the same order,
+// and does what follows the sums. A thread does four columns of ROWS rows.
+
+override ROWS: u32 = 1u;
+override BIAS: u32 = 0u;
+// Whether to write mean and Σ(y − mean)² of every ROWS rows for batch norm.
+override STATS: u32 = 0u;
+// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
+override AFFINE: u32 = 0u;
+override RESIDUAL: u32 = 0u;
+override RELU: u32 = 0u;
+
+struct Params { rows: u32, co4: u32, splits: u32, accumulate: u32, epsilon: f32 }
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> part: array<vec4<f32>>;  // [split][row][column / 4]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
+//#if BIAS
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+//#end
+//#if STATS
+@group(0) @binding(3) var<storage, read_write> partials: array<vec4<f32>>;
+//#end
+//#if AFFINE
+//#include conv2d_affine
+@group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> beta: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> running: array<vec4<f32>>;  // mean, then variance
+//#end
+//#if RESIDUAL
+@group(0) @binding(6) var<storage, read> residual: array<vec4<stored>>;
+//#end
+
+@compute @workgroup_size(64)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = flat_group(group, groups) * 64u + thread;
+  let column = i % p.co4;
+  let first = i / p.co4 * ROWS;
+  if first >= p.rows { return; }
+  //#if BIAS
+  let shift = bias[column];
+  //#end
+  //#if AFFINE
+  let affine = affine_of(column);
+  //#end
+  //#if STATS
+  var mean = vec4<f32>();
+  var m2 = vec4<f32>();
+  //#end
+  for (var row = first; row < min(first + ROWS, p.rows); row++) {
+    let at = row * p.co4 + column;
+    var sum = part[at];
+    for (var split = 1u; split < p.splits; split++) {
+      sum += part[split * p.rows * p.co4 + at];
+    }
+    //#if BIAS
+    sum += shift;
+    //#end
+    //#if AFFINE
+    sum = affine.scale * sum + affine.shift;
+    //#end
+    //#if RESIDUAL
+    sum += vec4<f32>(residual[at]);
+    //#end
+    //#if RELU
+    sum = select(sum, vec4<f32>(), sum < vec4<f32>());
+    //#end
+    if p.accumulate != 0u { sum += vec4<f32>(y[at]); }
+    y[at] = vec4<stored>(sum);
+    //#if STATS
+    // The row joins those before it (Welford).
+    let delta = sum - mean;
+    mean += delta / f32(row - first + 1u);
+    m2 += delta * (sum - mean);
+    //#end
+  }
+  //#if STATS
+  let chunk = first / ROWS;
+  partials[chunk * 2u * p.co4 + column] = mean;
+  partials[(chunk * 2u + 1u) * p.co4 + column] = m2;
+  //#end
+}
