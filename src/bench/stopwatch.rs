@@ -36,7 +36,7 @@ impl Effort {
         samples: 9,
         sample_seconds: 2e-2,
         row_seconds: 90.0,
-        warm_up_seconds: 0.3,
+        warm_up_seconds: 0.2,
         small: false,
     };
 }

@@ -155,22 +155,20 @@ struct Product {
     columns: usize,
     /// Products of these sizes.
     count: usize,
-    /// Whether workgroups share sums whatever the tile, so that a few tiles keep them all busy.
-    shared: bool,
+    /// Parts that workgroups can share each sum in, whatever the tile.
+    parts: usize,
 }
 
 impl Product {
     /// `tilings`, the largest first, with that in front which suits a GPU: the largest that does not
     /// exceed the product and of which there are `least`, else the smallest. As found on an H200.
     fn order(self, mut tilings: Vec<Named<Tiling>>, least: usize) -> Vec<Named<Tiling>> {
-        let Self { rows, columns, count, shared } = self;
+        let Self { rows, columns, count, parts } = self;
         let fits = |(_, tiling): &Named<Tiling>| {
             let (height, width) = (tiling.rows(), tiling.columns());
-            let enough = match shared {
-                true => 128 * rows >= 3 * height * width,
-                false => count * tiling.count(rows, columns) >= least,
-            };
-            width <= columns.max(64) && enough
+            let filled = parts == 1 || 128 * rows >= 3 * height * width;
+            let tiles = count * parts * tiling.count(rows, columns);
+            width <= columns.max(64) && filled && tiles >= least
         };
         let best = tilings.iter().position(fits).unwrap_or(tilings.len().saturating_sub(1));
         tilings[..=best].rotate_right(1);
@@ -297,7 +295,7 @@ fn methods(
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
     let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
-    let product = Product { rows, columns, count: 1, shared: false };
+    let product = Product { rows, columns, count: 1, parts: 1 };
     let methods = methods(gpu, product, geometry, Winograd::forward(geometry));
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
@@ -305,15 +303,16 @@ pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
     let count = geometry.conv.stride.into_iter().product();
-    let product = Product { rows, columns: geometry.x.c, count, shared: false };
+    let product = Product { rows, columns: geometry.x.c, count, parts: 1 };
     let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry));
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 
-/// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
-pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
+/// How to do the backward pass by a weight of so many `quads` of input channels at all taps, in at most
+/// `parts` parts of each sum.
+pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
     // Eight lanes share rows by fours of channels: 32 at least.
-    let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, shared: true };
+    let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts };
     let tilings = tilings(gpu, product, geometry.dtype, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }

@@ -558,17 +558,17 @@ fn backward_weight(
 ) {
     let Geometry { weight, y, .. } = geometry;
     let quads = weight.n * weight.h * geometry.x.c4();
-    let tiling = kernels::backward_weight(gpu, geometry, quads);
+    // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels.
+    let image_rows = y.n * y.h;
+    let most = (y.pixels() / 64).clamp(1, image_rows);
+    let tiling = kernels::backward_weight(gpu, geometry, quads, most);
     let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry.x.c);
     let kernel = kernel.half(d_y.dtype().is_half());
     let tiles = tiling.count(quads * 4, y.c);
-    // Enough workgroups to keep the adapter busy, as long as a split still sums a few dozen pixels.
     let wanted = match gpu.class() {
         AdapterClass::Software => 128,
         _ => 2 * BUSY,
     };
-    let image_rows = y.n * y.h;
-    let most = (y.pixels() / 64).clamp(1, image_rows);
     let splits = wanted.div_ceil(tiles).min(most);
     let chunk = image_rows.div_ceil(splits);
     let splits = image_rows.div_ceil(chunk);
