@@ -244,7 +244,11 @@ impl Row {
             Some(Summary::of(&found.samples)?.median)
         };
         let of = |value: Option<f64>, name| Some(value? / ceiling(name)?);
-        let arithmetic = if self.kernel.starts_with("cooperative") { MATRIX_FLOPS } else { FLOPS };
+        // Networks use such units where there are any.
+        let whole = matches!(self.group, Group::Training | Group::Inference);
+        let units = self.kernel.starts_with("cooperative")
+            || whole && ceilings.iter().any(|ceiling| ceiling.name == MATRIX_FLOPS);
+        let arithmetic = if units { MATRIX_FLOPS } else { FLOPS };
         let shares = [of(self.gflops(), arithmetic), of(self.gbps(), BANDWIDTH)];
         shares.into_iter().flatten().reduce(f64::max)
     }

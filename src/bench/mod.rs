@@ -51,7 +51,7 @@ pub struct Settings {
 /// What the device reported outside a row; a row that could not be measured says why.
 pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<BenchFile> {
     if let Some(part) = &settings.op
-        && ops::cases(Some(part), Dtype::F32).next().is_none()
+        && ops::cases(Some(part), AdapterClass::Software, Dtype::F32).next().is_none()
     {
         let what = format!("--op {part}: no operation with a benchmark has that in its name");
         return Err(Error::Usage(what));
@@ -111,7 +111,7 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     if whole {
         network::loader(&effort, |row| table.tell(row, &ceilings));
     }
-    for (op, case) in ops::cases(settings.op.as_deref(), dtype) {
+    for (op, case) in ops::cases(settings.op.as_deref(), report.class, dtype) {
         for row in ops::measure(&stopwatch, &effort, op, &case, &verified) {
             table.tell(row, &ceilings);
         }

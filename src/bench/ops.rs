@@ -4,7 +4,7 @@ use super::file::{Group, Row, Status};
 use super::stopwatch::{Effort, Stopwatch};
 use super::verified::Verified;
 use crate::error::Result;
-use crate::gpu::{Gpu, Problem};
+use crate::gpu::{AdapterClass, Gpu, Problem};
 use crate::ops::case::Case;
 use crate::ops::{OPS, Op};
 use crate::tensor::{Dtype, Tensor};
@@ -52,11 +52,18 @@ impl Pass {
     }
 }
 
-/// The benchmark cases of the operations with `part` in their name, as `dtype` has them.
-pub(super) fn cases(part: Option<&str>, dtype: Dtype) -> impl Iterator<Item = (&'static Op, Case)> {
+/// The benchmark cases of the operations with `part` in their name, as `dtype` has them, that an adapter of
+/// this class finishes soon.
+pub(super) fn cases(
+    part: Option<&str>,
+    class: AdapterClass,
+    dtype: Dtype,
+) -> impl Iterator<Item = (&'static Op, Case)> {
+    let soon = move |case: &Case| !case.for_gpus || class != AdapterClass::Software;
     let selected = OPS.iter().filter(move |op| part.is_none_or(|part| op.name.contains(part)));
     selected.flat_map(move |op| {
-        let cases: Vec<_> = op.cases().into_iter().filter(|case| case.benchmark).collect();
+        let cases: Vec<_> =
+            op.cases().into_iter().filter(|case| case.benchmark && soon(case)).collect();
         // What mixed precision leaves alone is measured as it is.
         let found = cases.iter().any(|case| case.dtype == dtype);
         let wanted = move |case: &Case| case.dtype == dtype || (!found && dtype.is_half());
@@ -67,7 +74,7 @@ pub(super) fn cases(part: Option<&str>, dtype: Dtype) -> impl Iterator<Item = (&
 /// The choices between kernels that the cases make.
 pub(super) fn problems(gpu: &Gpu, part: Option<&str>) -> Result<Vec<Problem>> {
     let dtype = Dtype::of_activations(gpu);
-    let plans = cases(part, dtype).filter(|(_, case)| !case.passes.is_empty());
+    let plans = cases(part, gpu.class(), dtype).filter(|(_, case)| !case.passes.is_empty());
     let plans = plans.map(|(_, case)| case.plan(gpu)).collect::<Result<Vec<_>>>()?;
     gpu.trim();
     Ok(plans.into_iter().flat_map(|plan| plan.problems).collect())

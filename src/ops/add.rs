@@ -86,6 +86,11 @@ fn cases() -> Vec<Case> {
         case(Shape::new(1, 1, 1, 1), Fill::Uniform(-1.0, 1.0)),
         case(Shape::new(3, 7, 7, 13), Fill::Extremes),
         Case { benchmark: true, ..case(Shape::new(8, 56, 56, 64), Fill::Uniform(-1.0, 1.0)) },
+        Case {
+            benchmark: true,
+            for_gpus: true,
+            ..case(Shape::new(64, 56, 56, 64), Fill::Uniform(-1.0, 1.0))
+        },
     ]
 }
 

@@ -652,11 +652,15 @@ fn cases() -> Vec<Case> {
     cases.push(case(Shape::new(2, 1, 1, 4), Fill::Uniform(-1.0, 1.0), false, options));
     cases.push(case(Shape::new(4, 9, 7, 6), Fill::Uniform(999.0, 1001.0), false, options));
     cases.push(case(Shape::new(2, 57, 51, 4), Fill::Uniform(-1.0, 1.0), false, options));
-    // ResNet-18 at 224 px, batch 8, and at 64 px, batch 16: the ends of layer1 and layer4.
+    // ResNet-18 at 224 px, batch 8, and at 64 px, batch 16: the ends of layer1 and layer4; and batch 64.
     let options = BatchNorm { relu: true, ..options };
-    for shape in [Shape::new(8, 56, 56, 64), Shape::new(16, 2, 2, 512)] {
+    for (shape, for_gpus) in [
+        (Shape::new(8, 56, 56, 64), false),
+        (Shape::new(16, 2, 2, 512), false),
+        (Shape::new(64, 56, 56, 64), true),
+    ] {
         let case = case(shape, Fill::Uniform(-1.0, 1.0), true, options);
-        cases.push(Case { benchmark: true, ..case });
+        cases.push(Case { benchmark: true, for_gpus, ..case });
     }
     cases
 }

@@ -273,6 +273,8 @@ pub struct Case {
     pub flops: f64,
     /// Whether the case is there to be timed: large, and checked by its smaller siblings.
     pub benchmark: bool,
+    /// Whether it is to be timed on GPUs alone: so large that nobody would wait for a processor.
+    pub for_gpus: bool,
     /// How activations are stored.
     pub dtype: Dtype,
 }
@@ -294,6 +296,7 @@ impl Case {
             passes: &[],
             flops: 0.0,
             benchmark: false,
+            for_gpus: false,
             dtype: Dtype::F32,
         }
     }

@@ -190,6 +190,7 @@ fn cases() -> Vec<Case> {
         case(Shape::new(1, 11, 8, 3), Fill::Uniform(-2.0, -1.0), pool([5, 3], [2, 3], [2, 0])),
         case(Shape::new(2, 7, 9, 4), Fill::Extremes, pool([2, 2], [3, 4], [1, 1])),
         Case { benchmark: true, ..case(Shape::new(8, 112, 112, 64), unit, stem) },
+        Case { benchmark: true, for_gpus: true, ..case(Shape::new(64, 112, 112, 64), unit, stem) },
     ]
 }
 

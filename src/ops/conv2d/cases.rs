@@ -36,24 +36,30 @@ pub(super) fn cases() -> Vec<Case> {
         case(Shape::new(1, 5, 5, 8), [3, 3], 8, Conv2d { stride: [1, 1], padding: [1, 1] }, false);
     extremes.inputs[0].fill = Fill::Extremes;
     extremes.name += " extremes";
-    // ResNet-18 at 64 px, batch 16, as the benchmark runs it.
-    let large = [
-        (64, 3, 7, 64, 2),
-        (16, 64, 3, 64, 1),
-        (16, 64, 3, 128, 2),
-        (16, 64, 1, 128, 2),
-        (8, 128, 3, 128, 1),
-        (8, 128, 3, 256, 2),
-        (4, 256, 3, 256, 1),
-        (4, 256, 3, 512, 2),
-        (2, 512, 3, 512, 1),
-    ];
-    let large = large.into_iter().map(|(size, c_in, window, c_out, stride)| {
-        let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
-        let x = Shape::new(16, size, size, c_in);
-        Case { benchmark: true, ..case(x, [window; 2], c_out, conv, false) }
-    });
+    // ResNet-18 at 64 px, batch 16, and at 224 px, batch 64.
+    let large = [(16, 16, false), (64, 56, true)].into_iter().flat_map(resnet18);
     small.chain([with_bias, extremes]).chain(large).collect()
+}
+
+/// The convolutions of ResNet-18 on so many images, which are so many pixels wide after the stem.
+fn resnet18((n, side, for_gpus): (usize, usize, bool)) -> impl Iterator<Item = Case> {
+    let convs = [
+        (4 * side, 3, 7, 64, 2),
+        (side, 64, 3, 64, 1),
+        (side, 64, 3, 128, 2),
+        (side, 64, 1, 128, 2),
+        (side / 2, 128, 3, 128, 1),
+        (side / 2, 128, 3, 256, 2),
+        (side / 4, 256, 3, 256, 1),
+        (side / 4, 256, 3, 512, 2),
+        (side / 8, 512, 3, 512, 1),
+    ];
+    convs.into_iter().map(move |(size, c_in, window, c_out, stride)| {
+        let conv = Conv2d { stride: [stride; 2], padding: [window / 2; 2] };
+        let x = Shape::new(n, size, size, c_in);
+        let case = case(x, [window; 2], c_out, conv, false);
+        Case { benchmark: true, for_gpus, ..case }
+    })
 }
 
 fn case(x: Shape, window: [usize; 2], c_out: usize, conv: Conv2d, bias: bool) -> Case {
