@@ -89,19 +89,19 @@ fn main(
     //#end
     c4 += 4u;
     if k4 > first4 {
-    //#for g in 0..4
-    {
-      //#for i in 0..BM / 16
-      let a_${i} = a_tile[(ty + ${i * 16}u) * 4u + ${g}u];
+      //#for g in 0..4
+      {
+        //#for i in 0..BM / 16
+        let a_${i} = a_tile[(ty + ${i * 16}u) * 4u + ${g}u];
+        //#end
+        //#for j in 0..BN / 16
+        let b_${j} = b_tile[(tx + ${j * 16}u) * 5u + ${g}u];
+        //#for i in 0..BM / 16
+        acc_${i}_${j} += dot(a_${i}, b_${j});
+        //#end
+        //#end
+      }
       //#end
-      //#for j in 0..BN / 16
-      let b_${j} = b_tile[(tx + ${j * 16}u) * 5u + ${g}u];
-      //#for i in 0..BM / 16
-      acc_${i}_${j} += dot(a_${i}, b_${j});
-      //#end
-      //#end
-    }
-    //#end
     }
     workgroupBarrier();
     //#for j in 0..BM / 64

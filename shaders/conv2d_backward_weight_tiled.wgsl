@@ -78,21 +78,21 @@ fn main(
       if oh == p.oh { oh = 0u; image++; }
     }
     if k0 > first {
-    //#for k in 0..16
-    {
-      //#for j in 0..BN / 64
-      let b_${j} = b_tile[${k * (BN / 4) + j * 16}u + tx];
+      //#for k in 0..16
+      {
+        //#for j in 0..BN / 64
+        let b_${j} = b_tile[${k * (BN / 4) + j * 16}u + tx];
+        //#end
+        //#for i in 0..BM / 64
+        let a_${i} = a_tile[${k * (BM / 4) + i * 16}u + ty];
+        //#for e in 0..DEPTH
+        //#for j in 0..BN / 64
+        acc_${i * 4 + e}_${j} = fma(vec4(a_${i}[${e}]), b_${j}, acc_${i * 4 + e}_${j});
+        //#end
+        //#end
+        //#end
+      }
       //#end
-      //#for i in 0..BM / 64
-      let a_${i} = a_tile[${k * (BM / 4) + i * 16}u + ty];
-      //#for e in 0..DEPTH
-      //#for j in 0..BN / 64
-      acc_${i * 4 + e}_${j} = fma(vec4(a_${i}[${e}]), b_${j}, acc_${i * 4 + e}_${j});
-      //#end
-      //#end
-      //#end
-    }
-    //#end
     }
     workgroupBarrier();
     //#for j in 0..BM / 64

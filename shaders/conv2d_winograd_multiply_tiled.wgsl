@@ -54,21 +54,21 @@ fn main(
     }
     //#end
     if c4 > 0u {
-    //#for g in 0..4
-    {
-      //#for i in 0..BM / 16
-      let a_${i} = a_tile[(ty + ${i * 16}u) * 4u + ${g}u];
+      //#for g in 0..4
+      {
+        //#for i in 0..BM / 16
+        let a_${i} = a_tile[(ty + ${i * 16}u) * 4u + ${g}u];
+        //#end
+        //#for e in 0..4
+        //#for j in 0..BN / 64
+        let b_${e}_${j} = b_tile[${(g * 4 + e) * (BN / 4) + j * 16}u + tx];
+        //#for i in 0..BM / 16
+        acc_${i}_${j} = fma(vec4(a_${i}[${e}]), b_${e}_${j}, acc_${i}_${j});
+        //#end
+        //#end
+        //#end
+      }
       //#end
-      //#for e in 0..4
-      //#for j in 0..BN / 64
-      let b_${e}_${j} = b_tile[${(g * 4 + e) * (BN / 4) + j * 16}u + tx];
-      //#for i in 0..BM / 16
-      acc_${i}_${j} = fma(vec4(a_${i}[${e}]), b_${e}_${j}, acc_${i}_${j});
-      //#end
-      //#end
-      //#end
-    }
-    //#end
     }
     workgroupBarrier();
     //#for j in 0..BM / 64

@@ -240,3 +240,22 @@ fn report(index: usize, raw: &wgpu::Adapter) -> AdapterReport {
         unusable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opengl_without_compute_shaders_is_known_by_its_version() {
+        for (version, old) in [
+            ("3.3.0 NVIDIA 580.159.04", true),
+            ("4.5 (Core Profile) Mesa 22.3.6", false),
+            ("4.3", false),
+            ("OpenGL ES 3.2 Mesa", false),
+            ("3.1 ES", false),
+            ("", false),
+        ] {
+            assert_eq!(is_too_old(version), old, "{version}");
+        }
+    }
+}

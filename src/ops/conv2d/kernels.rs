@@ -170,8 +170,8 @@ impl Product {
             let tiles = count * parts * tiling.count(rows, columns);
             width <= columns.max(64) && filled && tiles >= least
         };
-        let best = tilings.iter().position(fits).unwrap_or(tilings.len().saturating_sub(1));
-        tilings[..=best].rotate_right(1);
+        let end = tilings.iter().position(fits).map_or(tilings.len(), |best| best + 1);
+        tilings[..end].rotate_right(end.min(1));
         tilings
     }
 }
@@ -315,4 +315,38 @@ pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usiz
     let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts };
     let tilings = tilings(gpu, product, geometry.dtype, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_products_get_large_tiles_and_small_ones_many() {
+        let first = |rows, columns, parts| {
+            let product = Product { rows, columns, count: 1, parts };
+            product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY)[0].0
+        };
+        // Forward: layer1 at 224 px, batch 64, and layer4 at 64 px, batch 16.
+        assert_eq!(first(64 * 56 * 56, 64, 1), "tiled 128x64");
+        assert_eq!(first(64, 512, 1), "tiled 64x64");
+        // By the weight of layer3, whose sums are over many pixels or few.
+        assert_eq!(first(9 * 256, 256, 64 * 14 * 14 / 64), "tiled 128x128");
+        assert_eq!(first(9 * 256, 256, 16 * 4 * 4 / 64), "tiled 64x64");
+        // Of a shortcut, which would fill half of a large tile.
+        assert_eq!(first(64, 128, 64 * 28 * 28 / 64), "tiled 64x64");
+        let none = Product { rows: 64, columns: 64, count: 1, parts: 1 }.order(Vec::new(), 64);
+        assert!(none.is_empty());
+    }
+
+    #[test]
+    fn a_few_deep_tiles_share_their_sums() {
+        let parts = |tiles, quads| TILED_64.1.split(tiles, quads).parts;
+        // Enough tiles, or sums too short to be shared.
+        assert_eq!(parts(BUSY, 1152), 1);
+        assert_eq!(parts(8, 40), 1);
+        // layer4 at 64 px, batch 16: as many as keep a GPU busy, in whole rounds.
+        assert_eq!(parts(8, 1152), 29);
+        assert_eq!(registers(16, 4).split(8, 1152).parts, 1);
+    }
 }
