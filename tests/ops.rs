@@ -36,6 +36,38 @@ fn devices_match_the_reference() {
     }
 }
 
+/// What an operation chooses on GPUs besides a convolution's tiles, all of which are checked everywhere.
+#[test]
+fn choices_for_gpus_match_the_reference_too() {
+    let options = GpuOptions { guards: true, as_gpu: true, ..Default::default() };
+    for gpu in common::every_gpu(options) {
+        for op in OPS.iter().filter(|op| op.name.starts_with("batch_norm")) {
+            for case in op.cases().iter().filter(|case| !case.benchmark) {
+                for row in verify::check(&gpu, op, case) {
+                    assert!(row.passed(), "{}: {row}", gpu.report().name);
+                }
+            }
+        }
+        // Winograd's transforms, and convolutions that share their sums.
+        let op = OPS.iter().find(|op| op.name == "conv2d").expect("there are convolutions");
+        for case in op
+            .cases()
+            .iter()
+            .filter(|case| !case.benchmark && case.name.contains("3x3 s1") && case.supported(&gpu))
+        {
+            for (pass, kernel) in [
+                ("conv2d_forward", "winograd tiled 64x64"),
+                ("conv2d_backward_data", "winograd tiled 64x64"),
+                ("conv2d_backward_weight", "tiled 64x64"),
+            ] {
+                for row in verify::check_kernel(&gpu, op, case, pass, kernel) {
+                    assert!(row.passed(), "{}: {row}", gpu.report().name);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn reference_gradients_match_finite_differences() {
     for op in OPS {

@@ -33,6 +33,8 @@ pub struct GpuOptions {
     pub floor_limits: bool,
     /// Do not use subgroup operations even if the adapter has them.
     pub no_subgroups: bool,
+    /// Choose kernels as for a discrete GPU, whatever the adapter is, for tests of these choices.
+    pub as_gpu: bool,
     /// Offer the kernels for such matrix units, of f16 and of f32, whatever the adapter has, for tests
     /// that only look at those or put plain arithmetic in the units' place.
     pub pretended_matrix_units: [Option<MatrixUnits>; 2],
@@ -133,7 +135,10 @@ impl Gpu {
     /// # Errors
     /// [`Error::Gpu`] if the adapter refuses.
     pub fn open_adapter(found: FoundAdapter, options: GpuOptions) -> Result<Self> {
-        let FoundAdapter { report, raw } = found;
+        let FoundAdapter { mut report, raw } = found;
+        if options.as_gpu {
+            report.class = AdapterClass::Discrete;
+        }
         let mut wanted = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SHADER_F16;
         if !options.no_subgroups {
             wanted |= wgpu::Features::SUBGROUP;

@@ -254,7 +254,8 @@ pub(super) fn coefficients(
         &coefficients,
     ];
     let chunks = shape.pixels().div_ceil(stats.chunk);
-    let mut kernel = Kernel::new(&FINISH).with("THREADS", threads_for(chunks));
+    let rows = if along.is_some() { shape.pixels() } else { chunks };
+    let mut kernel = Kernel::new(&FINISH).with("THREADS", threads_for(gpu, rows));
     if let Some(output) = along {
         slices.push(x.memory());
         kernel = output.attach(kernel.with("APPLY", 1), &mut slices);
@@ -307,9 +308,11 @@ fn chunk_of_sums(gpu: &Gpu, shape: Shape) -> usize {
     }
 }
 
-/// Threads of a workgroup that adds up so many chunks.
-fn threads_for(chunks: usize) -> u32 {
-    if chunks > 1024 { 256 } else { 64 }
+/// Threads of a workgroup that goes through so many rows.
+fn threads_for(gpu: &Gpu, rows: usize) -> u32 {
+    // A processor that plays GPU has nothing to gain by more; a GPU waits for each row a thread has.
+    let few = if gpu.class() == AdapterClass::Software { 1024 } else { 64 };
+    if rows > few { 256 } else { 64 }
 }
 
 /// Workgroups for the passes in which a thread does four channels of `ROWS` pixels.
@@ -446,6 +449,7 @@ impl BatchNormBackward {
             accumulate_gamma: accumulate(gamma.as_ref()),
         };
         let kernel = Kernel::new(&BACKWARD_FEW)
+            .with("THREADS", threads_for(gpu, shape.pixels()))
             .with("MASK", self.mask())
             .with("RESIDUAL", residual.is_some().into())
             .with("BETA", beta.is_some().into())
@@ -491,7 +495,7 @@ impl BatchNormBackward {
             accumulate_gamma: gamma.as_ref().is_some_and(|gamma| gamma.accumulate).into(),
         };
         let kernel = Kernel::new(&BACKWARD_FINISH)
-            .with("THREADS", threads_for(chunks))
+            .with("THREADS", threads_for(gpu, chunks))
             .with("BETA", beta.is_some().into())
             .with("GAMMA", gamma.is_some().into());
         let mut slices = vec![&partials, &sums];
@@ -652,6 +656,8 @@ fn cases() -> Vec<Case> {
     cases.push(case(Shape::new(2, 1, 1, 4), Fill::Uniform(-1.0, 1.0), false, options));
     cases.push(case(Shape::new(4, 9, 7, 6), Fill::Uniform(999.0, 1001.0), false, options));
     cases.push(case(Shape::new(2, 57, 51, 4), Fill::Uniform(-1.0, 1.0), false, options));
+    // Chunks for many threads to merge.
+    cases.push(case(Shape::new(1, 260, 259, 4), Fill::Uniform(-1.0, 1.0), false, options));
     // ResNet-18 at 224 px, batch 8, and at 64 px, batch 16: the ends of layer1 and layer4; and batch 64.
     let options = BatchNorm { relu: true, ..options };
     for (shape, for_gpus) in [
