@@ -4,7 +4,7 @@
 // For adapters with cooperative matrices, whose fragments of SIDE × SIDE numbers belong to a whole
 // subgroup of LANES invocations. A workgroup computes BM output pixels × BN output channels, its
 // subgroups BM/2 × 32 each. The sum runs over (tap, ci), or the `chunk` groups of four of these that are
-// the workgroup's split, in steps of 32: eight groups of four channels, each invocation staging one such
+// the workgroup's share, in steps of 32: eight groups of four channels, each invocation staging one such
 // group of some rows, whose tap and channel it keeps. A round loads its step while the units multiply the
 // one before.
 // Rows of the tiles have a gap of two vec4 that spreads them over the memory banks. Fragments have no

@@ -3,7 +3,7 @@
 //
 // For GPUs. A workgroup of 16 × 16 threads computes BM output pixels × BN output channels, each
 // thread BM/16 rows × BN/16 columns in registers. The sum runs over (tap, ci), or the `chunk` groups of
-// four of these that are the workgroup's split, in steps of 16: four groups of four channels, each thread
+// four of these that are the workgroup's share, in steps of 16: four groups of four channels, each thread
 // staging one such group of BM/64 rows. A thread keeps tap and channel of the group it stages, so the
 // inner loop divides nothing. A round loads its step while it multiplies the one before.
 

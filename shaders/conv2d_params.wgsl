@@ -11,8 +11,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 
 // Whether several workgroups share each sum: they write parts of it, which conv2d_sum.wgsl adds up.
-override SPLIT: u32 = 0u;
-//#if SPLIT
+override SHARED: u32 = 0u;
+//#if SHARED
 alias written = f32;
 //#else
 alias written = stored;

@@ -1,5 +1,6 @@
-// The last step of a convolution's pass whose sums were split: adds up the parts, always in the same order,
-// and does what follows the sums. A thread does four columns of ROWS rows.
+// The last step of a convolution's pass whose sums workgroups share: adds up the parts, always in the same
+// order, and does what follows the sums. A thread does four columns of ROWS rows. Reference: `reference` and
+// its siblings in src/ops/conv2d/reference.rs, as of every convolution.
 
 override ROWS: u32 = 1u;
 override BIAS: u32 = 0u;

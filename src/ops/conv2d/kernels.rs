@@ -91,14 +91,14 @@ impl Tiling {
     }
 
     /// How to share the sums of so many tiles, over `quads` groups of four terms.
-    pub fn split(self, tiles: usize, quads: usize) -> Split {
+    pub fn share(self, tiles: usize, quads: usize) -> Sharing {
         /// Groups of four terms of a part, at least.
         const LEAST: usize = 32;
         /// Of those that a round of a kernel does at most, which parts are whole numbers of.
         const ROUND: usize = 8;
         let most = if let Self::Lanes { .. } = self { 1 } else { (quads / LEAST).max(1) };
         let chunk = quads.div_ceil((BUSY / tiles).clamp(1, most)).next_multiple_of(ROUND);
-        Split { parts: quads.div_ceil(chunk), chunk }
+        Sharing { parts: quads.div_ceil(chunk), chunk }
     }
 
     /// Tiles that cover a product of `rows` × `columns`.
@@ -110,14 +110,14 @@ impl Tiling {
 /// How workgroups share the sums of a product: all of a tile's by one of them, unless that left too few to
 /// keep a GPU busy.
 #[derive(Clone, Copy)]
-pub struct Split {
+pub struct Sharing {
     /// Parts of each sum.
     pub parts: usize,
     /// Groups of four terms of a part.
     chunk: usize,
 }
 
-impl Split {
+impl Sharing {
     /// Memory for the parts of each number of a tensor of this shape, if there are several.
     pub fn memory(&self, gpu: &Gpu, shape: Shape) -> Option<Slice> {
         let bytes = (self.parts * shape.vec4s() * 16) as u64;
@@ -341,12 +341,12 @@ mod tests {
 
     #[test]
     fn a_few_deep_tiles_share_their_sums() {
-        let parts = |tiles, quads| TILED_64.1.split(tiles, quads).parts;
+        let parts = |tiles, quads| TILED_64.1.share(tiles, quads).parts;
         // Enough tiles, or sums too short to be shared.
         assert_eq!(parts(BUSY, 1152), 1);
         assert_eq!(parts(8, 40), 1);
         // layer4 at 64 px, batch 16: as many as keep a GPU busy, in whole rounds.
         assert_eq!(parts(8, 1152), 29);
-        assert_eq!(registers(16, 4).split(8, 1152).parts, 1);
+        assert_eq!(registers(16, 4).share(8, 1152).parts, 1);
     }
 }

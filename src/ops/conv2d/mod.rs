@@ -23,7 +23,7 @@ use crate::shader;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method, Shaders, Split, Tiling};
+use kernels::{BUSY, Method, Shaders, Sharing, Tiling};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
@@ -255,7 +255,7 @@ pub fn conv2d_with_stats(
     let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     let gpu = tape.gpu();
     let chunk = match kernels::forward(gpu, &geometry) {
-        Method::Direct(tiling) => Some(match forward_split(&geometry, tiling).parts {
+        Method::Direct(tiling) => Some(match forward_sharing(&geometry, tiling).parts {
             1 => tiling.rows(),
             _ => ROWS_WITH_STATS,
         }),
@@ -378,34 +378,34 @@ fn forward(
         }
         Method::Direct(tiling) => tiling,
     };
-    let split = forward_split(geometry, tiling);
-    let parts = split.memory(gpu, geometry.y);
+    let sharing = forward_sharing(geometry, tiling);
+    let parts = sharing.memory(gpu, geometry.y);
     let kernel = tiling.kernel_for(&FORWARD, geometry.x.c).half(x.dtype().is_half());
     let mut slices = vec![x.memory(), weight.memory(), parts.as_ref().unwrap_or(y.memory())];
     let kernel = match &parts {
-        Some(_) => kernel.with("SPLIT", 1),
+        Some(_) => kernel.with("SHARED", 1),
         None => epilogue.attach(kernel, &mut slices),
     };
     let peaks = peaks(gpu, tiling, x, weight);
     slices.extend(&peaks);
-    let params = Params { epsilon: epilogue.epsilon(), ..split.params(geometry) };
+    let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(geometry) };
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
-    gpu.run(kernel, &params, &slices, gpu.groups(tiles * split.parts));
+    gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
     if let Some(parts) = &parts {
-        sum(gpu, parts, split.parts, &y, epilogue);
+        sum(gpu, parts, sharing.parts, &y, epilogue);
     }
     y
 }
 
-fn forward_split(geometry: &Geometry, tiling: Tiling) -> Split {
+fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
     let Geometry { x, weight, y, .. } = geometry;
-    tiling.split(tiling.count(y.pixels(), y.c), weight.n * weight.h * x.c4())
+    tiling.share(tiling.count(y.pixels(), y.c), weight.n * weight.h * x.c4())
 }
 
-/// Rows that a thread sums up where it gathers statistics.
+/// Rows that a thread sums up where it gathers statistics; the shader's `ROWS`.
 const ROWS_WITH_STATS: usize = 8;
 
-/// Records what adds up the parts of sums that were split, with what follows the sums.
+/// Records what adds up the parts of sums that workgroups share, with what follows the sums.
 fn sum(gpu: &Gpu, parts: &Slice, count: usize, y: &Tensor, epilogue: Epilogue<'_>) {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -529,22 +529,22 @@ fn backward_data(
     let classes = stride_h * stride_w;
     let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
     let tiles = tiling.count(rows, x.c);
-    let split = tiling.split(classes * tiles, taps * geometry.y.c4());
-    let parts = split.memory(gpu, *x);
+    let sharing = tiling.share(classes * tiles, taps * geometry.y.c4());
+    let parts = sharing.memory(gpu, *x);
     let params = Params {
         accumulate: (accumulate && parts.is_none()).into(),
         images_first: (rows <= FEW_PLACES * x.n).into(),
-        ..split.params(geometry)
+        ..sharing.params(geometry)
     };
-    let [groups_x, groups_y, _] = gpu.groups(tiles * split.parts);
+    let [groups_x, groups_y, _] = gpu.groups(tiles * sharing.parts);
     let groups = [groups_x, groups_y, classes as u32];
     let peaks = peaks(gpu, tiling, d_y, weight);
     let mut slices = vec![d_y.memory(), weight.memory(), parts.as_ref().unwrap_or(d_x.memory())];
     slices.extend(&peaks);
-    gpu.run(kernel.with("SPLIT", parts.is_some().into()), &params, &slices, groups);
+    gpu.run(kernel.with("SHARED", parts.is_some().into()), &params, &slices, groups);
     if let Some(parts) = &parts {
         let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
-        sum(gpu, parts, split.parts, d_x, epilogue);
+        sum(gpu, parts, sharing.parts, d_x, epilogue);
     }
 }
 
