@@ -81,6 +81,7 @@ fn adapters(page: &mut String, files: &[BenchFile]) {
         let of = &file.provenance;
         format!("{} {}, shaders {}", of.version, of.commit, of.shaders)
     });
+    row("precision", &|file| file.precision.clone());
     row("timed by", &|file| file.clock.clone());
     let mut names: Vec<&str> = Vec::new();
     for ceiling in files.iter().flat_map(|file| &file.ceilings) {
