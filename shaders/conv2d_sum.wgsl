@@ -3,33 +3,13 @@
 // its siblings in src/ops/conv2d/reference.rs, as of every convolution.
 
 override ROWS: u32 = 1u;
-override BIAS: u32 = 0u;
-// Whether to write mean and Σ(y − mean)² of every ROWS rows for batch norm.
-override STATS: u32 = 0u;
-// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
-override AFFINE: u32 = 0u;
-override RESIDUAL: u32 = 0u;
-override RELU: u32 = 0u;
+override OUTPUT: u32 = 2u;
+alias written = stored;
 
 struct Params { rows: u32, co4: u32, splits: u32, accumulate: u32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> part: array<vec4<f32>>;  // [split][row][column / 4]
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
-//#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-//#end
-//#if STATS
-@group(0) @binding(3) var<storage, read_write> partials: array<vec4<f32>>;
-//#end
-//#if AFFINE
-//#include conv2d_affine
-@group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> beta: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> running: array<vec4<f32>>;  // mean, then variance
-//#end
-//#if RESIDUAL
-@group(0) @binding(6) var<storage, read> residual: array<vec4<stored>>;
-//#end
+//#include conv2d_epilogue
 
 @compute @workgroup_size(64)
 fn main(

@@ -4,33 +4,12 @@
 // A thread does four channels of PATCHES patches, one after the other.
 
 override PATCHES: u32 = 16u;
-override BIAS: u32 = 0u;
-// Whether to write mean and Σ(y − mean)² of every 4·PATCHES pixels for batch norm; height and width are
-// even then.
-override STATS: u32 = 0u;
-// Whether scale·y + shift follows, then + residual, then max(·, 0): a batch norm in evaluation.
-override AFFINE: u32 = 0u;
-override RESIDUAL: u32 = 0u;
-override RELU: u32 = 0u;
+override OUTPUT: u32 = 2u;
+alias written = stored;
 
 //#include conv2d_winograd_params
 @group(0) @binding(1) var<storage, read> m: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
-//#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-//#end
-//#if STATS
-@group(0) @binding(3) var<storage, read_write> partials: array<vec4<f32>>;
-//#end
-//#if AFFINE
-//#include conv2d_affine
-@group(0) @binding(3) var<storage, read> gamma: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> beta: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> running: array<vec4<f32>>;  // mean, then variance
-//#end
-//#if RESIDUAL
-@group(0) @binding(6) var<storage, read> residual: array<vec4<stored>>;
-//#end
+//#include conv2d_epilogue
 
 @compute @workgroup_size(64)
 fn main(

@@ -169,6 +169,7 @@ fn every_shader_file_belongs_to_an_operation() {
         "batch_norm_sums",
         "batch_norm_through",
         "conv2d_affine",
+        "conv2d_epilogue",
         "conv2d_forward_memory",
         "conv2d_padding",
         "conv2d_params",

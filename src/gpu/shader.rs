@@ -40,6 +40,7 @@ static PARTS: &[&Shader] = &[
     &shader!("batch_norm_sums"),
     &shader!("batch_norm_through"),
     &shader!("conv2d_affine"),
+    &shader!("conv2d_epilogue"),
     &shader!("conv2d_forward_memory"),
     &shader!("conv2d_padding"),
     &shader!("conv2d_params"),
