@@ -7,60 +7,60 @@
 // and is read by columns. An invocation keeps image, row and column of the pixel it stages. A round loads
 // its step while the units multiply the one before.
 
-//#include cooperative_tiles
-
+//#const A_BY_ROWS = 0
+//#const B_BY_ROWS = 1
 //#include conv2d_params
-@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
-@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
+//#include cooperative_tiles
+@group(0) @binding(1) var<storage, read> x: array<packet>;
+@group(0) @binding(2) var<storage, read> d_y: array<packet>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
 //#if PARTS == 2
 @group(0) @binding(4) var<storage, read> peaks: array<u32>;
 //#end
 
-const A_LANES: u32 = THREADS / 32u;  // that share a pixel
-const A_STRIDE: u32 = ${BM / 4 + 2}u;
-const A_TILE: u32 = 32u * A_STRIDE;  // [pixel][row / 4]
-const B_STRIDE: u32 = ${BN / 4 + 2}u;
-const B_TILE: u32 = 32u * B_STRIDE;  // [pixel][column / 4]
+//#const A_LANES = THREADS / DEPTH
+//#const A_LOADS = BM * GROUPS / THREADS
+//#const B_LOADS = DEPTH * BN / PACKET / THREADS
 
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32, @builtin(subgroup_id) subgroup: u32,
 ) {
-  let row_quads = p.r * p.s * p.ci4;
-  let row_tiles = (row_quads * 4u + BM - 1u) / BM;
+  let ci = p.ci4 / ${PACKET / 4}u;
+  let co = p.co4 / ${PACKET / 4}u;
+  let row_packets = p.r * p.s * ci;
+  let row_tiles = (row_packets * PACKET + BM - 1u) / BM;
   let column_tiles = (p.co4 * 4u + BN - 1u) / BN;
   let tile = flat_group(group, groups);
   let split = tile / (row_tiles * column_tiles);
   if split >= p.splits { return; }
-  let quad0 = tile % row_tiles * ${BM / 4}u;
-  let column0 = tile / row_tiles % column_tiles * ${BN / 4}u;
+  let row0 = tile % row_tiles * BM;
+  let column0 = tile / row_tiles % column_tiles * BN;
 
   //#if PARTS == 2
   find_scales(thread);
   //#end
 
-  // What this invocation stages of x: of one pixel, every A_LANES-th group of four rows. Where such a
-  // group lies from the pixel's window, beyond the last far outside of any image.
+  // What this invocation stages of x: of one pixel, every A_LANES-th packet of rows. Where such a
+  // packet lies from the pixel's window, beyond the last far outside of any image.
   let a_lane = thread % A_LANES;
   let a_pixel = thread / A_LANES;
-  //#for j in 0..BM * 128 / (LANES * BN)
-  let quad_${j} = quad0 + a_lane + ${j}u * A_LANES;
-  let tap_${j} = quad_${j} / p.ci4;
-  let dh_${j} = select(i32(tap_${j} / p.s) - i32(p.pad_h), -0x40000000, quad_${j} >= row_quads);
+  //#for j in 0..A_LOADS
+  let packet_${j} = row0 / PACKET + a_lane + ${j * A_LANES}u;
+  let tap_${j} = packet_${j} / ci;
+  let dh_${j} = select(i32(tap_${j} / p.s) - i32(p.pad_h), -0x40000000, packet_${j} >= row_packets);
   let dw_${j} = i32(tap_${j} % p.s) - i32(p.pad_w);
-  let from_here_${j} = (dh_${j} * i32(p.w) + dw_${j}) * i32(p.ci4) + i32(quad_${j} % p.ci4);
+  let from_here_${j} = (dh_${j} * i32(p.w) + dw_${j}) * i32(ci) + i32(packet_${j} % ci);
   //#end
-  // And of d_y: four columns, of THREADS / (BN/4) pixels.
-  let tx = thread % ${BN / 4}u;
-  let ty = thread / ${BN / 4}u;
-  let column = column0 + tx;
+  // And of d_y: a packet of columns, of every THREADS / (BN / PACKET)-th pixel.
+  let column = column0 / PACKET + thread % ${BN / PACKET}u;
+  let b_pixel = thread / ${BN / PACKET}u;
 
-  let part_row = subgroup % 2u * ${BM / 8}u;
-  let part_column = subgroup / 2u * 8u;
-  //#for i in 0..BM / 2 / SIDE
-  //#for j in 0..32 / SIDE
+  let part_row = subgroup % ${BM / SM}u * SM;
+  let part_column = subgroup / ${BM / SM}u * SN;
+  //#for i in 0..SM / SIDE
+  //#for j in 0..SN / SIDE
   var acc_${i}_${j} = coop_mat${SIDE}x${SIDE}<f32, C>();
   //#end
   //#end
@@ -71,75 +71,57 @@ fn main(
   var ow = pixel % p.ow;
   var oh = pixel / p.ow % p.oh;
   var image = pixel / p.ow / p.oh;
-  for (var k0 = first; k0 < last + 32u; k0 += 32u) {
+  var k_b = first + b_pixel;
+  let steps = (last - first + DEPTH - 1u) / DEPTH;
+  for (var step = 0u; step <= steps; step++) {
     let h = select(i32(oh * p.stride_h), -0x40000000, pixel >= last);
     let w = i32(ow * p.stride_w);
-    let here = i32(((image * p.h + oh * p.stride_h) * p.w + ow * p.stride_w) * p.ci4);
-    //#for j in 0..BM * 128 / (LANES * BN)
-    var a_${j} = vec4<stored>();
-    if u32(h + dh_${j}) < p.h && u32(w + dw_${j}) < p.w { a_${j} = x[here + from_here_${j}]; }
+    let here = i32(((image * p.h + oh * p.stride_h) * p.w + ow * p.stride_w) * ci);
+    //#for j in 0..A_LOADS
+    let a_live_${j} = (u32(h + dh_${j}) < p.h) & (u32(w + dw_${j}) < p.w);
+    let a_${j} = x[select(0, here + from_here_${j}, a_live_${j})];
     //#end
-    pixel += 32u;
-    ow += 32u;
+    pixel += DEPTH;
+    ow += DEPTH;
     while ow >= p.ow {
       ow -= p.ow;
       oh++;
       if oh == p.oh { oh = 0u; image++; }
     }
-    //#for j in 0..128 / LANES
-    let from_${j} = k0 + ty + ${j * LANES / 4}u;
-    var b_${j} = vec4<stored>();
-    if from_${j} < last && column < p.co4 { b_${j} = d_y[from_${j} * p.co4 + column]; }
+    //#for j in 0..B_LOADS
+    let k_${j} = k_b + ${j * THREADS * PACKET / BN}u;
+    let b_live_${j} = (k_${j} < last) & (column < co);
+    let b_${j} = d_y[select(0u, k_${j} * co + column, b_live_${j})];
     //#end
-    if k0 > first {
-      for (var k = 0u; k < 32u; k += SIDE) {
-        //#for part in 0..PARTS
-        //#for i in 0..BM / 2 / SIDE
-        let a_${i}_${part} = coopLoad<coop_mat${SIDE}x${SIDE}<factor, A>>(
-          &a_tile[(${part} * A_TILE + k * A_STRIDE + part_row + ${i * SIDE / 4}u) * GROUP], A_STRIDE * GROUP);
-        //#end
-        //#end
-        //#for j in 0..32 / SIDE
-        //#for part in 0..PARTS
-        let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
-          &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
-        //#end
-        //#for i in 0..BM / 2 / SIDE
-        //#for left in 0..PARTS
-        //#for right in 0..PARTS - left
-        acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
-        //#end
-        //#end
-        //#end
-        //#end
-      }
+    k_b += DEPTH;
+    if step > 0u {
+//#include cooperative_multiply
     }
     workgroupBarrier();
-    //#for j in 0..BM * 128 / (LANES * BN)
-    stage_a(a_pixel * A_STRIDE + a_lane + ${j}u * A_LANES, a_${j});
+    //#for j in 0..A_LOADS
+    stage_a(a_pixel * A_STRIDE + a_lane + ${j * A_LANES}u, masked(a_${j}, a_live_${j}));
     //#end
-    //#for j in 0..128 / LANES
-    stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
+    //#for j in 0..B_LOADS
+    stage_b((b_pixel + ${j * THREADS * PACKET / BN}u) * B_STRIDE + thread % ${BN / PACKET}u, masked(b_${j}, b_live_${j}));
     //#end
     workgroupBarrier();
   }
 
-  // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.
-  //#for i in 0..BM / 2 / SIDE
-  workgroupBarrier();
-  //#for j in 0..32 / SIDE
-  let to_${i}_${j} = subgroup % 2u * ${SIDE * BN}u + subgroup / 2u * 32u + ${j * SIDE}u;
-  coopStoreT(acc_${i}_${j}, &band[to_${i}_${j}], ${BN}u);
-  //#end
-  workgroupBarrier();
-  //#for q in 0..8 * SIDE / LANES
+//#include cooperative_places
+  //#for j in 0..SN / WIDTH
   {
-    let row = ty + ${q * LANES / 4}u;
-    let m = quad0 * 4u + row / SIDE * ${BM / 2}u + ${i * SIDE}u + row % SIDE;
-    if m < row_quads * 4u && column < p.co4 {
-      d_w[(split * row_quads * 4u + m) * p.co4 + column] = sums_at(row * BN + tx * 4u);
+    let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
+    //#for i in 0..SM / SIDE
+//#include cooperative_sums
+    //#for q in 0..QUADS
+    {
+      let m = row0 + row_in_tile_${q} + ${i * SIDE}u;
+      if m < row_packets * PACKET && column4 < p.co4 {
+        d_w[(split * row_packets * PACKET + m) * p.co4 + column4] = sums_at(band_row_${q}, band_column);
+      }
     }
+    //#end
+    //#end
   }
-  //#end
   //#end
 }

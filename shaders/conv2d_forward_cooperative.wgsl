@@ -10,19 +10,34 @@
 // Rows of the tiles have a gap of two vec4 that spreads them over the memory banks. Fragments have no
 // elements that could be reached, so the sums pass through workgroup memory, a band at a time.
 
-//#include cooperative_tiles
+//#const A_BY_ROWS = 1
+//#const B_BY_ROWS = 1
 //#include conv2d_forward_memory
+//#include cooperative_tiles
 //#if PARTS == 2
 @group(0) @binding(${4 + BIAS + STATS + 3 * AFFINE + RESIDUAL}) var<storage, read> peaks: array<u32>;
 //#end
 
-const A_STRIDE: u32 = 10u;
-const A_TILE: u32 = BM * A_STRIDE;  // [row][group of 4 channels]
-const B_STRIDE: u32 = ${BN / 4 + 2}u;
-const B_TILE: u32 = 32u * B_STRIDE;  // [channel of 32][column / 4]
 //#if STATS
-var<workgroup> sums: array<vec4<f32>, THREADS>;
+// Sums over a workgroup's rows of what its threads have of their columns, through the band.
+fn sum_of_rows(thread: u32, mine: vec4<f32>) -> vec4<f32> {
+  workgroupBarrier();
+  //#for e in 0..4
+  band[thread * 4u + ${e}u] = mine[${e}];
+  //#end
+  workgroupBarrier();
+  var sum = vec4<f32>();
+  for (var other = thread % ${BAND_COLUMNS / 4}u; other < THREADS; other += ${BAND_COLUMNS / 4}u) {
+    //#for e in 0..4
+    sum[${e}] += band[other * 4u + ${e}u];
+    //#end
+  }
+  return sum;
+}
 //#end
+
+//#const A_LOADS = BM * GROUPS / THREADS
+//#const B_LOADS = DEPTH * BN / PACKET / THREADS
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -34,7 +49,7 @@ fn main(
   let tile = flat_group(group, groups);
   let row_tile = tile % row_tiles;
   let column_tiles = (p.co4 + ${BN / 4 - 1}u) / ${BN / 4}u;
-  let column0 = tile / row_tiles % column_tiles * ${BN / 4}u;
+  let column0 = tile / row_tiles % column_tiles * BN;
   let split = tile / (row_tiles * column_tiles);
   if split >= p.splits { return; }
 
@@ -42,159 +57,132 @@ fn main(
   find_scales(thread);
   //#end
 
-  // What this invocation stages of x: group `thread % 8` of the step, rows thread / 8 + THREADS/8·j.
-  // Rows past the end lie far outside of any image.
-  //#for j in 0..BM * 128 / (LANES * BN)
-  let m_${j} = row_tile * BM + thread / 8u + ${j * LANES * BN / 128}u;
+  // What this invocation stages of x: packet `thread % GROUPS` of the step, of every THREADS / GROUPS-th
+  // row. Rows past the end lie far outside of any image.
+  let ci = p.ci4 / ${PACKET / 4}u;
+  let co = p.co4 / ${PACKET / 4}u;
+  let lane = thread % GROUPS;
+  //#for j in 0..A_LOADS
+  let m_${j} = row_tile * BM + thread / GROUPS + ${j * THREADS / GROUPS}u;
   let q_${j} = m_${j} / p.ow;
   let image_${j} = q_${j} / p.oh * p.h;
   let ih_${j} = select(i32(q_${j} % p.oh * p.stride_h) - i32(p.pad_h), -0x40000000, m_${j} >= rows);
   let iw_${j} = i32(m_${j} % p.ow * p.stride_w) - i32(p.pad_w);
-  let at_${j} = ((i32(image_${j}) + ih_${j}) * i32(p.w) + iw_${j}) * i32(p.ci4);
+  let at_${j} = ((i32(image_${j}) + ih_${j}) * i32(p.w) + iw_${j}) * i32(ci);
   //#end
-  let first4 = split * p.chunk;
-  let first_tap = (first4 + thread % 8u) / p.ci4;
-  var c4 = (first4 + thread % 8u) % p.ci4;
-  var r = first_tap / p.s;
-  var s = first_tap % p.s;
-  // And of the weight: column `thread % (BN / 4)`.
-  let tx = thread % ${BN / 4}u;
-  let ty = thread / ${BN / 4}u;
-  let column = column0 + tx;
-  let live = column < p.co4;
+  let chunk = p.chunk / ${PACKET / 4}u;
+  let first = split * chunk;
+  let last = min(first + chunk, p.r * p.s * ci);
+  var k_a = first + lane;
+  var c = k_a % ci;
+  var r = k_a / ci / p.s;
+  var s = k_a / ci % p.s;
+  // And of the weight: packet `thread % (BN / PACKET)` of a row.
+  let column = column0 / PACKET + thread % ${BN / PACKET}u;
+  let ty = thread / ${BN / PACKET}u;
+  let live = column < co;
+  var k_b = first * PACKET + ty;
 
   // This subgroup's part of the tile.
-  let part_row = subgroup % 2u * ${BM / 2}u;
-  let part_column = subgroup / 2u * 8u;
-  //#for i in 0..BM / 2 / SIDE
-  //#for j in 0..32 / SIDE
+  let part_row = subgroup % ${BM / SM}u * SM;
+  let part_column = subgroup / ${BM / SM}u * SN;
+  //#for i in 0..SM / SIDE
+  //#for j in 0..SN / SIDE
   var acc_${i}_${j} = coop_mat${SIDE}x${SIDE}<f32, C>();
   //#end
   //#end
 
-  let last4 = min(first4 + p.chunk, p.r * p.s * p.ci4);
-  for (var k4 = first4; k4 < last4 + 8u; k4 += 8u) {
-    while c4 >= p.ci4 {
-      c4 -= p.ci4;
+  let steps = (last - first + GROUPS - 1u) / GROUPS;
+  for (var step = 0u; step <= steps; step++) {
+    while c >= ci {
+      c -= ci;
       s++;
       if s == p.s { s = 0u; r++; }
     }
-    let tap_at = i32((r * p.w + s) * p.ci4 + c4);
-    let inside = k4 < last4 && r < p.r;
-    //#for j in 0..BM * 128 / (LANES * BN)
-    var a_${j} = vec4<stored>();
+    let tap_at = i32((r * p.w + s) * ci + c);
+    let inside = k_a < last;
+    //#for j in 0..A_LOADS
+    var a_${j} = packet();
     if inside && u32(ih_${j} + i32(r)) < p.h && u32(iw_${j} + i32(s)) < p.w {
       a_${j} = x[at_${j} + tap_at];
     }
     //#end
-    //#for j in 0..128 / LANES
-    let k_${j} = k4 * 4u + ty + ${j * LANES / 4}u;
-    var b_${j} = vec4<stored>();
-    if live && k_${j} < last4 * 4u { b_${j} = weight[k_${j} * p.co4 + column]; }
+    //#for j in 0..B_LOADS
+    let k_${j} = k_b + ${j * THREADS * PACKET / BN}u;
+    var b_${j} = packet();
+    if live && k_${j} < last * PACKET { b_${j} = weight[k_${j} * co + column]; }
     //#end
-    c4 += 8u;
-    if k4 > first4 {
-      for (var k = 0u; k < 32u; k += SIDE) {
-        //#for part in 0..PARTS
-        //#for i in 0..BM / 2 / SIDE
-        let a_${i}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, A>>(
-          &a_tile[(${part} * A_TILE + (part_row + ${i * SIDE}u) * A_STRIDE + k / 4u) * GROUP], A_STRIDE * GROUP);
-        //#end
-        //#end
-        //#for j in 0..32 / SIDE
-        //#for part in 0..PARTS
-        let b_${j}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, B>>(
-          &b_tile[(${part} * B_TILE + k * B_STRIDE + part_column + ${j * SIDE / 4}u) * GROUP], B_STRIDE * GROUP);
-        //#end
-        //#for i in 0..BM / 2 / SIDE
-        //#for left in 0..PARTS
-        //#for right in 0..PARTS - left
-        acc_${i}_${j} = coopMultiplyAdd(a_${i}_${left}, b_${j}_${right}, acc_${i}_${j});
-        //#end
-        //#end
-        //#end
-        //#end
-      }
+    k_a += GROUPS;
+    c += GROUPS;
+    k_b += DEPTH;
+    if step > 0u {
+//#include cooperative_multiply
     }
     workgroupBarrier();
-    //#for j in 0..BM * 128 / (LANES * BN)
-    stage_a((thread / 8u + ${j * LANES * BN / 128}u) * A_STRIDE + thread % 8u, a_${j});
+    //#for j in 0..A_LOADS
+    stage_a((thread / GROUPS + ${j * THREADS / GROUPS}u) * A_STRIDE + lane, a_${j});
     //#end
-    //#for j in 0..128 / LANES
-    stage_b((ty + ${j * LANES / 4}u) * B_STRIDE + tx, b_${j});
+    //#for j in 0..B_LOADS
+    stage_b((ty + ${j * THREADS * PACKET / BN}u) * B_STRIDE + thread % ${BN / PACKET}u, b_${j});
     //#end
     workgroupBarrier();
   }
 
-  // From fragments to rows of four columns: SIDE rows of either half of the tile at a time.
-  //#for i in 0..BM / 2 / SIDE
-  workgroupBarrier();
-  //#for j in 0..32 / SIDE
-  let to_${i}_${j} = subgroup % 2u * ${SIDE * BN}u + subgroup / 2u * 32u + ${j * SIDE}u;
-  coopStoreT(acc_${i}_${j}, &band[to_${i}_${j}], ${BN}u);
-  //#end
-  workgroupBarrier();
-  //#for q in 0..8 * SIDE / LANES
-  let row_${i}_${q} = ty + ${q * LANES / 4}u;
-  var y_${i}_${q} = sums_at(row_${i}_${q} * ${BN}u + tx * 4u);
-  let m_${i}_${q} = row_tile * BM + row_${i}_${q} / SIDE * ${BM / 2}u + ${i * SIDE}u + row_${i}_${q} % SIDE;
-  //#end
-  //#end
-
-  //#if BIAS
-  let b = bias[min(column, p.co4 - 1u)];
-  //#end
-  //#if AFFINE
-  let affine = affine_of(min(column, p.co4 - 1u));
-  //#end
-  //#for i in 0..BM / 2 / SIDE
-  //#for q in 0..8 * SIDE / LANES
-  //#if BIAS
-  y_${i}_${q} += b;
-  //#end
-  if live && m_${i}_${q} < rows {
-    let at = (split * rows + m_${i}_${q}) * p.co4 + column;
+//#include cooperative_places
+  //#for j in 0..SN / WIDTH
+  {
+    let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
+    //#if BIAS
+    let b = bias[min(column4, p.co4 - 1u)];
+    //#end
     //#if AFFINE
-    y_${i}_${q} = affine.scale * y_${i}_${q} + affine.shift;
+    let affine = affine_of(min(column4, p.co4 - 1u));
     //#end
-    //#if RESIDUAL
-    y_${i}_${q} += vec4<f32>(residual[at]);
+    //#if STATS
+    // Rows past the end hold zeros, and must not count.
+    var sum = vec4<f32>();
     //#end
-    //#if RELU
-    y_${i}_${q} = select(y_${i}_${q}, vec4<f32>(), y_${i}_${q} < vec4<f32>());
+    //#for i in 0..SM / SIDE
+//#include cooperative_sums
+    //#for q in 0..QUADS
+    let m_${i}_${q} = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;
+    var y_${i}_${q} = sums_at(band_row_${q}, band_column);
+    //#if STATS
+    sum += y_${i}_${q};
     //#end
-    y[at] = vec4<written>(y_${i}_${q});
-  }
-  //#end
-  //#end
-  //#if STATS
-  // Rows past the end hold zeros, and must not count.
-  var sum = vec4<f32>();
-  //#for i in 0..BM / 2 / SIDE
-  //#for q in 0..8 * SIDE / LANES
-  sum += y_${i}_${q};
-  //#end
-  //#end
-  sums[thread] = sum;
-  workgroupBarrier();
-  var mean = vec4<f32>();
-  for (var other = tx; other < THREADS; other += ${BN / 4}u) { mean += sums[other]; }
-  mean /= f32(min(BM, rows - row_tile * BM));
-  var m2 = vec4<f32>();
-  //#for i in 0..BM / 2 / SIDE
-  //#for q in 0..8 * SIDE / LANES
-  let d_${i}_${q} = select(vec4<f32>(), y_${i}_${q} - mean, m_${i}_${q} < rows);
-  m2 += d_${i}_${q} * d_${i}_${q};
-  //#end
-  //#end
-  workgroupBarrier();
-  sums[thread] = m2;
-  workgroupBarrier();
-  if ty == 0u && live {
-    m2 = vec4<f32>();
-    for (var other = tx; other < THREADS; other += ${BN / 4}u) { m2 += sums[other]; }
-    partials[row_tile * 2u * p.co4 + column] = mean;
-    partials[(row_tile * 2u + 1u) * p.co4 + column] = m2;
+    //#if BIAS
+    y_${i}_${q} += b;
+    //#end
+    if column4 < p.co4 && m_${i}_${q} < rows {
+      let at = (split * rows + m_${i}_${q}) * p.co4 + column4;
+      //#if AFFINE
+      y_${i}_${q} = affine.scale * y_${i}_${q} + affine.shift;
+      //#end
+      //#if RESIDUAL
+      y_${i}_${q} += vec4<f32>(residual[at]);
+      //#end
+      //#if RELU
+      y_${i}_${q} = select(y_${i}_${q}, vec4<f32>(), y_${i}_${q} < vec4<f32>());
+      //#end
+      y[at] = vec4<written>(y_${i}_${q});
+    }
+    //#end
+    //#end
+    //#if STATS
+    let mean = sum_of_rows(thread, sum) / f32(min(BM, rows - row_tile * BM));
+    var m2 = vec4<f32>();
+    //#for i in 0..SM / SIDE
+    //#for q in 0..QUADS
+    let d_${i}_${q} = select(vec4<f32>(), y_${i}_${q} - mean, m_${i}_${q} < rows);
+    m2 += d_${i}_${q} * d_${i}_${q};
+    //#end
+    //#end
+    m2 = sum_of_rows(thread, m2);
+    if thread < ${BAND_COLUMNS / 4}u && column4 < p.co4 {
+      partials[row_tile * 2u * p.co4 + column4] = mean;
+      partials[(row_tile * 2u + 1u) * p.co4 + column4] = m2;
+    }
+    //#end
   }
   //#end
 }

@@ -17,3 +17,13 @@ alias written = f32;
 //#else
 alias written = stored;
 //#end
+
+// Whether invocations read eight f16 at a time, which takes channels in eights; else four numbers.
+override OCTETS: u32 = 0u;
+//#if OCTETS
+//#const PACKET = 8
+struct packet { low: vec4<f16>, high: vec4<f16> }
+//#else
+//#const PACKET = 4
+alias packet = vec4<stored>;
+//#end

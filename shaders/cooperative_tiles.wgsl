@@ -1,6 +1,6 @@
-// What kernels for matrix units share: the sizes, the two tiles in workgroup memory that the units read,
-// and the band that sums pass through. Each kernel says how large the tiles are: A_TILE and B_TILE, in
-// groups of four numbers, as are the places and strides of stage_a and stage_b.
+// What kernels for matrix units share: the sizes, the tiles in workgroup memory that the units read, and
+// the band that sums pass through. The kernel names its passes' tensors `packet` by packet; the includes
+// cooperative_multiply and cooperative_sums are parts of its `main`.
 //
 // Units for f16 can multiply f32, nearly: x·s = high + low, both in f16, and a·b = high·high + high·low +
 // low·high, whose error is 3·2^-22 of a·b. The scale s is a power of two by which the tensor's largest
@@ -13,8 +13,12 @@ diagnostic(off, derivative_uniformity);
 
 override SIDE: u32 = 16u;   // of a fragment: 8 or 16
 override LANES: u32 = 32u;  // of a subgroup
-override BM: u32 = 64u;     // 64 or 128
-override BN: u32 = 64u;     // 64 or 128
+// Rows and columns of a workgroup's tile, and of the part of it that a subgroup does.
+override BM: u32 = 64u;
+override BN: u32 = 64u;
+override SM: u32 = 32u;
+override SN: u32 = 32u;
+override DEPTH: u32 = 32u;  // terms of a step
 // Whether the tiles are of vec4: not on Metal, whose matrices load from pointers to single numbers.
 override WIDE: u32 = 1u;
 // Parts in f16 that each number is split into: 2, or 1 where it is not. The tile of the second follows
@@ -28,10 +32,49 @@ alias factor = f16;
 alias factor = stored;
 //#end
 
-const THREADS: u32 = ${LANES * BN / 16}u;
+//#const THREADS = LANES * (BM / SM) * (BN / SN)
+//#const GROUPS = DEPTH / PACKET
+// Tiles, in packets: which way they lie is the kernel's.
+//#if A_BY_ROWS
+//#const A_STRIDE = DEPTH / PACKET + 8 / PACKET
+//#const A_TILE = BM * A_STRIDE
+//#else
+//#const A_STRIDE = BM / PACKET + 8 / PACKET
+//#const A_TILE = DEPTH * A_STRIDE
+//#end
+//#if B_BY_ROWS
+//#const B_STRIDE = BN / PACKET + 8 / PACKET
+//#const B_TILE = DEPTH * B_STRIDE
+//#else
+//#const B_STRIDE = DEPTH / PACKET + 8 / PACKET
+//#const B_TILE = BN * B_STRIDE
+//#end
 
+// Sums of every subgroup, of SIDE rows and as many columns of fragments as give each lane four sums or
+// more: [row][column], those of subgroups side by side.
+//#if LANES * 4 > SIDE * SIDE
+//#const WIDTH = LANES * 4 / SIDE
+//#else
+//#const WIDTH = SIDE
+//#end
+//#const BAND_COLUMNS = BN / SN * WIDTH
+var<workgroup> band: array<f32, ${BM / SM * SIDE * BAND_COLUMNS}>;
+//#if OCTETS
+//#const GROUP = 2
+var<workgroup> a_tile: array<vec4<f16>, A_TILE * GROUP>;
+var<workgroup> b_tile: array<vec4<f16>, B_TILE * GROUP>;
+
+fn stage_a(at: u32, numbers: packet) {
+  a_tile[at * 2u] = numbers.low;
+  a_tile[at * 2u + 1u] = numbers.high;
+}
+fn stage_b(at: u32, numbers: packet) {
+  b_tile[at * 2u] = numbers.low;
+  b_tile[at * 2u + 1u] = numbers.high;
+}
+//#else
 //#if WIDE
-const GROUP: u32 = 1u;
+//#const GROUP = 1
 var<workgroup> a_tile: array<vec4<factor>, A_TILE * PARTS>;
 var<workgroup> b_tile: array<vec4<factor>, B_TILE * PARTS>;
 
@@ -57,28 +100,27 @@ fn stage_b(at: u32, numbers: vec4<f32>) {
   b_tile[B_TILE + at] = vec4<f16>(scaled - high);
 }
 //#else
-fn stage_a(at: u32, numbers: vec4<stored>) { a_tile[at] = numbers; }
-fn stage_b(at: u32, numbers: vec4<stored>) { b_tile[at] = numbers; }
+fn stage_a(at: u32, numbers: packet) { a_tile[at] = numbers; }
+fn stage_b(at: u32, numbers: packet) { b_tile[at] = numbers; }
 //#end
 //#else
-const GROUP: u32 = 4u;
+//#const GROUP = 4
 var<workgroup> a_tile: array<factor, A_TILE * GROUP>;
 var<workgroup> b_tile: array<factor, B_TILE * GROUP>;
 
-fn stage_a(at: u32, numbers: vec4<stored>) {
+fn stage_a(at: u32, numbers: packet) {
   //#for e in 0..4
   a_tile[at * 4u + ${e}u] = numbers[${e}];
   //#end
 }
 
-fn stage_b(at: u32, numbers: vec4<stored>) {
+fn stage_b(at: u32, numbers: packet) {
   //#for e in 0..4
   b_tile[at * 4u + ${e}u] = numbers[${e}];
   //#end
 }
 //#end
-
-var<workgroup> band: array<f32, ${2 * SIDE * BN}>;  // [row][column]
+//#end
 
 //#if PARTS == 2
 override PEAKS: u32 = 256u;
@@ -106,8 +148,18 @@ fn find_scales(thread: u32) {
 }
 //#end
 
+// The numbers, or zeros.
+fn masked(numbers: packet, live: bool) -> packet {
+  //#if OCTETS
+  return packet(select(vec4<f16>(), numbers.low, live), select(vec4<f16>(), numbers.high, live));
+  //#else
+  return select(packet(), numbers, live);
+  //#end
+}
+
 // Four sums of a row of the band.
-fn sums_at(at: u32) -> vec4<f32> {
+fn sums_at(row: u32, column: u32) -> vec4<f32> {
+  let at = row * BAND_COLUMNS + column;
   let sums = vec4<f32>(band[at], band[at + 1u], band[at + 2u], band[at + 3u]);
   //#if PARTS == 2
   return sums * unscale.x * unscale.y;

@@ -2,6 +2,11 @@
 // channels of one input pixel and visits the windows that cover it, in row-major order. Reference:
 // `reference_gradient` in src/ops/max_pool2d.rs.
 
+override KERNEL_H: u32 = 3u;
+override KERNEL_W: u32 = 3u;
+override STRIDE_H: u32 = 2u;
+override STRIDE_W: u32 = 2u;
+
 struct Params {
   n: u32, h: u32, w: u32, c4: u32,
   oh: u32, ow: u32, kernel_h: u32, kernel_w: u32,
@@ -30,15 +35,15 @@ fn main(
   let image = pixel / p.w / p.h;
   let row = pixel / p.w % p.h + p.padding_h;
   let column = pixel % p.w + p.padding_w;
-  let oh_end = min(row / p.stride_h + 1u, p.oh);
-  let ow_first = first_window(column, p.kernel_w, p.stride_w);
-  let ow_end = min(column / p.stride_w + 1u, p.ow);
+  let oh_end = min(row / STRIDE_H + 1u, p.oh);
+  let ow_first = first_window(column, KERNEL_W, STRIDE_W);
+  let ow_end = min(column / STRIDE_W + 1u, p.ow);
 
   var d = vec4<f32>();
-  for (var oh = first_window(row, p.kernel_h, p.stride_h); oh < oh_end; oh++) {
+  for (var oh = first_window(row, KERNEL_H, STRIDE_H); oh < oh_end; oh++) {
     for (var ow = ow_first; ow < ow_end; ow++) {
       let at = ((image * p.oh + oh) * p.ow + ow) * p.c4 + c;
-      let tap = (row - oh * p.stride_h) * p.kernel_w + column - ow * p.stride_w;
+      let tap = (row - oh * STRIDE_H) * KERNEL_W + column - ow * STRIDE_W;
       let winners = (vec4<u32>(taps[at]) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u);
       d += select(vec4<f32>(), vec4<f32>(d_y[at]), winners == vec4<u32>(tap));
     }

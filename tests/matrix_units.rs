@@ -49,16 +49,25 @@ fn emulated(shader: &Shader) -> Shader {
         assert!(source.contains(from), "{}.wgsl has no `{from}`: emulate it anew", shader.name);
         source = source.replace(from, to);
     };
-    const TILES: &str =
-        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/cooperative_tiles.wgsl"));
-    replace("//#include cooperative_tiles\n", TILES);
+    macro_rules! part {
+        ($name:literal) => {
+            replace(
+                concat!("//#include ", $name, "\n"),
+                include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
+            )
+        };
+    }
+    part!("cooperative_tiles");
+    part!("cooperative_multiply");
+    part!("cooperative_places");
+    part!("cooperative_sums");
     replace("enable wgpu_cooperative_matrix;\n", "");
     let subgroup = ",\n) {\n  let subgroup = thread / LANES;\n  lane = thread % LANES;";
     replace(", @builtin(subgroup_id) subgroup: u32,\n) {", subgroup);
     replace("coop_mat${SIDE}x${SIDE}<f32, C>()", "Sums()");
     replace("coopMultiplyAdd(", "multiply_add(");
     replace("coopStoreT(", "store(");
-    replace("&band[to_${i}_${j}]", "to_${i}_${j}");
+    replace("&band[to_${f}]", "to_${f}");
     // Rows of fragments follow each other at the stride, or (not transposed) columns do.
     for (role, tile) in [("A", "a"), ("B", "b")] {
         for (load, by_rows) in [("coopLoadT", true), ("coopLoad", false)] {

@@ -175,6 +175,9 @@ fn every_shader_file_belongs_to_an_operation() {
         "conv2d_params",
         "conv2d_rows",
         "conv2d_winograd_params",
+        "cooperative_multiply",
+        "cooperative_places",
+        "cooperative_sums",
         "cooperative_tiles",
         "sum_of_partials",
     ];

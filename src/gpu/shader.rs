@@ -1,12 +1,13 @@
 //! From a shader file to the WGSL that is compiled: constants and unrolled loops.
 //!
-//! A shader file is WGSL with three additions, because software adapters and some drivers do not
+//! A shader file is WGSL with four additions, because software adapters and some drivers do not
 //! unroll loops and lane numbers of subgroup broadcasts must be literals:
 //!
 //! - `override NAME: u32 = 4u;` declares a constant with its default; the kernel that is asked for
 //!   may give another value. It becomes a `const`, so it may size arrays and loops.
 //! - `//#for i in 0..NAME` … `//#end` repeats the lines between; `//#if NAME > 1` … `//#else` …
 //!   `//#end` keeps or drops them. `${i * 4 + 1}` is replaced by the number it evaluates to.
+//! - `//#const NAME = EXPRESSION` declares a constant that follows from others.
 //! - `//#include NAME` stands for what `shaders/NAME.wgsl` holds, a part that several shaders share.
 
 use std::collections::HashMap;
@@ -46,6 +47,9 @@ static PARTS: &[&Shader] = &[
     &shader!("conv2d_params"),
     &shader!("conv2d_rows"),
     &shader!("conv2d_winograd_params"),
+    &shader!("cooperative_multiply"),
+    &shader!("cooperative_places"),
+    &shader!("cooperative_sums"),
     &shader!("cooperative_tiles"),
     &shader!("sum_of_partials"),
 ];
@@ -54,7 +58,7 @@ static PARTS: &[&Shader] = &[
 const HALF: &str = "HALF";
 
 /// Constants a [`Kernel`] can give to its shader at most.
-const MAX_CONSTANTS: usize = 10;
+const MAX_CONSTANTS: usize = 16;
 
 /// A shader together with the values of its constants: what one pipeline is compiled from.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +77,7 @@ impl Kernel {
     /// The kernel with constant `name` set to `value`.
     ///
     /// # Panics
-    /// If more than ten constants are set.
+    /// If more than sixteen constants are set.
     pub const fn with(mut self, name: &'static str, value: u32) -> Self {
         self.constants[self.count] = (name, value);
         self.count += 1;
@@ -212,6 +216,16 @@ fn expand_block<'a>(
                     }
                     close(end, "//#end")?;
                     at = end;
+                } else if let Some(rest) = directive.strip_prefix("const ") {
+                    let (name, value) = rest
+                        .split_once('=')
+                        .map(|(name, value)| (name.trim(), value))
+                        .ok_or_else(|| located("expected `//#const NAME = VALUE`".into()))?;
+                    if live {
+                        let value = evaluate(value, scope).map_err(located)?;
+                        scope.insert(name, value);
+                        out.push_str(&format!("const {name}: u32 = {value}u;\n"));
+                    }
                 } else if let Some(part) = directive.strip_prefix("include ") {
                     let part = PARTS.iter().find(|shader| shader.name == part.trim());
                     let part = part.ok_or_else(|| located("there is no such part".into()))?;
@@ -364,6 +378,13 @@ mod tests {
     }
 
     #[test]
+    fn constants_follow_from_others() {
+        let source = "override N: u32 = 2u;\n//#if N > 2\n//#const M = N * 2\n//#else\n//#const M = 1\n//#end\n${M + 1}";
+        assert_eq!(expanded(source, &[]).unwrap(), "const N: u32 = 2u;\nconst M: u32 = 1u;\n2\n");
+        assert!(expanded(source, &[("N", 3)]).unwrap().ends_with("const M: u32 = 6u;\n7\n"));
+    }
+
+    #[test]
     fn branches_keep_one_side() {
         let source =
             "override N: u32 = 2u;\n//#if N >= (1 + 2)\nmany\n//#else\nfew ${N % 2}\n//#end";
@@ -378,6 +399,7 @@ mod tests {
             ("a\n//#end", "line 2: `//#end` without a block"),
             ("${x}", "line 1: unknown name `x`"),
             ("//#while", "line 1: unknown directive"),
+            ("//#const N", "line 1: expected `//#const NAME = VALUE`"),
             ("a\n//#include nothing", "line 2: there is no such part"),
             ("${1 / 0}", "line 1: division by zero"),
         ] {

@@ -143,8 +143,13 @@ pub(super) fn backward(
     accumulate: bool,
 ) {
     let shape = d_x.shape();
+    let MaxPool2d { kernel: [r, s], stride, .. } = pool;
+    // Divisions by numbers that the compiler knows: most of what a thread does is finding its windows.
+    let kernel = Kernel::new(&BACKWARD).half(d_x.dtype().is_half());
+    let kernel = kernel.with("KERNEL_H", r as u32).with("KERNEL_W", s as u32);
+    let kernel = kernel.with("STRIDE_H", stride[0] as u32).with("STRIDE_W", stride[1] as u32);
     gpu.run(
-        Kernel::new(&BACKWARD).half(d_x.dtype().is_half()),
+        kernel,
         &pool.params(shape, d_y.shape(), accumulate),
         &[taps, d_y.memory(), d_x.memory()],
         gpu.groups(shape.vec4s().div_ceil(256)),

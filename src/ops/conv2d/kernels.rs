@@ -21,9 +21,87 @@ pub enum Tiling {
     Lanes { lanes: u32, rows: u32, columns: u32 },
     /// Workgroup memory: rows × columns of a workgroup.
     Tiled { rows: u32, columns: u32 },
-    /// Matrix units, from tiles in workgroup memory: rows × columns of a workgroup. With `split`, f32
-    /// on units for f16, each number being two of theirs.
-    Cooperative { units: MatrixUnits, split: bool, rows: u32, columns: u32 },
+    /// Matrix units, from tiles in workgroup memory.
+    Cooperative(Cooperative),
+}
+
+/// A tile that is done on matrix units.
+#[derive(Clone, Copy)]
+pub struct Cooperative {
+    units: MatrixUnits,
+    /// What is multiplied.
+    numbers: Numbers,
+    /// Rows and columns of a workgroup.
+    rows: u32,
+    columns: u32,
+    /// Terms of a step.
+    depth: u32,
+}
+
+/// Numbers that matrix units multiply.
+#[derive(Clone, Copy, PartialEq)]
+enum Numbers {
+    Single,
+    /// f32 on units for f16, each number being two of theirs.
+    Split,
+    Half,
+    /// f16 that are read eight at a time, since there are multiples of eight channels.
+    Octets,
+}
+
+impl Cooperative {
+    /// The tile with the longest steps that `memory` bytes of a workgroup hold; `None` if none do.
+    fn new(
+        units: MatrixUnits,
+        numbers: Numbers,
+        [rows, columns]: [u32; 2],
+        memory: u32,
+    ) -> Option<Self> {
+        let longest = if rows == columns { 64 } else { 32 };
+        let tile = |depth| Self { units, numbers, rows, columns, depth };
+        let fits = |it: &Self| it.depth <= longest.min(it.threads()) && it.memory() <= memory;
+        [64, 32].map(tile).into_iter().find(fits)
+    }
+
+    fn threads(self) -> u32 {
+        let [rows, columns] = self.part();
+        self.units.lanes * (self.rows / rows) * (self.columns / columns)
+    }
+
+    /// Rows and columns that a subgroup does: the more, the less is read from workgroup memory, and the
+    /// fewer subgroups fit. As an H200 has them fastest.
+    fn part(self) -> [u32; 2] {
+        match self.rows * self.columns {
+            0x8000.. => [64, 64],
+            0x4000.. => [64, 32],
+            _ => [32, 32],
+        }
+    }
+
+    /// Bytes of workgroup memory: the two tiles, with gaps, the band that the sums pass through, and what
+    /// finds the scales of split numbers. Two halves take what a number of f32 does.
+    fn memory(self) -> u32 {
+        let Self { units, numbers, rows, columns, depth } = self;
+        let number = if let Numbers::Half | Numbers::Octets = numbers { 2 } else { 4 };
+        let tile = |side: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
+        let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
+        let band = (self.threads() / units.lanes * units.side * units.side).max(self.threads() * 4);
+        tile(rows) + tile(columns) + band * 4 + peaks
+    }
+
+    fn kernel(self, shader: &'static Shader) -> Kernel {
+        let Self { units, numbers, rows, columns, depth } = self;
+        let [part_rows, part_columns] = self.part();
+        let kernel = Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
+        let kernel = kernel.with("BM", rows).with("BN", columns).with("DEPTH", depth);
+        let kernel = kernel.with("SM", part_rows).with("SN", part_columns);
+        match numbers {
+            Numbers::Split => kernel.with("PARTS", 2),
+            Numbers::Octets => kernel.with("OCTETS", 1),
+            _ if units.wide_loads => kernel,
+            _ => kernel.with("WIDE", 0),
+        }
+    }
 }
 
 /// The shaders of a pass, by how their tiles are done.
@@ -44,13 +122,8 @@ impl Tiling {
             Self::Tiled { rows, columns } => {
                 Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
             }
-            Self::Cooperative { units, split, rows, columns } => {
-                let shader = shaders.cooperative.expect("offered where there is one");
-                let kernel =
-                    Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
-                let kernel = kernel.with("BM", rows).with("BN", columns);
-                let kernel = if split { kernel.with("PARTS", 2) } else { kernel };
-                if units.wide_loads { kernel } else { kernel.with("WIDE", 0) }
+            Self::Cooperative(tile) => {
+                tile.kernel(shaders.cooperative.expect("offered where there is one"))
             }
         }
     }
@@ -69,7 +142,7 @@ impl Tiling {
 
     /// Whether numbers are split, for which the kernel binds what [`super::peaks`] found, at the end.
     pub fn is_split(self) -> bool {
-        matches!(self, Self::Cooperative { split: true, .. })
+        matches!(self, Self::Cooperative(Cooperative { numbers: Numbers::Split, .. }))
     }
 
     /// Rows of a tile.
@@ -77,7 +150,7 @@ impl Tiling {
         match self {
             Self::Lanes { rows, .. }
             | Self::Tiled { rows, .. }
-            | Self::Cooperative { rows, .. } => rows as usize,
+            | Self::Cooperative(Cooperative { rows, .. }) => rows as usize,
         }
     }
 
@@ -85,7 +158,7 @@ impl Tiling {
     pub fn columns(self) -> usize {
         let columns = match self {
             Self::Lanes { columns, .. } => 32 * columns,
-            Self::Tiled { columns, .. } | Self::Cooperative { columns, .. } => columns,
+            Self::Tiled { columns, .. } | Self::Cooperative(Cooperative { columns, .. }) => columns,
         };
         columns as usize
     }
@@ -94,10 +167,14 @@ impl Tiling {
     pub fn share(self, tiles: usize, quads: usize) -> Sharing {
         /// Groups of four terms of a part, at least.
         const LEAST: usize = 32;
-        /// Of those that a round of a kernel does at most, which parts are whole numbers of.
-        const ROUND: usize = 8;
-        let most = if let Self::Lanes { .. } = self { 1 } else { (quads / LEAST).max(1) };
-        let chunk = quads.div_ceil((BUSY / tiles).clamp(1, most)).next_multiple_of(ROUND);
+        // And that a round of the kernel does, which parts are whole numbers of.
+        let (round, most) = match self {
+            Self::Lanes { .. } => (8, 1),
+            Self::Tiled { .. } => (8, quads / LEAST),
+            Self::Cooperative(tile) => (tile.depth as usize / 4, quads / LEAST),
+        };
+        let wanted = (BUSY / tiles).clamp(1, most.max(1));
+        let chunk = quads.div_ceil(wanted).next_multiple_of(round);
         Sharing { parts: quads.div_ceil(chunk), chunk }
     }
 
@@ -189,18 +266,46 @@ fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
 
 /// Tilings on matrix units for a product of numbers of this type, the best first; none where the adapter
 /// has no such units.
-fn cooperative(gpu: &Gpu, product: Product, dtype: Dtype) -> Vec<Named<Tiling>> {
+fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Tiling>> {
     /// Tiles that are enough, since workgroups share the sums of fewer than keep them busy.
     const LEAST: usize = 64;
-    let Some(units) = gpu.matrix_units(dtype.is_half()) else { return Vec::new() };
-    let tiling = |rows, columns| Tiling::Cooperative { units, split: false, rows, columns };
-    let mut tilings = vec![
-        ("cooperative 128x128", tiling(128, 128)),
-        ("cooperative 128x64", tiling(128, 64)),
-        ("cooperative 64x64", tiling(64, 64)),
+    let half = geometry.dtype.is_half();
+    let Some(units) = gpu.matrix_units(half) else { return Vec::new() };
+    let eights = [geometry.x.c, geometry.y.c].iter().all(|channels| channels % 8 == 0);
+    let numbers = match half {
+        true if eights && units.wide_loads => Numbers::Octets,
+        true => Numbers::Half,
+        false => Numbers::Single,
+    };
+    let large = ("cooperative 256x128", [256, 128]);
+    let mut sizes = vec![
+        ("cooperative 128x128", [128, 128]),
+        ("cooperative 128x64", [128, 64]),
+        ("cooperative 64x64", [64, 64]),
     ];
-    tilings.retain(|(_, tiling)| matrix_memory(tiling, units, dtype) <= gpu.workgroup_memory());
-    product.order(tilings, LEAST)
+    // By the weight, whose sums are the longest.
+    if product.parts > 1 {
+        sizes.rotate_left(1);
+        match geometry.flops() >= 2e10 {
+            true => sizes.insert(0, large),
+            false => sizes.push(large),
+        }
+    }
+    product.order(on_units(gpu, units, numbers, &sizes), LEAST)
+}
+
+/// Those of the tiles on matrix units that fit into a workgroup's memory.
+fn on_units(
+    gpu: &Gpu,
+    units: MatrixUnits,
+    numbers: Numbers,
+    sizes: &[Named<[u32; 2]>],
+) -> Vec<Named<Tiling>> {
+    let tile = |&(name, size)| {
+        let tile = Cooperative::new(units, numbers, size, gpu.workgroup_memory())?;
+        Some((name, Tiling::Cooperative(tile)))
+    };
+    sizes.iter().filter_map(tile).collect()
 }
 
 /// Tilings that split f32 for units that have no f32. Whether they pay, `--tune` finds out.
@@ -210,32 +315,16 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
     if dtype.is_half() || gpu.matrix_units(false).is_some() {
         return Vec::new();
     }
-    let tiling = |rows, columns| Tiling::Cooperative { units, split: true, rows, columns };
-    let mut tilings = vec![
-        ("split 128x128", tiling(128, 128)),
-        ("split 128x64", tiling(128, 64)),
-        ("split 64x64", tiling(64, 64)),
-    ];
-    tilings.retain(|(_, tiling)| matrix_memory(tiling, units, dtype) <= gpu.workgroup_memory());
-    tilings
-}
-
-/// Bytes of workgroup memory of a tiling on matrix units: the two tiles, 32 deep and with gaps, the band
-/// that the sums pass through, and what finds the scales of split numbers. Two halves take what a number
-/// of f32 does.
-fn matrix_memory(tiling: &Tiling, units: MatrixUnits, dtype: Dtype) -> u32 {
-    let (rows, columns) = (tiling.rows() as u32, tiling.columns() as u32);
-    let number = if dtype.is_half() { 2 } else { 4 };
-    let tiles = (rows.max(columns) * 40).max(32 * (rows.max(columns) + 8)) * 2 * number;
-    let peaks = if tiling.is_split() { units.lanes * columns / 2 } else { 0 };
-    tiles + (2 * units.side + units.lanes / 4) * columns * 4 + peaks
+    const SIZES: &[Named<[u32; 2]>] =
+        &[("split 128x128", [128, 128]), ("split 128x64", [128, 64]), ("split 64x64", [64, 64])];
+    on_units(gpu, units, Numbers::Split, SIZES)
 }
 
 /// Tilings for a product, the best for this adapter first, from `lanes` where lanes can share loads.
 fn tilings(
     gpu: &Gpu,
     product: Product,
-    dtype: Dtype,
+    geometry: &Geometry,
     lanes: &[Named<Tiling>],
 ) -> Vec<Named<Tiling>> {
     let shared = if gpu.subgroup_size() == Some(8) { lanes } else { &[] };
@@ -245,7 +334,7 @@ fn tilings(
         registers.swap(0, 1);
     }
     let tiled = product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY);
-    let (matrices, split) = (cooperative(gpu, product, dtype), split(gpu, dtype));
+    let (matrices, split) = (cooperative(gpu, product, geometry), split(gpu, geometry.dtype));
     match gpu.class() {
         AdapterClass::Software => [shared, &registers, &tiled, &matrices, &split].concat(),
         _ => [&matrices, &tiled[..], &registers, shared, &split].concat(),
@@ -259,7 +348,7 @@ fn methods(
     geometry: &Geometry,
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, product, geometry.dtype, lanes_for(product.rows, geometry.x.n));
+    let direct = tilings(gpu, product, geometry, lanes_for(product.rows, geometry.x.n));
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: &[Named<Tiling>] =
@@ -313,7 +402,7 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
     // Eight lanes share rows by fours of channels: 32 at least.
     let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts };
-    let tilings = tilings(gpu, product, geometry.dtype, &LANES[..2]);
+    let tilings = tilings(gpu, product, geometry, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }
 

@@ -569,7 +569,7 @@ fn backward_weight(
         AdapterClass::Software => 128,
         _ => 2 * BUSY,
     };
-    let splits = wanted.div_ceil(tiles).min(most);
+    let splits = (wanted / tiles).clamp(1, most);
     let chunk = image_rows.div_ceil(splits);
     let splits = image_rows.div_ceil(chunk);
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..geometry.params() };
