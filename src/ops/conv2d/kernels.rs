@@ -237,8 +237,9 @@ struct Product {
 }
 
 impl Product {
-    /// `tilings`, the largest first, with that in front which suits a GPU: the largest that does not
-    /// exceed the product and of which there are `least`, else the smallest. As found on an H200.
+    /// `tilings`, the preferred first and the smallest last, with that in front which suits a GPU: the
+    /// first that does not exceed the product and of which there are `least`, else the smallest. As found
+    /// on an H200.
     fn order(self, mut tilings: Vec<Named<Tiling>>, least: usize) -> Vec<Named<Tiling>> {
         let Self { rows, columns, count, parts } = self;
         let fits = |(_, tiling): &Named<Tiling>| {
@@ -277,21 +278,18 @@ fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Ti
         true => Numbers::Half,
         false => Numbers::Single,
     };
-    let large = ("cooperative 256x128", [256, 128]);
-    let mut sizes = vec![
-        ("cooperative 128x128", [128, 128]),
-        ("cooperative 128x64", [128, 64]),
-        ("cooperative 64x64", [64, 64]),
-    ];
-    // By the weight, whose sums are the longest.
-    if product.parts > 1 {
-        sizes.rotate_left(1);
-        match geometry.flops() >= 2e10 {
-            true => sizes.insert(0, large),
-            false => sizes.push(large),
-        }
-    }
-    product.order(on_units(gpu, units, numbers, &sizes), LEAST)
+    const LARGE: Named<[u32; 2]> = ("cooperative 256x128", [256, 128]);
+    const SQUARE: Named<[u32; 2]> = ("cooperative 128x128", [128, 128]);
+    const MIDDLE: Named<[u32; 2]> = ("cooperative 128x64", [128, 64]);
+    const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
+    let sizes: &[_] = match product.parts > 1 {
+        false => &[SQUARE, MIDDLE, SMALL],
+        // By the weight, whose sums are the longest: larger tiles are read less often, but there are
+        // more parts of sums to add up.
+        true if geometry.flops() >= 2e10 => &[LARGE, MIDDLE, SQUARE, SMALL],
+        true => &[MIDDLE, SQUARE, LARGE, SMALL],
+    };
+    product.order(on_units(gpu, units, numbers, sizes), LEAST)
 }
 
 /// Those of the tiles on matrix units that fit into a workgroup's memory.

@@ -569,7 +569,8 @@ fn backward_weight(
         AdapterClass::Software => 128,
         _ => 2 * BUSY,
     };
-    let splits = (wanted / tiles).clamp(1, most);
+    // Not more workgroups than fill the adapter evenly, but for large products two parts.
+    let splits = (wanted / tiles).max(wanted.div_ceil(tiles).min(2)).min(most);
     let chunk = image_rows.div_ceil(splits);
     let splits = image_rows.div_ceil(chunk);
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..geometry.params() };
