@@ -105,7 +105,7 @@ fn main(
     k += GROUPS;
     c += GROUPS;
     if step > 0u {
-//#include cooperative_multiply
+      //#include cooperative_multiply
     }
     workgroupBarrier();
     //#for j in 0..A_LOADS
@@ -117,12 +117,12 @@ fn main(
     workgroupBarrier();
   }
 
-//#include cooperative_places
+  //#include cooperative_places
   //#for j in 0..SN / WIDTH
   {
     let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
     //#for i in 0..SM / SIDE
-//#include cooperative_sums
+    //#include cooperative_sums
     //#for q in 0..QUADS
     {
       let m = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;

@@ -2,7 +2,7 @@
 // d_y[pixel, co]. Reference: `reference_weight` in src/ops/conv2d/reference.rs.
 //
 // As conv2d_forward_cooperative.wgsl with rows = (tap, ci), columns = output channels, and the sum over
-// the `chunk` output image rows of the workgroup's split, 32 pixels a step;
+// the `chunk` output image rows of the workgroup's split, DEPTH pixels a step;
 // conv2d_sum.wgsl adds the splits up. The first tile keeps rows together, as x does,
 // and is read by columns. An invocation keeps image, row and column of the pixel it stages. A round loads
 // its step while the units multiply the one before.
@@ -95,7 +95,7 @@ fn main(
     //#end
     k_b += DEPTH;
     if step > 0u {
-//#include cooperative_multiply
+      //#include cooperative_multiply
     }
     workgroupBarrier();
     //#for j in 0..A_LOADS
@@ -107,12 +107,12 @@ fn main(
     workgroupBarrier();
   }
 
-//#include cooperative_places
+  //#include cooperative_places
   //#for j in 0..SN / WIDTH
   {
     let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
     //#for i in 0..SM / SIDE
-//#include cooperative_sums
+    //#include cooperative_sums
     //#for q in 0..QUADS
     {
       let m = row0 + row_in_tile_${q} + ${i * SIDE}u;

@@ -3,11 +3,11 @@
 //
 // For adapters with cooperative matrices, whose fragments of SIDE × SIDE numbers belong to a whole
 // subgroup of LANES invocations. A workgroup computes BM output pixels × BN output channels, its
-// subgroups BM/2 × 32 each. The sum runs over (tap, ci), or the `chunk` groups of four of these that are
-// the workgroup's share, in steps of 32: eight groups of four channels, each invocation staging one such
-// group of some rows, whose tap and channel it keeps. A round loads its step while the units multiply the
+// subgroups SM × SN each. The sum runs over (tap, ci), or the `chunk` groups of four of these that are
+// the workgroup's share, in steps of DEPTH: GROUPS packets of channels, each invocation staging one such
+// packet of some rows, whose tap and channel it keeps. A round loads its step while the units multiply the
 // one before.
-// Rows of the tiles have a gap of two vec4 that spreads them over the memory banks. Fragments have no
+// Rows of the tiles have a gap of 16 bytes (f16) that spreads them over the memory banks. Fragments have no
 // elements that could be reached, so the sums pass through workgroup memory, a band at a time.
 
 //#const A_BY_ROWS = 1
@@ -116,7 +116,7 @@ fn main(
     c += GROUPS;
     k_b += DEPTH;
     if step > 0u {
-//#include cooperative_multiply
+      //#include cooperative_multiply
     }
     workgroupBarrier();
     //#for j in 0..A_LOADS
@@ -128,7 +128,7 @@ fn main(
     workgroupBarrier();
   }
 
-//#include cooperative_places
+  //#include cooperative_places
   //#for j in 0..SN / WIDTH
   {
     let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
@@ -143,7 +143,7 @@ fn main(
     var sum = vec4<f32>();
     //#end
     //#for i in 0..SM / SIDE
-//#include cooperative_sums
+    //#include cooperative_sums
     //#for q in 0..QUADS
     let m_${i}_${q} = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;
     var y_${i}_${q} = sums_at(band_row_${q}, band_column);

@@ -1,6 +1,7 @@
 // What kernels for matrix units share: the sizes, the tiles in workgroup memory that the units read, and
-// the band that sums pass through. The kernel names its passes' tensors `packet` by packet; the includes
-// cooperative_multiply and cooperative_sums are parts of its `main`.
+// the band that sums pass through. A kernel says first whether either matrix lies in its tile by rows
+// (A_BY_ROWS, B_BY_ROWS) or by columns, and reads its tensors packet by packet (conv2d_params). Parts of its
+// `main` are cooperative_multiply, cooperative_places and, for each fragment, cooperative_sums.
 //
 // Units for f16 can multiply f32, nearly: x·s = high + low, both in f16, and a·b = high·high + high·low +
 // low·high, whose error is 3·2^-22 of a·b. The scale s is a power of two by which the tensor's largest
