@@ -436,4 +436,20 @@ mod tests {
         assert_eq!(parts(8, 1152), 29);
         assert_eq!(registers(16, 4).share(8, 1152).parts, 1);
     }
+
+    #[test]
+    fn steps_on_units_are_as_long_as_memory_allows() {
+        let units = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
+        let depth = |size, memory| {
+            Cooperative::new(units, Numbers::Octets, size, memory).map(|tile| tile.depth)
+        };
+        assert_eq!(depth([128, 128], 48 << 10), Some(64));
+        assert_eq!(depth([128, 128], 32 << 10), Some(32));
+        assert_eq!(depth([128, 128], 16 << 10), None);
+        assert_eq!(depth([128, 64], 48 << 10), Some(32));
+        // Each lane has a term of a step to stage at least.
+        let units = MatrixUnits { side: 8, lanes: 8, ..units };
+        let tile = Cooperative::new(units, Numbers::Octets, [64, 64], 48 << 10).unwrap();
+        assert_eq!((tile.threads(), tile.depth), (32, 32));
+    }
 }

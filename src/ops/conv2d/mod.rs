@@ -565,12 +565,12 @@ fn backward_weight(
     let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry.x.c);
     let kernel = kernel.half(d_y.dtype().is_half());
     let tiles = tiling.count(quads * 4, y.c);
-    let wanted = match gpu.class() {
-        AdapterClass::Software => 128,
-        _ => 2 * BUSY,
+    let splits = match gpu.class() {
+        AdapterClass::Software => 128_usize.div_ceil(tiles),
+        // Not more workgroups than fill a GPU evenly, but two parts even of large products.
+        _ => (2 * BUSY / tiles).max((2 * BUSY).div_ceil(tiles).min(2)),
     };
-    // Not more workgroups than fill the adapter evenly, but for large products two parts.
-    let splits = (wanted / tiles).max(wanted.div_ceil(tiles).min(2)).min(most);
+    let splits = splits.min(most);
     let chunk = image_rows.div_ceil(splits);
     let splits = image_rows.div_ceil(chunk);
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..geometry.params() };
