@@ -167,7 +167,7 @@ impl Tiling {
     pub fn share(self, tiles: usize, quads: usize) -> Sharing {
         /// Groups of four terms of a part, at least.
         const LEAST: usize = 32;
-        // And that a round of the kernel does, which parts are whole numbers of.
+        // Parts are whole numbers of a kernel's rounds, each of so many groups.
         let (round, most) = match self {
             Self::Lanes { .. } => (8, 1),
             Self::Tiled { .. } => (8, quads / LEAST),
