@@ -99,10 +99,12 @@ impl Slice {
     }
 }
 
-/// Storages that are free for the next lease, by size.
+/// Storages that are free for the next lease.
 #[derive(Default)]
 pub(super) struct Pool {
-    free: RefCell<BTreeMap<u64, Vec<Rc<Storage>>>>,
+    /// By size, then age: what is free alone decides which is leased next, so that work done again
+    /// takes the same storages again.
+    free: RefCell<BTreeMap<(u64, u64), Rc<Storage>>>,
     next_id: Cell<u64>,
     total: Cell<u64>,
     largest: Cell<u64>,
@@ -129,16 +131,12 @@ impl Pool {
     fn take_free(&self, bytes: u64) -> Option<Rc<Storage>> {
         let most = if self.settled.get() { u64::MAX } else { bytes + bytes / 4 };
         let mut free = self.free.borrow_mut();
-        let (&size, list) = free.range_mut(bytes..=most).next()?;
-        let storage = list.pop();
-        if list.is_empty() {
-            free.remove(&size);
-        }
-        storage
+        let (&size_and_age, _) = free.range((bytes, 0)..=(most, u64::MAX)).next()?;
+        free.remove(&size_and_age)
     }
 
     fn give_back(&self, storage: Rc<Storage>) {
-        self.free.borrow_mut().entry(storage.bytes).or_default().push(storage);
+        self.free.borrow_mut().insert((storage.bytes, storage.id), storage);
     }
 
     /// Holds what planned work takes: smaller work, such as the last batch of an epoch, is to make
@@ -149,8 +147,8 @@ impl Pool {
 
     /// Drops every free storage.
     pub fn trim(&self) {
-        for (bytes, list) in std::mem::take(&mut *self.free.borrow_mut()) {
-            self.total.set(self.total.get() - bytes * list.len() as u64);
+        for ((bytes, _), _) in std::mem::take(&mut *self.free.borrow_mut()) {
+            self.total.set(self.total.get() - bytes);
         }
         self.largest.set(0);
         self.settled.set(false);
@@ -194,6 +192,20 @@ mod tests {
         assert_eq!(pool.total_bytes(), 2048);
         pool.trim();
         assert_eq!(pool.total_bytes(), 0);
+    }
+
+    #[test]
+    fn work_done_again_takes_the_same_storages_again() {
+        let pool = Rc::new(Pool::default());
+        let work = || {
+            let (first, second) = (pool.lease(1000), pool.lease(1000));
+            let ids = [first.storage().id, second.storage().id];
+            drop(first);
+            let third = pool.lease(1000);
+            drop(second);
+            [ids[0], ids[1], third.storage().id]
+        };
+        assert_eq!(work(), work());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The list of commands of a step, and its encoding into one submission.
 //!
-//! Nothing runs while commands are recorded. [`Recorder::encode`] looks up pipelines and bind
-//! groups in caches that reach a steady state after the first step: a training loop leases the same
-//! storages in the same order every step, so every lookup hits.
+//! Nothing runs while commands are recorded. A training loop leases the same storages in the same
+//! order every step, so [`Recorder::encode`] finds nearly every dispatch bound as the one at its place
+//! in the submission before was; caches hold what other submissions have bound.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -17,6 +17,12 @@ pub(super) struct Binding {
     pub storage: Rc<Storage>,
     pub offset: u64,
     pub bytes: u64,
+}
+
+impl Binding {
+    fn range(&self) -> (u64, u64, u64) {
+        (self.storage.id, self.offset, self.bytes)
+    }
 }
 
 /// Where a kernel's parameters lie in the uniform blocks.
@@ -55,13 +61,36 @@ pub(super) enum Command {
     },
 }
 
-/// A bind group's identity: the kernel, its parameters, and id, offset and size of each binding.
-type GroupKey = (Kernel, Option<UniformSlot>, Vec<(u64, u64, u64)>);
+/// What a dispatch binds: the kernel, its parameters, and id, offset and size of each binding.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    kernel: Kernel,
+    params: Option<UniformSlot>,
+    ranges: Vec<(u64, u64, u64)>,
+}
+
+impl Key {
+    fn is(&self, kernel: &Kernel, params: Option<UniformSlot>, bindings: &[Binding]) -> bool {
+        self.params == params
+            && self.ranges.iter().copied().eq(bindings.iter().map(Binding::range))
+            && self.kernel == *kernel
+    }
+}
+
+/// What the device is told of a dispatch.
+#[derive(Clone)]
+struct Bound {
+    key: Rc<Key>,
+    pipeline: wgpu::ComputePipeline,
+    group: wgpu::BindGroup,
+}
 
 #[derive(Default)]
 pub(super) struct Recorder {
     pub commands: Vec<Command>,
-    groups: HashMap<GroupKey, wgpu::BindGroup>,
+    bound: HashMap<Rc<Key>, Bound>,
+    /// What the dispatches of the last submission were, and of longer ones before it those after.
+    last: Vec<Bound>,
 }
 
 impl Recorder {
@@ -74,8 +103,9 @@ impl Recorder {
         mut profiler: Option<&mut Profiler>,
     ) -> wgpu::CommandBuffer {
         let mut encoder = device.create_command_encoder(&Default::default());
-        let commands = std::mem::take(&mut self.commands);
+        let mut commands = std::mem::take(&mut self.commands);
         let mut pass: Option<wgpu::ComputePass<'static>> = None;
+        let mut place = 0;
         for command in &commands {
             match command {
                 Command::Dispatch { kernel, params, bindings, groups } => {
@@ -91,8 +121,17 @@ impl Recorder {
                             })
                             .forget_lifetime()
                     });
-                    let pipeline = pipelines.get(device, *kernel);
-                    let group = self.group(device, pipeline, *kernel, *params, bindings, uniforms);
+                    let last = self.last.get(place);
+                    if !last.is_some_and(|last| last.key.is(kernel, *params, bindings)) {
+                        let bound =
+                            self.bind(device, pipelines, *kernel, *params, bindings, uniforms);
+                        match self.last.get_mut(place) {
+                            Some(last) => *last = bound,
+                            None => self.last.push(bound),
+                        }
+                    }
+                    let Bound { pipeline, group, .. } = &self.last[place];
+                    place += 1;
                     pass.set_pipeline(pipeline);
                     pass.set_bind_group(0, group, &[]);
                     pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
@@ -114,23 +153,26 @@ impl Recorder {
             }
         }
         drop(pass);
+        commands.clear();
+        self.commands = commands;
         if let Some(profiler) = profiler {
             profiler.resolve(&mut encoder);
         }
         encoder.finish()
     }
 
-    fn group(
+    fn bind(
         &mut self,
         device: &wgpu::Device,
-        pipeline: &wgpu::ComputePipeline,
+        pipelines: &mut Pipelines,
         kernel: Kernel,
         params: Option<UniformSlot>,
         bindings: &[Binding],
         uniforms: &Uniforms,
-    ) -> &wgpu::BindGroup {
-        let ranges = bindings.iter().map(|b| (b.storage.id, b.offset, b.bytes)).collect();
-        self.groups.entry((kernel, params, ranges)).or_insert_with(|| {
+    ) -> Bound {
+        let key =
+            Rc::new(Key { kernel, params, ranges: bindings.iter().map(Binding::range).collect() });
+        let bind = || {
             let range = |buffer, offset, bytes| {
                 let size = std::num::NonZeroU64::new(bytes);
                 wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
@@ -143,17 +185,21 @@ impl Recorder {
                 binding: number,
                 resource: range(binding.storage.materialize(device), binding.offset, binding.bytes),
             });
-            device.create_bind_group(&wgpu::BindGroupDescriptor {
+            let pipeline = pipelines.get(device, kernel).clone();
+            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some(kernel.name()),
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &params.into_iter().chain(storages).collect::<Vec<_>>(),
-            })
-        })
+            });
+            Bound { key: key.clone(), pipeline, group }
+        };
+        self.bound.entry(key.clone()).or_insert_with(bind).clone()
     }
 
     /// Drops the cached bind groups, which keep the buffers they name alive.
     pub fn forget_groups(&mut self) {
-        self.groups.clear();
+        self.bound.clear();
+        self.last.clear();
     }
 }
 

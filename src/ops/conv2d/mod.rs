@@ -237,7 +237,8 @@ pub fn conv2d(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>, conv: Conv
         return Err(Error::shape("conv2d", what));
     }
     let epilogue = bias.map_or(Epilogue::None, |bias| Epilogue::Bias(bias.value()));
-    let y = forward(tape.gpu(), &geometry, x.value(), weight.value(), epilogue);
+    let method = kernels::forward(tape.gpu(), &geometry);
+    let y = forward(tape.gpu(), &geometry, method, x.value(), weight.value(), epilogue);
     Ok(attach(tape, geometry, x, weight, bias, y))
 }
 
@@ -254,7 +255,8 @@ pub fn conv2d_with_stats(
 ) -> Result<(Var, Option<BatchStats>)> {
     let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     let gpu = tape.gpu();
-    let chunk = match kernels::forward(gpu, &geometry) {
+    let method = kernels::forward(gpu, &geometry);
+    let chunk = match method {
         Method::Direct(tiling) => Some(match forward_sharing(&geometry, tiling).parts {
             1 => tiling.rows(),
             _ => ROWS_WITH_STATS,
@@ -263,7 +265,7 @@ pub fn conv2d_with_stats(
     };
     let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
-    let y = forward(gpu, &geometry, x.value(), weight.value(), epilogue);
+    let y = forward(gpu, &geometry, method, x.value(), weight.value(), epilogue);
     Ok((attach(tape, geometry, x, weight, None, y), stats))
 }
 
@@ -303,7 +305,8 @@ pub(super) fn conv2d_affine(
         let what = format!("a residual {} joins {}", residual.shape(), geometry.y);
         return Err(Error::shape("conv2d", what));
     }
-    Ok(forward(gpu, &geometry, x.value(), weight.value(), Epilogue::Affine(affine)))
+    let (method, epilogue) = (kernels::forward(gpu, &geometry), Epilogue::Affine(affine));
+    Ok(forward(gpu, &geometry, method, x.value(), weight.value(), epilogue))
 }
 
 /// What follows a convolution in evaluation.
@@ -365,12 +368,13 @@ impl<'a> Epilogue<'a> {
 fn forward(
     gpu: &Gpu,
     geometry: &Geometry,
+    method: Method,
     x: &Tensor,
     weight: &Tensor,
     epilogue: Epilogue<'_>,
 ) -> Tensor {
     let y = Tensor::empty_as(gpu, geometry.y, geometry.dtype);
-    let tiling = match kernels::forward(gpu, geometry) {
+    let tiling = match method {
         Method::Winograd(tiling) => {
             let winograd = Winograd::forward(geometry).expect("offered where it applies");
             winograd.run(gpu, tiling, x, weight, &y, epilogue);

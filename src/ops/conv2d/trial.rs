@@ -1,6 +1,6 @@
 //! One pass of a convolution by itself, to measure and compare the kernels it can be done by.
 
-use super::{Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward};
+use super::{Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward, kernels};
 use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Fill, filled};
 use crate::tensor::{Dtype, Shape, Tensor};
@@ -74,7 +74,10 @@ impl Trial {
         let (gpu, Operands([a, b])) = (&self.gpu, operands);
         let Geometry { x, weight, dtype, .. } = self.geometry;
         match self.pass {
-            pass if pass == PASSES[0] => forward(gpu, &self.geometry, a, b, Epilogue::None),
+            pass if pass == PASSES[0] => {
+                let method = kernels::forward(gpu, &self.geometry);
+                forward(gpu, &self.geometry, method, a, b, Epilogue::None)
+            }
             pass if pass == PASSES[1] => {
                 let d_x = Tensor::empty_as(gpu, x, dtype);
                 backward_data(gpu, &self.geometry, b, a, &d_x, false);
