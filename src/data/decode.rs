@@ -1,7 +1,7 @@
 //! Image files to RGB pixels: upright, alpha blended on white, 8 bits a channel.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek};
+use std::io::{Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -15,6 +15,8 @@ const MAX_PIXELS: u64 = 100_000_000;
 const MAX_BYTES: u64 = 512 << 20;
 /// How much of a file [`probe`] reads first; nearly every header ends before.
 const HEAD: u64 = 64 << 10;
+/// How much it reads where that is not enough.
+const LONG_HEAD: u64 = 16 << 20;
 
 /// Decodes the image file at `path`, whose format is told from its content: JPEG (greyscale, YCbCr,
 /// CMYK), PNG (any depth, palette), GIF and WebP (their first frame), BMP. EXIF orientation is
@@ -45,22 +47,21 @@ pub(super) fn read_rgb(path: &Path) -> Result<RgbImage, String> {
 pub(super) fn probe(path: &Path) -> Result<(u32, u32), String> {
     let mut file = open(path)?;
     let mut head = Vec::new();
-    file.by_ref()
-        .take(HEAD)
-        .read_to_end(&mut head)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    let from_head = header(Cursor::new(&head)).map(|decoder| decoder.dimensions());
-    if from_head.is_ok() || (head.len() as u64) < HEAD {
-        return from_head;
+    // A long preamble (an embedded thumbnail, a colour profile) may precede the dimensions.
+    for most in [HEAD, LONG_HEAD] {
+        let more = file.by_ref().take(most - head.len() as u64).read_to_end(&mut head);
+        more.map_err(|error| format!("cannot be read: {error}"))?;
+        let found = dimensions(&head);
+        if found.is_ok() || (head.len() as u64) < most {
+            return found;
+        }
     }
-    // A long preamble (an embedded thumbnail, a colour profile) precedes the dimensions.
-    file.rewind().map_err(|error| format!("cannot be read: {error}"))?;
-    header(BufReader::new(file)).map(|decoder| decoder.dimensions())
+    dimensions(&head)
 }
 
 /// [`probe`] for a file already in memory, or its beginning.
 pub(super) fn probe_bytes(bytes: &[u8]) -> Result<(u32, u32), String> {
-    no_panic(|| header(Cursor::new(bytes)).map(|decoder| decoder.dimensions()))
+    no_panic(|| dimensions(bytes))
 }
 
 /// Runs `work`, turning a panic (of a decoder on a hostile file, say) into an error.
@@ -79,8 +80,12 @@ fn open(path: &Path) -> Result<File, String> {
     File::open(path).map_err(cannot)
 }
 
+fn dimensions(bytes: &[u8]) -> Result<(u32, u32), String> {
+    header(bytes).map(|decoder| decoder.dimensions())
+}
+
 pub(super) fn rgb_from(bytes: &[u8]) -> Result<RgbImage, String> {
-    let mut decoder = header(Cursor::new(bytes))?;
+    let mut decoder = header(bytes)?;
     if jpeg_is_truncated(bytes) {
         return Err("truncated: the JPEG's end is missing".into());
     }
@@ -97,12 +102,13 @@ fn told(error: ImageError) -> String {
     error.to_string().trim_end().to_owned()
 }
 
-/// A decoder that has read the header of an image small enough to decode.
-fn header<'a>(mut reader: impl BufRead + Seek + 'a) -> Result<Box<dyn ImageDecoder + 'a>, String> {
-    if reader.fill_buf().is_ok_and(<[u8]>::is_empty) {
+/// A decoder that has read the header of an image small enough to decode. Always from memory, since
+/// every decoder would be compiled again for another reader.
+fn header(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
+    if bytes.is_empty() {
         return Err("the file is empty (0 bytes)".into());
     }
-    let reader = ImageReader::new(reader)
+    let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| format!("cannot be read: {error}"))?;
     if reader.format().is_none() {

@@ -268,8 +268,6 @@ fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
 /// Tilings on matrix units for a product of numbers of this type, the best first; none where the adapter
 /// has no such units.
 fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Tiling>> {
-    /// Tiles that are enough, since workgroups share the sums of fewer than keep them busy.
-    const LEAST: usize = 64;
     let half = geometry.dtype.is_half();
     let Some(units) = gpu.matrix_units(half) else { return Vec::new() };
     let eights = [geometry.x.c, geometry.y.c].iter().all(|channels| channels % 8 == 0);
@@ -278,29 +276,38 @@ fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Ti
         true => Numbers::Half,
         false => Numbers::Single,
     };
+    let sizes = sizes_on_units(product.parts > 1, geometry.flops());
+    product.order(on_units(gpu.workgroup_memory(), units, numbers, sizes), ENOUGH_ON_UNITS)
+}
+
+/// Tiles on matrix units that are enough, since workgroups share the sums of fewer than keep a GPU busy.
+const ENOUGH_ON_UNITS: usize = 64;
+
+/// Rows and columns of tiles on matrix units, the best first and the smallest last, for a product of so
+/// many multiplications and additions, whose sums are long ones that are shared or not.
+fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     const LARGE: Named<[u32; 2]> = ("cooperative 256x128", [256, 128]);
     const SQUARE: Named<[u32; 2]> = ("cooperative 128x128", [128, 128]);
     const MIDDLE: Named<[u32; 2]> = ("cooperative 128x64", [128, 64]);
     const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
-    let sizes: &[_] = match product.parts > 1 {
+    match shared {
         false => &[SQUARE, MIDDLE, SMALL],
         // By the weight, whose sums are the longest: larger tiles are read less often, but there are
         // more parts of sums to add up.
-        true if geometry.flops() >= 2e10 => &[LARGE, MIDDLE, SQUARE, SMALL],
+        true if flops >= 2e10 => &[LARGE, MIDDLE, SQUARE, SMALL],
         true => &[MIDDLE, SQUARE, LARGE, SMALL],
-    };
-    product.order(on_units(gpu, units, numbers, sizes), LEAST)
+    }
 }
 
-/// Those of the tiles on matrix units that fit into a workgroup's memory.
+/// Those of the tiles on matrix units that fit into so many bytes of a workgroup's memory.
 fn on_units(
-    gpu: &Gpu,
+    memory: u32,
     units: MatrixUnits,
     numbers: Numbers,
     sizes: &[Named<[u32; 2]>],
 ) -> Vec<Named<Tiling>> {
     let tile = |&(name, size)| {
-        let tile = Cooperative::new(units, numbers, size, gpu.workgroup_memory())?;
+        let tile = Cooperative::new(units, numbers, size, memory)?;
         Some((name, Tiling::Cooperative(tile)))
     };
     sizes.iter().filter_map(tile).collect()
@@ -315,7 +322,7 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
     }
     const SIZES: &[Named<[u32; 2]>] =
         &[("split 128x128", [128, 128]), ("split 128x64", [128, 64]), ("split 64x64", [64, 64])];
-    on_units(gpu, units, Numbers::Split, SIZES)
+    on_units(gpu.workgroup_memory(), units, Numbers::Split, SIZES)
 }
 
 /// Tilings for a product, the best for this adapter first, from `lanes` where lanes can share loads.
@@ -435,6 +442,24 @@ mod tests {
         // layer4 at 64 px, batch 16: as many as keep a GPU busy, in whole rounds.
         assert_eq!(parts(8, 1152), 29);
         assert_eq!(registers(16, 4).share(8, 1152).parts, 1);
+    }
+
+    #[test]
+    fn products_that_fill_no_tile_on_units_get_the_smallest() {
+        let units = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
+        let first = |rows, columns, parts, flops| {
+            let sizes = sizes_on_units(parts > 1, flops);
+            let tiles = on_units(48 << 10, units, Numbers::Octets, sizes);
+            Product { rows, columns, count: 1, parts }.order(tiles, ENOUGH_ON_UNITS)[0].0
+        };
+        // By the weights of shortcuts, whatever the batch, and of layer4 with large ones.
+        assert_eq!(first(64, 128, 784, 1e9), "cooperative 64x64");
+        assert_eq!(first(64, 128, 3136, 4e10), "cooperative 64x64");
+        assert_eq!(first(9 * 512, 512, 196, 6e10), "cooperative 256x128");
+        // Forward: layer1 and layer2 at 224 px, and layer4 at 64 px with a small batch.
+        assert_eq!(first(64 * 56 * 56, 64, 1, 1e10), "cooperative 128x64");
+        assert_eq!(first(64 * 28 * 28, 128, 1, 1e10), "cooperative 128x128");
+        assert_eq!(first(64, 512, 1, 1e9), "cooperative 64x64");
     }
 
     #[test]
