@@ -179,4 +179,18 @@ mod tests {
         let error = no_panic::<()>(|| panic!("as a decoder might")).unwrap_err();
         assert!(error.contains("panicked"), "{error}");
     }
+
+    #[test]
+    fn a_header_after_a_long_preamble_is_found() {
+        let mut jpeg = Vec::new();
+        let image = DynamicImage::ImageRgb8(RgbImage::new(5, 3));
+        image.write_to(&mut Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).unwrap();
+        // Segments such as a colour profile's, as long as they can be, after the start of the image.
+        let segment: Vec<u8> = [0xff, 0xe2, 0xff, 0xff].into_iter().chain([0; 0xfffd]).collect();
+        jpeg.splice(2..2, segment.repeat(3));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &jpeg).unwrap();
+        assert_eq!(probe(file.path()), Ok((5, 3)));
+        assert!(probe_bytes(&jpeg[..HEAD as usize]).is_err());
+    }
 }
