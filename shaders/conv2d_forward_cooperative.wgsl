@@ -19,19 +19,27 @@
 //#end
 
 //#if STATS
-// Sums over a workgroup's rows of what its threads have of their columns, through the band.
+//#const SHARES = 4
+var<workgroup> shares: array<vec4<f32>, ${SHARES * BAND_COLUMNS}>;
+
+// Sums over a workgroup's rows of what its threads have of their columns, through the band: a few shares
+// of each first.
 fn sum_of_rows(thread: u32, mine: vec4<f32>) -> vec4<f32> {
   workgroupBarrier();
-  //#for e in 0..4
-  band[thread * 4u + ${e}u] = mine[${e}];
-  //#end
+  to_band(thread, mine);
+  workgroupBarrier();
+  if thread < ${SHARES * BAND_COLUMNS}u {
+    var share = vec4<f32>();
+    //#for other in 0..THREADS / SHARES / BAND_COLUMNS
+    share += from_band(thread + ${other * SHARES * BAND_COLUMNS}u);
+    //#end
+    shares[thread] = share;
+  }
   workgroupBarrier();
   var sum = vec4<f32>();
-  for (var other = thread % ${BAND_COLUMNS / 4}u; other < THREADS; other += ${BAND_COLUMNS / 4}u) {
-    //#for e in 0..4
-    sum[${e}] += band[other * 4u + ${e}u];
-    //#end
-  }
+  //#for share in 0..SHARES
+  sum += shares[thread % BAND_COLUMNS + ${share * BAND_COLUMNS}u];
+  //#end
   return sum;
 }
 //#end
@@ -178,7 +186,7 @@ fn main(
     //#end
     //#end
     m2 = sum_of_rows(thread, m2);
-    if thread < ${BAND_COLUMNS / 4}u && column4 < p.co4 {
+    if thread < BAND_COLUMNS && column4 < p.co4 {
       partials[row_tile * 2u * p.co4 + column4] = mean;
       partials[(row_tile * 2u + 1u) * p.co4 + column4] = m2;
     }

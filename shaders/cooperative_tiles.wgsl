@@ -52,14 +52,36 @@ alias factor = stored;
 //#end
 
 // Sums of every subgroup, of SIDE rows and as many columns of fragments as give each lane four sums or
-// more: [row][column], those of subgroups side by side.
+// more, those of subgroups side by side: groups of four of [row][column], with a gap of two groups that
+// spreads the rows of a fragment over the memory banks.
 //#if LANES * 4 > SIDE * SIDE
 //#const WIDTH = LANES * 4 / SIDE
 //#else
 //#const WIDTH = SIDE
 //#end
-//#const BAND_COLUMNS = BN / SN * WIDTH
-var<workgroup> band: array<f32, ${BM / SM * SIDE * BAND_COLUMNS}>;
+//#const BAND_ROWS = BM / SM * SIDE
+//#const BAND_COLUMNS = BN / SN * WIDTH / 4
+//#const BAND_STRIDE = BAND_COLUMNS + 2
+//#if WIDE
+//#const BAND_GROUP = 1
+var<workgroup> band: array<vec4<f32>, ${BAND_ROWS * BAND_STRIDE}>;
+
+fn to_band(at: u32, numbers: vec4<f32>) { band[at] = numbers; }
+fn from_band(at: u32) -> vec4<f32> { return band[at]; }
+//#else
+//#const BAND_GROUP = 4
+var<workgroup> band: array<f32, ${BAND_ROWS * BAND_STRIDE * 4}>;
+
+fn to_band(at: u32, numbers: vec4<f32>) {
+  //#for e in 0..4
+  band[at * 4u + ${e}u] = numbers[${e}];
+  //#end
+}
+
+fn from_band(at: u32) -> vec4<f32> {
+  return vec4<f32>(band[at * 4u], band[at * 4u + 1u], band[at * 4u + 2u], band[at * 4u + 3u]);
+}
+//#end
 //#if OCTETS
 //#const GROUP = 2
 var<workgroup> a_tile: array<vec4<f16>, A_TILE * GROUP>;
@@ -160,8 +182,7 @@ fn masked(numbers: packet, live: bool) -> packet {
 
 // Four sums of a row of the band.
 fn sums_at(row: u32, column: u32) -> vec4<f32> {
-  let at = row * BAND_COLUMNS + column;
-  let sums = vec4<f32>(band[at], band[at + 1u], band[at + 2u], band[at + 3u]);
+  let sums = from_band(row * BAND_STRIDE + column);
   //#if PARTS == 2
   return sums * unscale.x * unscale.y;
   //#else

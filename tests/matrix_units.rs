@@ -37,7 +37,8 @@ fn store(fragment: Sums, at: u32, row: u32) {
   var sums = fragment;
   for (var e = 0u; e < ${SIDE * SIDE / LANES}u; e++) {
     let element = e * LANES + lane;
-    band[at + element / SIDE * row + element % SIDE] = sums[e];
+    let place = at * 4u + element / SIDE * row * 4u + element % SIDE;
+    band[place / 4u][place % 4u] = sums[e];
   }
 }
 ";

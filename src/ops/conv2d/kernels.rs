@@ -78,14 +78,17 @@ impl Cooperative {
         }
     }
 
-    /// Bytes of workgroup memory: the two tiles, with gaps, the band that the sums pass through, and what
-    /// finds the scales of split numbers. Two halves take what a number of f32 does.
+    /// Bytes of workgroup memory: the two tiles and the band that the sums pass through, with gaps, shares
+    /// of the statistics, and what finds the scales of split numbers. Two halves take what a number of f32 does.
     fn memory(self) -> u32 {
         let Self { units, numbers, rows, columns, depth } = self;
         let number = if let Numbers::Half | Numbers::Octets = numbers { 2 } else { 4 };
         let tile = |side: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
         let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
-        let band = (self.threads() / units.lanes * units.side * units.side).max(self.threads() * 4);
+        let [part_rows, part_columns] = self.part();
+        let band_rows = rows / part_rows * units.side;
+        let band_columns = columns / part_columns * units.side.max(units.lanes * 4 / units.side);
+        let band = band_rows * (band_columns + 8) + 4 * band_columns;
         tile(rows) + tile(columns) + band * 4 + peaks
     }
 
