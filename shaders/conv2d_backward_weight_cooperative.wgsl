@@ -11,6 +11,7 @@
 //#const B_BY_ROWS = 1
 //#include conv2d_params
 //#include cooperative_tiles
+//#include cooperative_pairs
 @group(0) @binding(1) var<storage, read> x: array<packet>;
 @group(0) @binding(2) var<storage, read> d_y: array<packet>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
@@ -107,6 +108,11 @@ fn main(
     workgroupBarrier();
   }
 
+  //#if TAPS
+  let rows = p.r * ${TAPS * 4}u;
+  //#else
+  let rows = row_packets * PACKET;
+  //#end
   //#include cooperative_places
   //#for j in 0..SN / WIDTH
   {
@@ -116,8 +122,9 @@ fn main(
     //#for q in 0..QUADS
     {
       let m = row0 + row_in_tile_${q} + ${i * SIDE}u;
-      if m < row_packets * PACKET && column4 < p.co4 {
-        d_w[(split * row_packets * PACKET + m) * p.co4 + column4] = sums_at(band_row_${q}, band_column);
+      let row = row_of_weight(m);
+      if m < row_packets * PACKET && row != NOWHERE && column4 < p.co4 {
+        d_w[(split * rows + row) * p.co4 + column4] = sums_at(band_row_${q}, band_column);
       }
     }
     //#end

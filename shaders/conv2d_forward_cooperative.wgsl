@@ -14,6 +14,7 @@
 //#const B_BY_ROWS = 1
 //#include conv2d_forward_memory
 //#include cooperative_tiles
+//#include cooperative_pairs
 //#if PARTS == 2
 @group(0) @binding(${4 + BIAS + STATS + 3 * AFFINE + RESIDUAL}) var<storage, read> peaks: array<u32>;
 //#end
@@ -114,11 +115,15 @@ fn main(
     if inside && u32(ih_${j} + i32(r)) < p.h && u32(iw_${j} + i32(s)) < p.w {
       a_${j} = x[at_${j} + tap_at];
     }
+    //#if TAPS
+    a_${j} = of_window(a_${j}, s);
+    //#end
     //#end
     //#for j in 0..B_LOADS
     let k_${j} = k_b + ${j * THREADS * PACKET / BN}u;
     var b_${j} = packet();
-    if live && k_${j} < last * PACKET { b_${j} = weight[k_${j} * co + column]; }
+    let row_${j} = row_of_weight(k_${j});
+    if live && k_${j} < last * PACKET && row_${j} != NOWHERE { b_${j} = weight[row_${j} * co + column]; }
     //#end
     k_a += GROUPS;
     c += GROUPS;

@@ -59,6 +59,10 @@ fn emulated(shader: &Shader) -> Shader {
         };
     }
     part!("cooperative_tiles");
+    // The data pass reads no images.
+    if shader.source.contains("cooperative_pairs") {
+        part!("cooperative_pairs");
+    }
     part!("cooperative_multiply");
     part!("cooperative_places");
     part!("cooperative_sums");

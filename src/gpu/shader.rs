@@ -48,6 +48,7 @@ static PARTS: &[&Shader] = &[
     &shader!("conv2d_rows"),
     &shader!("conv2d_winograd_params"),
     &shader!("cooperative_multiply"),
+    &shader!("cooperative_pairs"),
     &shader!("cooperative_places"),
     &shader!("cooperative_sums"),
     &shader!("cooperative_tiles"),

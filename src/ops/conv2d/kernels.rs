@@ -47,6 +47,8 @@ enum Numbers {
     Half,
     /// f16 that are read eight at a time, since there are multiples of eight channels.
     Octets,
+    /// f16 that are read eight at a time, two pixels of four channels: [`Geometry::paired`].
+    Pairs,
 }
 
 impl Cooperative {
@@ -82,7 +84,7 @@ impl Cooperative {
     /// of the statistics, and what finds the scales of split numbers. Two halves take what a number of f32 does.
     fn memory(self) -> u32 {
         let Self { units, numbers, rows, columns, depth } = self;
-        let number = if let Numbers::Half | Numbers::Octets = numbers { 2 } else { 4 };
+        let number = if let Numbers::Single | Numbers::Split = numbers { 4 } else { 2 };
         let tile = |side: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
         let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
         let [part_rows, part_columns] = self.part();
@@ -100,7 +102,7 @@ impl Cooperative {
         let kernel = kernel.with("SM", part_rows).with("SN", part_columns);
         match numbers {
             Numbers::Split => kernel.with("PARTS", 2),
-            Numbers::Octets => kernel.with("OCTETS", 1),
+            Numbers::Octets | Numbers::Pairs => kernel.with("OCTETS", 1),
             _ if units.wide_loads => kernel,
             _ => kernel.with("WIDE", 0),
         }
@@ -131,16 +133,29 @@ impl Tiling {
         }
     }
 
-    /// [`Tiling::kernel`] for a sum over so many channels, or for rows that are these at all taps: a first
+    /// [`Tiling::kernel`] for a sum over input channels, or for rows that are these at all taps: a first
     /// layer's images have fewer than the four that a tensor stores.
-    pub fn kernel_for(self, shaders: &Shaders, channels: usize) -> Kernel {
+    pub fn kernel_for(self, shaders: &Shaders, geometry: &Geometry) -> Kernel {
         let kernel = self.kernel(shaders);
         match self {
-            Self::Lanes { .. } | Self::Tiled { .. } if channels < 4 => {
-                kernel.with("DEPTH", channels as u32)
+            Self::Lanes { .. } | Self::Tiled { .. } if geometry.x.c < 4 => {
+                kernel.with("DEPTH", geometry.x.c as u32)
+            }
+            _ if self.is_paired() => {
+                kernel.with("TAPS", geometry.weight.h as u32).with("LEAD", geometry.lead() as u32)
             }
             _ => kernel,
         }
+    }
+
+    /// The convolution as this tile's kernel goes through it.
+    pub fn seen(self, geometry: &Geometry) -> Geometry {
+        if self.is_paired() { geometry.paired() } else { *geometry }
+    }
+
+    /// Whether two pixels are read as one.
+    fn is_paired(self) -> bool {
+        matches!(self, Self::Cooperative(Cooperative { numbers: Numbers::Pairs, .. }))
     }
 
     /// Whether numbers are split, for which the kernel binds what [`super::peaks`] found, at the end.
@@ -237,6 +252,8 @@ struct Product {
     count: usize,
     /// Parts that workgroups can share each sum in, whatever the tile.
     parts: usize,
+    /// Whether two pixels can be read as one.
+    pairs: bool,
 }
 
 impl Product {
@@ -244,7 +261,7 @@ impl Product {
     /// first that does not exceed the product and of which there are `least`, else the smallest. As found
     /// on an H200.
     fn order(self, mut tilings: Vec<Named<Tiling>>, least: usize) -> Vec<Named<Tiling>> {
-        let Self { rows, columns, count, parts } = self;
+        let Self { rows, columns, count, parts, .. } = self;
         let fits = |(_, tiling): &Named<Tiling>| {
             let (height, width) = (tiling.rows(), tiling.columns());
             let filled = parts == 1 || 128 * rows >= 3 * height * width;
@@ -273,9 +290,10 @@ fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
 fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Tiling>> {
     let half = geometry.dtype.is_half();
     let Some(units) = gpu.matrix_units(half) else { return Vec::new() };
-    let eights = [geometry.x.c, geometry.y.c].iter().all(|channels| channels % 8 == 0);
+    let [of_x, of_y] = [geometry.x.c % 8 == 0, geometry.y.c % 8 == 0];
     let numbers = match half {
-        true if eights && units.wide_loads => Numbers::Octets,
+        true if of_x && of_y && units.wide_loads => Numbers::Octets,
+        true if product.pairs && of_y && units.wide_loads => Numbers::Pairs,
         true => Numbers::Half,
         false => Numbers::Single,
     };
@@ -392,7 +410,7 @@ fn methods(
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
     let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
-    let product = Product { rows, columns, count: 1, parts: 1 };
+    let product = Product { rows, columns, count: 1, parts: 1, pairs: geometry.has_pairs() };
     let methods = methods(gpu, product, geometry, Winograd::forward(geometry));
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
@@ -400,7 +418,7 @@ pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
     let count = geometry.conv.stride.into_iter().product();
-    let product = Product { rows, columns: geometry.x.c, count, parts: 1 };
+    let product = Product { rows, columns: geometry.x.c, count, parts: 1, pairs: false };
     let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry));
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
@@ -409,7 +427,8 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 /// `parts` parts of each sum.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
     // Eight lanes share rows by fours of channels: 32 at least.
-    let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts };
+    let pairs = geometry.has_pairs();
+    let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts, pairs };
     let tilings = tilings(gpu, product, geometry, &LANES[..2]);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }
@@ -421,7 +440,7 @@ mod tests {
     #[test]
     fn large_products_get_large_tiles_and_small_ones_many() {
         let first = |rows, columns, parts| {
-            let product = Product { rows, columns, count: 1, parts };
+            let product = Product { rows, columns, count: 1, parts, pairs: false };
             product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY)[0].0
         };
         // Forward: layer1 at 224 px, batch 64, and layer4 at 64 px, batch 16.
@@ -432,7 +451,8 @@ mod tests {
         assert_eq!(first(9 * 256, 256, 16 * 4 * 4 / 64), "tiled 64x64");
         // Of a shortcut, which would fill half of a large tile.
         assert_eq!(first(64, 128, 64 * 28 * 28 / 64), "tiled 64x64");
-        let none = Product { rows: 64, columns: 64, count: 1, parts: 1 }.order(Vec::new(), 64);
+        let none = Product { rows: 64, columns: 64, count: 1, parts: 1, pairs: false };
+        let none = none.order(Vec::new(), 64);
         assert!(none.is_empty());
     }
 
@@ -453,7 +473,8 @@ mod tests {
         let first = |rows, columns, parts, flops| {
             let sizes = sizes_on_units(parts > 1, flops);
             let tiles = on_units(48 << 10, units, Numbers::Octets, sizes);
-            Product { rows, columns, count: 1, parts }.order(tiles, ENOUGH_ON_UNITS)[0].0
+            let product = Product { rows, columns, count: 1, parts, pairs: false };
+            product.order(tiles, ENOUGH_ON_UNITS)[0].0
         };
         // By the weights of shortcuts, whatever the batch, and of layer4 with large ones.
         assert_eq!(first(64, 128, 784, 1e9), "cooperative 64x64");

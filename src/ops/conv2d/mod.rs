@@ -216,6 +216,34 @@ impl Geometry {
         Ok(Self { dtype, ..geometry })
     }
 
+    /// Whether two neighbouring pixels can be read as one: four channels of f16 each, windows that begin at
+    /// every second column, and rows of an even length.
+    fn has_pairs(&self) -> bool {
+        self.dtype.is_half()
+            && self.x.c <= 4
+            && self.conv.stride[1] == 2
+            && self.x.w.is_multiple_of(2)
+    }
+
+    /// Taps of padding in front of a window's first that complete a pair.
+    fn lead(&self) -> usize {
+        self.conv.padding[1] % 2
+    }
+
+    /// The same convolution where it [`Geometry::has_pairs`], over pixels of eight channels. Its windows have
+    /// one tap for two, and up to one before and one after those of the weight, which lacks these.
+    fn paired(&self) -> Self {
+        let Self { x, weight, conv, .. } = *self;
+        let ([stride, _], [padding_h, padding_w]) = (conv.stride, conv.padding);
+        let taps = (weight.h + self.lead()).div_ceil(2);
+        Self {
+            x: Shape { w: x.w / 2, c: 8, ..x },
+            weight: Shape { h: taps, w: 8, ..weight },
+            conv: Conv2d { stride: [stride, 1], padding: [padding_h, padding_w.div_ceil(2)] },
+            ..*self
+        }
+    }
+
     /// Multiplications and additions of each of the three passes.
     fn flops(&self) -> f64 {
         2.0 * self.y.len() as f64 * (self.weight.n * self.weight.h * self.x.c) as f64
@@ -384,7 +412,7 @@ fn forward(
     };
     let sharing = forward_sharing(geometry, tiling);
     let parts = sharing.memory(gpu, geometry.y);
-    let kernel = tiling.kernel_for(&FORWARD, geometry.x.c).half(x.dtype().is_half());
+    let kernel = tiling.kernel_for(&FORWARD, geometry).half(x.dtype().is_half());
     let mut slices = vec![x.memory(), weight.memory(), parts.as_ref().unwrap_or(y.memory())];
     let kernel = match &parts {
         Some(_) => kernel.with("SHARED", 1),
@@ -392,7 +420,7 @@ fn forward(
     };
     let peaks = peaks(gpu, tiling, x, weight);
     slices.extend(&peaks);
-    let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(geometry) };
+    let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
     if let Some(parts) = &parts {
@@ -402,7 +430,7 @@ fn forward(
 }
 
 fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
-    let Geometry { x, weight, y, .. } = geometry;
+    let Geometry { x, weight, y, .. } = tiling.seen(geometry);
     tiling.share(tiling.count(y.pixels(), y.c), weight.n * weight.h * x.c4())
 }
 
@@ -566,9 +594,10 @@ fn backward_weight(
     let image_rows = y.n * y.h;
     let most = (y.pixels() / 64).clamp(1, image_rows);
     let tiling = kernels::backward_weight(gpu, geometry, quads, most);
-    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry.x.c);
+    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry);
     let kernel = kernel.half(d_y.dtype().is_half());
-    let tiles = tiling.count(quads * 4, y.c);
+    let seen = tiling.seen(geometry);
+    let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
     let splits = match gpu.class() {
         AdapterClass::Software => 128_usize.div_ceil(tiles),
         // Not more workgroups than fill a GPU evenly, but two parts even of large products.
@@ -577,7 +606,7 @@ fn backward_weight(
     let splits = splits.min(most);
     let chunk = image_rows.div_ceil(splits);
     let splits = image_rows.div_ceil(chunk);
-    let params = Params { splits: splits as u32, chunk: chunk as u32, ..geometry.params() };
+    let params = Params { splits: splits as u32, chunk: chunk as u32, ..seen.params() };
     let groups = gpu.groups(tiles * splits);
     let peaks = peaks(gpu, tiling, x, d_y);
     let run = |into: &Slice| {
