@@ -1,8 +1,9 @@
 // batch_norm forward, last step: y = scale·x + shift, then + residual, then max(·, 0), as asked. One
-// thread does four channels of ROWS pixels. Reference: `reference` in src/ops/batch_norm.rs.
+// thread does four channels of ROWS pixels, UNROLL at a time. Reference: `reference` in src/ops/batch_norm.rs.
 
 //#include batch_norm_normalise
 override ROWS: u32 = 8u;
+override UNROLL: u32 = 4u;
 
 struct Params { rows: u32, c4: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -24,7 +25,15 @@ fn main(
   if first >= p.rows { return; }
   let scale = coefficients[column];
   let shift = coefficients[p.c4 + column];
-  for (var row = first; row < min(first + ROWS, p.rows); row++) {
-    normalise(row * p.c4 + column, scale, shift);
+  let end = min(first + ROWS, p.rows);
+  for (var row = first; row < end; row += UNROLL) {
+    // All loads before the first store, so that they wait for memory together; past the end, the last row's.
+    //#for k in 0..UNROLL
+    let at_${k} = min(row + ${k}u, end - 1u) * p.c4 + column;
+    let y_${k} = normalised(at_${k}, scale, shift);
+    //#end
+    //#for k in 0..UNROLL
+    if row + ${k}u < end { y[at_${k}] = y_${k}; }
+    //#end
   }
 }

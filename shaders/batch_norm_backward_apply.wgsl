@@ -1,9 +1,10 @@
 // batch_norm backward, last step: d_x = scale·(d_z − Σd_z/m − x̂·Σ(d_z·x̂)/m) with batch statistics
 // (BATCH = 1), scale·d_z with running ones; the residual's gradient is d_z. One thread does four channels
-// of ROWS pixels. Reference: `reference_gradient` in src/ops/batch_norm.rs.
+// of ROWS pixels, UNROLL at a time. Reference: `reference_gradient` in src/ops/batch_norm.rs.
 
 //#include batch_norm_through
 override ROWS: u32 = 8u;
+override UNROLL: u32 = 4u;
 override BATCH: u32 = 0u;
 override RESIDUAL: u32 = 0u;  // whether the residual's gradient is wanted
 
@@ -42,19 +43,37 @@ fn main(
   let average = sums[column] / f32(p.rows);
   let slope = sums[p.c4 + column] * inverse / f32(p.rows);
   //#end
-  for (var row = first; row < min(first + ROWS, p.rows); row++) {
-    let at = row * p.c4 + column;
-    var d = through(at, scale, shift);
-    //#if RESIDUAL
-    var r = d;
-    if p.accumulate_residual != 0u { r += vec4<f32>(d_residual[at]); }
-    d_residual[at] = vec4<stored>(r);
-    //#end
+  let end = min(first + ROWS, p.rows);
+  for (var row = first; row < end; row += UNROLL) {
+    // All loads before the first store, so that they wait for memory together; past the end, the last row's.
+    //#for k in 0..UNROLL
+    let at_${k} = min(row + ${k}u, end - 1u) * p.c4 + column;
+    var r_${k} = through(at_${k}, scale, shift);
+    var d_${k} = r_${k};
     //#if BATCH
-    d -= average + (vec4<f32>(x[at]) - mean) * slope;
+    d_${k} -= average + (vec4<f32>(x[at_${k}]) - mean) * slope;
     //#end
-    d *= scale;
-    if p.accumulate != 0u { d += vec4<f32>(d_x[at]); }
-    d_x[at] = vec4<stored>(d);
+    d_${k} *= scale;
+    //#end
+    if p.accumulate != 0u {
+      //#for k in 0..UNROLL
+      d_${k} += vec4<f32>(d_x[at_${k}]);
+      //#end
+    }
+    //#if RESIDUAL
+    if p.accumulate_residual != 0u {
+      //#for k in 0..UNROLL
+      r_${k} += vec4<f32>(d_residual[at_${k}]);
+      //#end
+    }
+    //#end
+    //#for k in 0..UNROLL
+    if row + ${k}u < end {
+      d_x[at_${k}] = vec4<stored>(d_${k});
+      //#if RESIDUAL
+      d_residual[at_${k}] = vec4<stored>(r_${k});
+      //#end
+    }
+    //#end
   }
 }

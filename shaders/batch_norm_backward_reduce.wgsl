@@ -1,7 +1,8 @@
-// batch_norm backward, first step: Σ d_z and Σ d_z·x̂ over every `chunk` pixels, four channels a thread.
-// Reference: `reference_gradient` in src/ops/batch_norm.rs.
+// batch_norm backward, first step: Σ d_z and Σ d_z·x̂ over every `chunk` pixels, four channels a thread,
+// UNROLL pixels at a time. Reference: `reference_gradient` in src/ops/batch_norm.rs.
 
 //#include batch_norm_through
+override UNROLL: u32 = 4u;
 
 struct Params { rows: u32, c4: u32, chunk: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -28,11 +29,18 @@ fn main(
   let inverse = coefficients[3u * p.c4 + column];
   var sum = vec4<f32>();
   var dot = vec4<f32>();
-  for (var row = first; row < min(first + p.chunk, p.rows); row++) {
-    let at = row * p.c4 + column;
-    let d = through(at, scale, shift);
-    sum += d;
-    dot += d * ((vec4<f32>(x[at]) - mean) * inverse);
+  let end = min(first + p.chunk, p.rows);
+  for (var row = first; row < end; row += UNROLL) {
+    // Loads that wait for memory together; past the end, the last row's, which do not count.
+    //#for k in 0..UNROLL
+    let at_${k} = min(row + ${k}u, end - 1u) * p.c4 + column;
+    let d_${k} = select(vec4<f32>(), through(at_${k}, scale, shift), row + ${k}u < end);
+    let x_${k} = vec4<f32>(x[at_${k}]);
+    //#end
+    //#for k in 0..UNROLL
+    sum += d_${k};
+    dot += d_${k} * ((x_${k} - mean) * inverse);
+    //#end
   }
   let at = i / p.c4 * 2u * p.c4 + column;
   partials[at] = sum;

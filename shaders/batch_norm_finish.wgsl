@@ -94,7 +94,8 @@ fn main(
   }
   //#if APPLY
   for (var row = thread; row < p.rows; row += THREADS) {
-    normalise(row * p.c4 + column, scale, shift);
+    let at = row * p.c4 + column;
+    y[at] = normalised(at, scale, shift);
   }
   //#end
 }

@@ -1,10 +1,10 @@
-// What batch norm writes; the kernel has x, y and the residual.
+// What batch norm writes; the kernel has x and the residual.
 
 override RELU: u32 = 0u;
 override RESIDUAL: u32 = 0u;
 
 // y = scale·x + shift, then + residual, then max(·, 0), as asked.
-fn normalise(at: u32, scale: vec4<f32>, shift: vec4<f32>) {
+fn normalised(at: u32, scale: vec4<f32>, shift: vec4<f32>) -> vec4<stored> {
   var v = scale * vec4<f32>(x[at]) + shift;
   //#if RESIDUAL
   v += vec4<f32>(residual[at]);
@@ -12,5 +12,5 @@ fn normalise(at: u32, scale: vec4<f32>, shift: vec4<f32>) {
   //#if RELU
   v = select(v, vec4<f32>(), v < vec4<f32>());
   //#end
-  y[at] = vec4<stored>(v);
+  return vec4<stored>(v);
 }

@@ -1,18 +1,14 @@
-// max_pool2d forward: y = max of the window, and which tap it was. One thread does four channels of
-// one output pixel, over the taps that lie inside the image; the first maximum in row-major order
-// wins, and a NaN beats every number. Reference: `reference` in src/ops/max_pool2d.rs.
+// max_pool2d forward: y = max of the window, and which tap it was. One thread does four channels of one
+// output pixel. The first maximum in row-major order wins, and a NaN beats every number. A tap outside the
+// image stands for the nearest one inside, which the window has too. Reference: `reference` in
+// src/ops/max_pool2d.rs.
 
+//#include max_pool2d_places
 override KEEP_TAPS: u32 = 1u;  // 0 where nothing will be differentiated
 // Whether the window is taken of max(scale·x + shift, 0), a batch norm and a ReLU.
 override NORM: u32 = 0u;
+//#const TAPS = KERNEL_H * KERNEL_W
 
-struct Params {
-  n: u32, h: u32, w: u32, c4: u32,
-  oh: u32, ow: u32, kernel_h: u32, kernel_w: u32,
-  stride_h: u32, stride_w: u32, padding_h: u32, padding_w: u32,
-  lowest: f32, accumulate: u32,
-}
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<stored>>;
 //#if KEEP_TAPS == 1
@@ -22,46 +18,58 @@ struct Params {
 @group(0) @binding(${3 + KEEP_TAPS}) var<storage, read> coefficients: array<vec4<f32>>;
 //#end
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = flat_group(group, groups) * 256u + thread;
-  if i >= p.n * p.oh * p.ow * p.c4 { return; }
-  let c = i % p.c4;
-  let pixel = i / p.c4;
-  let image = pixel / p.ow / p.oh;
-  // Rows and columns count from the first row and column of the padding.
-  let top = pixel / p.ow % p.oh * p.stride_h;
-  let left = pixel % p.ow * p.stride_w;
-  let top_inside = max(top, p.padding_h);
-  let left_inside = max(left, p.padding_w);
-  let bottom = min(top + p.kernel_h, p.padding_h + p.h);
-  let right = min(left + p.kernel_w, p.padding_w + p.w);
+  let place = place_of(group, groups, thread, p.oh);
+  if place.image >= p.n || place.column >= p.ow { return; }
 
+  // Rows and columns count from the first row and column of the padding.
+  let top = place.row * STRIDE_H;
+  let left = place.column * STRIDE_W;
   //#if NORM
-  let scale = coefficients[c];
-  let shift = coefficients[p.c4 + c];
+  let scale = coefficients[place.c];
+  let shift = coefficients[p.c4 + place.c];
   //#end
-  var best = vec4<f32>(p.lowest);
-  var best_tap = vec4<u32>((top_inside - top) * p.kernel_w + left_inside - left);
-  for (var row = top_inside; row < bottom; row++) {
-    for (var column = left_inside; column < right; column++) {
-      let h = row - p.padding_h;
-      let w = column - p.padding_w;
-      var value = vec4<f32>(x[((image * p.h + h) * p.w + w) * p.c4 + c]);
-      //#if NORM
-      value = scale * value + shift;
-      value = select(value, vec4<f32>(), value < vec4<f32>());
-      //#end
-      let wins = (value > best) | is_nan(value);
-      best = select(best, value, wins);
-      best_tap = select(best_tap, vec4<u32>((row - top) * p.kernel_w + column - left), wins);
-    }
+  //#for t in 0..TAPS
+  let row_${t} = clamp(top + ${t / KERNEL_W}u, p.padding_h, p.padding_h + p.h - 1u);
+  let column_${t} = clamp(left + ${t % KERNEL_W}u, p.padding_w, p.padding_w + p.w - 1u);
+  let tap_${t} = vec4<u32>((row_${t} - top) * KERNEL_W + column_${t} - left);
+  let line_${t} = (place.image * p.h + row_${t} - p.padding_h) * p.w;
+  let at_${t} = (line_${t} + column_${t} - p.padding_w) * p.c4 + place.c;
+  //#if NORM
+  let value_${t} = scale * vec4<f32>(x[at_${t}]) + shift;
+  //#else
+  let value_${t} = vec4<f32>(x[at_${t}]);
+  //#end
+  //#end
+
+  var best = value_0;
+  var best_tap = tap_0;
+  var sum = value_0;
+  //#for t in 1..TAPS
+  let wins_${t} = value_${t} > best;
+  best = select(best, value_${t}, wins_${t});
+  best_tap = select(best_tap, tap_${t}, wins_${t});
+  sum += value_${t};
+  //#end
+  // Adding is cheaper than asking each value: without a NaN, only infinities of both signs give one.
+  if any(is_nan(sum)) {
+    //#for t in 0..TAPS
+    let is_nan_${t} = is_nan(value_${t});
+    best = select(best, value_${t}, is_nan_${t});
+    best_tap = select(best_tap, tap_${t}, is_nan_${t});
+    //#end
   }
-  y[i] = vec4<stored>(best);
+  //#if NORM
+  // After the maximum: where that is not positive, nothing goes back through the ReLU, whichever tap won.
+  best = select(best, vec4<f32>(), best < vec4<f32>());
+  //#end
+  let at = ((place.image * p.oh + place.row) * p.ow + place.column) * p.c4 + place.c;
+  y[at] = vec4<stored>(best);
   //#if KEEP_TAPS == 1
-  taps[i] = best_tap.x | (best_tap.y << 8u) | (best_tap.z << 16u) | (best_tap.w << 24u);
+  taps[at] = pack4xU8(best_tap);
   //#end
 }

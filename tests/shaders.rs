@@ -179,6 +179,7 @@ fn every_shader_file_belongs_to_an_operation() {
         "cooperative_places",
         "cooperative_sums",
         "cooperative_tiles",
+        "max_pool2d_places",
         "sum_of_partials",
     ];
     let mut claimed: BTreeSet<_> = parts.iter().map(|part| format!("{part}.wgsl")).collect();

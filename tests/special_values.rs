@@ -19,15 +19,17 @@ fn a_maximum_may_be_nan_or_minus_infinity() {
     let pool = MaxPool2d { kernel: [1, 2], stride: [1, 2], padding: [0, 0] };
     for gpu in every_gpu() {
         let tape = Tape::new(&gpu);
-        let row = [1.0, NAN, NAN, 1.0, LOWEST, LOWEST, LOWEST, f32::MIN, f32::INFINITY, 1.0];
-        let x = tape.leaf(Tensor::from_host(&gpu, Shape::new(1, 1, 10, 1), &row).unwrap());
+        let (lowest, highest) = (LOWEST, f32::INFINITY);
+        let row =
+            [1.0, NAN, NAN, 1.0, lowest, lowest, lowest, f32::MIN, highest, 1.0, lowest, highest];
+        let x = tape.leaf(Tensor::from_host(&gpu, Shape::new(1, 1, 12, 1), &row).unwrap());
         let y = ops::max_pool2d(&tape, &x, pool).unwrap();
         let found = y.value().download(&gpu).unwrap();
         assert!(found[0].is_nan() && found[1].is_nan(), "{found:?}");
-        assert_eq!(found[2..], [LOWEST, f32::MIN, f32::INFINITY]);
-        let d_y = Tensor::from_host(&gpu, y.shape(), &[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        assert_eq!(found[2..], [lowest, f32::MIN, highest, highest]);
+        let d_y = Tensor::from_host(&gpu, y.shape(), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
         let d_x = tape.backward(&y, d_y).unwrap().take(&x).unwrap().download(&gpu).unwrap();
-        assert_eq!(d_x, [0.0, 1.0, 2.0, 0.0, 3.0, 0.0, 0.0, 4.0, 5.0, 0.0]);
+        assert_eq!(d_x, [0.0, 1.0, 2.0, 0.0, 3.0, 0.0, 0.0, 4.0, 5.0, 0.0, 0.0, 6.0]);
     }
 }
 

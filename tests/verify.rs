@@ -64,8 +64,8 @@ fn an_unmasked_tail_is_caught() {
     caught(
         "max_pool2d",
         "max_pool2d_forward",
-        "min(left + p.kernel_w, p.padding_w + p.w)",
-        "left + p.kernel_w",
+        "clamp(left + ${t % KERNEL_W}u, p.padding_w, p.padding_w + p.w - 1u)",
+        "max(left + ${t % KERNEL_W}u, p.padding_w)",
     );
 }
 

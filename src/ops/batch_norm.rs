@@ -48,6 +48,8 @@ pub(super) const OP: Op = Op {
 const CHUNK: usize = 64;
 /// Pixels a thread does in the passes that write an activation; the shaders' `ROWS`.
 const ROWS: usize = 8;
+/// Pixels that a thread of a GPU loads at a time; divides the others.
+const UNROLL: usize = 4;
 /// Pixels up to which, in training, one workgroup does all of them for its channels: launching kernels
 /// would take longer than what more workgroups save.
 const FEW: usize = 1024;
@@ -93,7 +95,7 @@ impl BatchStats {
         let stats = Self::empty(gpu, x.shape(), CHUNK, [0, 0]);
         let threads = x.shape().pixels().div_ceil(CHUNK) * x.shape().c4();
         gpu.run(
-            Kernel::new(&STATS).half(x.dtype().is_half()),
+            Kernel::new(&STATS).with("UNROLL", unroll(gpu)).half(x.dtype().is_half()),
             &ChunkParams::new(x.shape(), CHUNK),
             &[x.memory(), &stats.partials],
             gpu.groups(threads.div_ceil(64)),
@@ -306,7 +308,7 @@ fn apply(gpu: &Gpu, x: &Tensor, coefficients: &Slice, output: Output<'_>) {
     }
     let shape = x.shape();
     let mut slices = vec![x.memory(), coefficients];
-    let kernel = output.attach(Kernel::new(&APPLY), &mut slices);
+    let kernel = output.attach(Kernel::new(&APPLY).with("UNROLL", unroll(gpu)), &mut slices);
     let params = ApplyParams { rows: shape.pixels() as u32, c4: shape.c4() as u32 };
     gpu.run(kernel, &params, &slices, row_groups(gpu, shape));
 }
@@ -316,8 +318,14 @@ fn chunk_of_sums(gpu: &Gpu, shape: Shape) -> usize {
     const THREADS: usize = 1 << 17;
     match gpu.class() {
         AdapterClass::Software => CHUNK,
-        _ => (shape.pixels() * shape.c4() / THREADS).clamp(8, 256),
+        _ => (shape.pixels() * shape.c4() / THREADS).clamp(8, 256).next_multiple_of(UNROLL),
     }
+}
+
+/// Pixels that a thread loads at a time; the shaders' `UNROLL`.
+fn unroll(gpu: &Gpu) -> u32 {
+    // A GPU waits for loads and needs many under way; a processor that plays GPU loads one by one.
+    if gpu.class() == AdapterClass::Software { 1 } else { UNROLL as u32 }
 }
 
 /// Threads of a workgroup that goes through so many rows.
@@ -389,6 +397,7 @@ impl Backward for BatchNormBackward {
             accumulate_residual: residual.as_ref().is_some_and(|r| r.accumulate).into(),
         };
         let kernel = Kernel::new(&BACKWARD_APPLY)
+            .with("UNROLL", unroll(gpu))
             .with("MASK", self.mask())
             .with("BATCH", batch.into())
             .with("RESIDUAL", residual.is_some().into())
@@ -494,7 +503,10 @@ impl BatchNormBackward {
         let mut slices = vec![self.x.value().memory(), d_y.memory(), &self.coefficients, &partials];
         slices.extend(self.y.as_ref().map(Tensor::memory));
         gpu.run(
-            Kernel::new(&BACKWARD_REDUCE).with("MASK", self.mask()).half(d_y.dtype().is_half()),
+            Kernel::new(&BACKWARD_REDUCE)
+                .with("UNROLL", unroll(gpu))
+                .with("MASK", self.mask())
+                .half(d_y.dtype().is_half()),
             &ChunkParams::new(shape, chunk),
             &slices,
             gpu.groups((chunks * shape.c4()).div_ceil(64)),

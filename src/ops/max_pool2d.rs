@@ -18,10 +18,14 @@ static BACKWARD: Shader = shader!("max_pool2d_backward");
 
 pub(super) const OP: Op = Op { name: "max_pool2d", shaders: &[&FORWARD, &BACKWARD], cases };
 
+/// Threads of a workgroup; the shaders' `THREADS`.
+const THREADS: usize = 128;
+
 /// The windows of [`max_pool2d`]; rows first, columns second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPool2d {
-    /// Pixels of a window; at most 256 in all.
+    /// Pixels of a window; at most 256 in all. The kernels have code for each: hundreds take seconds to
+    /// compile.
     pub kernel: [usize; 2],
     /// Pixels from one window to the next.
     pub stride: [usize; 2],
@@ -39,11 +43,7 @@ struct Params {
     c4: u32,
     oh: u32,
     ow: u32,
-    kernel: [u32; 2],
-    stride: [u32; 2],
     padding: [u32; 2],
-    /// −∞, which WGSL cannot spell.
-    lowest: f32,
     /// Backward: whether to add to what `d_x` holds.
     accumulate: u32,
 }
@@ -76,7 +76,6 @@ impl MaxPool2d {
     }
 
     fn params(&self, x: Shape, y: Shape, accumulate: bool) -> Params {
-        let both = |[rows, columns]: [usize; 2]| [rows as u32, columns as u32];
         Params {
             n: x.n as u32,
             h: x.h as u32,
@@ -84,13 +83,23 @@ impl MaxPool2d {
             c4: x.c4() as u32,
             oh: y.h as u32,
             ow: y.w as u32,
-            kernel: both(self.kernel),
-            stride: both(self.stride),
-            padding: both(self.padding),
-            lowest: f32::NEG_INFINITY,
+            padding: self.padding.map(|pixels| pixels as u32),
             accumulate: accumulate.into(),
         }
     }
+
+    /// The shader for these windows.
+    fn kernel(&self, shader: &'static Shader) -> Kernel {
+        let Self { kernel: [r, s], stride, .. } = *self;
+        let kernel = Kernel::new(shader).with("KERNEL_H", r as u32).with("KERNEL_W", s as u32);
+        kernel.with("STRIDE_H", stride[0] as u32).with("STRIDE_W", stride[1] as u32)
+    }
+}
+
+/// Workgroups for so many lines of so many threads; `place_of` in the shaders numbers them.
+fn groups(gpu: &Gpu, lines: usize, threads: usize) -> [u32; 3] {
+    let [y, z, _] = gpu.groups(lines);
+    [threads.div_ceil(THREADS) as u32, y, z]
 }
 
 /// The maximum of each window of `x`, channel by channel.
@@ -119,7 +128,8 @@ pub(super) fn forward(
     let shape = pool.output_shape(x.shape())?;
     let y = Tensor::empty_as(gpu, shape, x.dtype());
     let taps = keep.then(|| gpu.lease(shape.vec4s() as u64 * 4));
-    let kernel = Kernel::new(&FORWARD)
+    let kernel = pool
+        .kernel(&FORWARD)
         .with("KEEP_TAPS", keep.into())
         .with("NORM", coefficients.is_some().into())
         .half(x.dtype().is_half());
@@ -128,7 +138,7 @@ pub(super) fn forward(
         kernel,
         &pool.params(x.shape(), shape, false),
         &slices.collect::<Vec<_>>(),
-        gpu.groups(shape.vec4s().div_ceil(256)),
+        groups(gpu, shape.n * shape.h, shape.w * shape.c4()),
     );
     Ok((y, taps))
 }
@@ -143,16 +153,14 @@ pub(super) fn backward(
     accumulate: bool,
 ) {
     let shape = d_x.shape();
-    let MaxPool2d { kernel: [r, s], stride, .. } = pool;
-    // Divisions by numbers that the compiler knows: most of what a thread does is finding its windows.
-    let kernel = Kernel::new(&BACKWARD).half(d_x.dtype().is_half());
-    let kernel = kernel.with("KERNEL_H", r as u32).with("KERNEL_W", s as u32);
-    let kernel = kernel.with("STRIDE_H", stride[0] as u32).with("STRIDE_W", stride[1] as u32);
+    // Blocks of as many pixels as windows are apart, from the start of the padding.
+    let blocks =
+        |pixels: usize, axis: usize| (pool.padding[axis] + pixels).div_ceil(pool.stride[axis]);
     gpu.run(
-        kernel,
+        pool.kernel(&BACKWARD).half(d_x.dtype().is_half()),
         &pool.params(shape, d_y.shape(), accumulate),
         &[taps, d_y.memory(), d_x.memory()],
-        gpu.groups(shape.vec4s().div_ceil(256)),
+        groups(gpu, shape.n * blocks(shape.h, 0), blocks(shape.w, 1) * shape.c4()),
     );
 }
 
@@ -194,6 +202,9 @@ fn cases() -> Vec<Case> {
         case(Shape::new(1, 6, 5, 13), Fill::Ties, pool([3, 3], [1, 1], [1, 1])),
         case(Shape::new(1, 11, 8, 3), Fill::Uniform(-2.0, -1.0), pool([5, 3], [2, 3], [2, 0])),
         case(Shape::new(2, 7, 9, 4), Fill::Extremes, pool([2, 2], [3, 4], [1, 1])),
+        // A line for two workgroups; more lines than an adapter need take along one axis.
+        case(Shape::new(1, 3, 70, 13), unit, stem),
+        case(Shape::new(1, 131_073, 1, 2), unit, stem),
         Case { benchmark: true, ..case(Shape::new(8, 112, 112, 64), unit, stem) },
         Case { benchmark: true, for_gpus: true, ..case(Shape::new(64, 112, 112, 64), unit, stem) },
     ]
