@@ -5,14 +5,8 @@
 
 override APPLY: u32 = 0u;
 override THREADS: u32 = 64u;
-// Whether chunks were counted with gaps after each image and each row of it, which hold no pixels.
-override GAPS: u32 = 0u;
 
-struct Params {
-  rows: u32, c4: u32, chunk: u32, momentum: f32,
-  epsilon: f32, h: u32, w: u32, gap_h: u32,
-  gap_w: u32, chunks: u32,
-}
+struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> gamma: array<vec4<f32>>;
@@ -28,19 +22,6 @@ struct Params {
 //#end
 //#end
 
-// How many rows there are in front of a chunk.
-fn rows_before(chunk: u32) -> u32 {
-  let place = chunk * p.chunk;
-  //#if GAPS
-  let line = place / (p.w + p.gap_w);
-  let row = line % (p.h + p.gap_h);
-  let of_line = select(0u, min(place % (p.w + p.gap_w), p.w), row < p.h);
-  return min((line / (p.h + p.gap_h) * p.h + min(row, p.h)) * p.w + of_line, p.rows);
-  //#else
-  return min(place, p.rows);
-  //#end
-}
-
 var<workgroup> counts: array<f32, THREADS>;
 var<workgroup> means: array<vec4<f32>, THREADS>;
 var<workgroup> m2s: array<vec4<f32>, THREADS>;
@@ -52,13 +33,14 @@ fn main(
 ) {
   let column = flat_group(group, groups);
   if column >= p.c4 { return; }
+  let chunks = (p.rows + p.chunk - 1u) / p.chunk;
   var count = 0.0;
   var mean = vec4<f32>();
   var m2 = vec4<f32>();
-  for (var chunk = thread; chunk < p.chunks; chunk += THREADS) {
-    let n = f32(rows_before(chunk + 1u) - rows_before(chunk));
+  for (var chunk = thread; chunk < chunks; chunk += THREADS) {
+    let n = f32(min(p.chunk, p.rows - chunk * p.chunk));
     let delta = partials[chunk * 2u * p.c4 + column] - mean;
-    let share = n / max(count + n, 1.0);
+    let share = n / (count + n);
     mean += delta * share;
     m2 += partials[(chunk * 2u + 1u) * p.c4 + column] + delta * delta * (count * share);
     count += n;

@@ -1,20 +1,13 @@
       // A step on the units: every subgroup its part of the tile.
-      for (var k = 0u; k < ${SPAN * DEPTH}u; k += SIDE) {
-        //#if REACH
-        let a_row = part_row + shift + k / DEPTH;
-        let a_k = k % DEPTH;
-        //#else
-        let a_row = part_row;
-        let a_k = k;
-        //#end
+      for (var k = 0u; k < DEPTH; k += SIDE) {
         //#for part in 0..PARTS
         //#for i in 0..SM / SIDE
         //#if A_BY_ROWS
         let a_${i}_${part} = coopLoadT<coop_mat${SIDE}x${SIDE}<factor, A>>(
-          &a_tile[(${part} * A_TILE + (a_row + ${i * SIDE}u) * A_STRIDE + a_k / PACKET) * GROUP], A_STRIDE * GROUP);
+          &a_tile[(${part} * A_TILE + (part_row + ${i * SIDE}u) * A_STRIDE + k / PACKET) * GROUP], A_STRIDE * GROUP);
         //#else
         let a_${i}_${part} = coopLoad<coop_mat${SIDE}x${SIDE}<factor, A>>(
-          &a_tile[(${part} * A_TILE + a_k * A_STRIDE + (a_row + ${i * SIDE}u) / PACKET) * GROUP], A_STRIDE * GROUP);
+          &a_tile[(${part} * A_TILE + k * A_STRIDE + (part_row + ${i * SIDE}u) / PACKET) * GROUP], A_STRIDE * GROUP);
         //#end
         //#end
         //#end

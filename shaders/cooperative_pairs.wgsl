@@ -4,6 +4,7 @@
 
 override TAPS: u32 = 0u;  // 0 where pixels are read as they are
 override LEAD: u32 = 0u;  // taps before the first: 0 or 1
+const NOWHERE: u32 = 0xffffffffu;
 
 //#if TAPS
 // What a window has of its pair number `s`: what lies outside need not be finite.

@@ -26,12 +26,6 @@ override WIDE: u32 = 1u;
 // that of the first.
 override PARTS: u32 = 1u;
 
-// Rows of a first tile whose rows each tap finds so many further on, and the taps of a step; 0 and 1 where
-// the first tile is what a tap reads.
-override REACH: u32 = 0u;
-override SPAN: u32 = 1u;
-const NOWHERE: u32 = 0xffffffffu;
-
 //#if PARTS == 2
 enable f16;
 alias factor = f16;
@@ -44,16 +38,16 @@ alias factor = stored;
 // Tiles, in packets: which way they lie is the kernel's.
 //#if A_BY_ROWS
 //#const A_STRIDE = DEPTH / PACKET + 8 / PACKET
-//#const A_TILE = (BM + REACH) * A_STRIDE
+//#const A_TILE = BM * A_STRIDE
 //#else
 //#const A_STRIDE = BM / PACKET + 8 / PACKET
 //#const A_TILE = DEPTH * A_STRIDE
 //#end
 //#if B_BY_ROWS
 //#const B_STRIDE = BN / PACKET + 8 / PACKET
-//#const B_TILE = SPAN * DEPTH * B_STRIDE
+//#const B_TILE = DEPTH * B_STRIDE
 //#else
-//#const B_STRIDE = SPAN * DEPTH / PACKET + 8 / PACKET
+//#const B_STRIDE = DEPTH / PACKET + 8 / PACKET
 //#const B_TILE = BN * B_STRIDE
 //#end
 

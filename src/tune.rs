@@ -145,12 +145,9 @@ pub fn check_matrix_units(gpu: &Gpu, dtype: Dtype) -> Result<Option<String>> {
     if gpu.matrix_units(dtype.is_half()).is_none() {
         return Ok(None);
     }
-    let of_units = ["cooperative", "window"];
     for problem in Trial::samples(gpu, dtype)? {
         let judge = Judge::new(gpu, &problem)?;
-        for name in
-            problem.kernels.iter().filter(|name| of_units.iter().any(|it| name.starts_with(it)))
-        {
+        for name in problem.kernels.iter().filter(|name| name.starts_with("cooperative")) {
             let objection = judge.objection(name).unwrap_or_else(|error| Some(error.to_string()));
             if let Some(objection) = objection {
                 gpu.distrust_matrix_units();

@@ -73,18 +73,13 @@ pub struct BatchStats {
     partials: Slice,
     shape: Shape,
     chunk: usize,
-    chunks: usize,
-    gaps: [usize; 2],
 }
 
 impl BatchStats {
-    /// Room for the statistics of every `chunk` pixels of a tensor of this shape, counted with gaps of so many
-    /// rows after each image, and so many pixels after each row of it.
-    pub(super) fn empty(gpu: &Gpu, shape: Shape, chunk: usize, gaps: [usize; 2]) -> Self {
-        let places = shape.n * (shape.h + gaps[0]) * (shape.w + gaps[1]);
-        let chunks = places.div_ceil(chunk);
-        let partials = gpu.lease((chunks * 2 * shape.c4()) as u64 * 16);
-        Self { partials, shape, chunk, chunks, gaps }
+    /// Room for the statistics of every `chunk` pixels of a tensor of this shape.
+    pub(super) fn empty(gpu: &Gpu, shape: Shape, chunk: usize) -> Self {
+        let vec4s = shape.pixels().div_ceil(chunk) * 2 * shape.c4();
+        Self { partials: gpu.lease(vec4s as u64 * 16), shape, chunk }
     }
 
     pub(super) fn memory(&self) -> &Slice {
@@ -92,7 +87,7 @@ impl BatchStats {
     }
 
     fn gather(gpu: &Gpu, x: &Tensor) -> Self {
-        let stats = Self::empty(gpu, x.shape(), CHUNK, [0, 0]);
+        let stats = Self::empty(gpu, x.shape(), CHUNK);
         let threads = x.shape().pixels().div_ceil(CHUNK) * x.shape().c4();
         gpu.run(
             Kernel::new(&STATS).with("UNROLL", unroll(gpu)).half(x.dtype().is_half()),
@@ -247,17 +242,11 @@ pub(super) fn coefficients(
         chunks: ChunkParams,
         momentum: f32,
         epsilon: f32,
-        size: [u32; 2],
-        gaps: [u32; 2],
-        count: u32,
     }
     let params = FinishParams {
         chunks: ChunkParams::new(shape, stats.chunk),
         momentum: options.momentum,
         epsilon: options.epsilon,
-        size: [shape.h, shape.w].map(|size| size as u32),
-        gaps: stats.gaps.map(|size| size as u32),
-        count: stats.chunks as u32,
     };
     let mut slices = vec![
         &stats.partials,
@@ -266,10 +255,9 @@ pub(super) fn coefficients(
         running.memory(),
         &coefficients,
     ];
-    let rows = if along.is_some() { shape.pixels() } else { stats.chunks };
-    let mut kernel = Kernel::new(&FINISH)
-        .with("THREADS", threads_for(gpu, rows))
-        .with("GAPS", (stats.gaps != [0, 0]).into());
+    let chunks = shape.pixels().div_ceil(stats.chunk);
+    let rows = if along.is_some() { shape.pixels() } else { chunks };
+    let mut kernel = Kernel::new(&FINISH).with("THREADS", threads_for(gpu, rows));
     if let Some(output) = along {
         slices.push(x.memory());
         kernel = output.attach(kernel.with("APPLY", 1), &mut slices);

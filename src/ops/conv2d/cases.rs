@@ -16,9 +16,6 @@ pub(super) fn cases() -> Vec<Case> {
         (Shape::new(2, 17, 15, 3), [7, 7], 8, [2, 2], [3, 3]),
         (Shape::new(2, 13, 14, 3), [7, 7], 16, [2, 2], [3, 3]),
         (Shape::new(3, 6, 8, 4), [4, 5], 8, [1, 2], [0, 2]),
-        // Windows whose taps lie in one tile, for kernels that read eights of channels.
-        (Shape::new(3, 9, 7, 32), [3, 3], 32, [1, 1], [1, 1]),
-        (Shape::new(2, 6, 9, 64), [3, 5], 96, [1, 1], [1, 2]),
         (Shape::new(2, 7, 6, 20), [1, 1], 36, [2, 2], [0, 0]),
         (Shape::new(5, 1, 1, 13), [1, 1], 10, [1, 1], [0, 0]),
         (Shape::new(1, 5, 9, 5), [2, 3], 6, [3, 1], [0, 2]),

@@ -36,16 +36,6 @@ pub struct Cooperative {
     columns: u32,
     /// Terms of a step.
     depth: u32,
-    window: Option<Window>,
-}
-
-/// Windows all of whose taps are found in one tile of pixels: [`Geometry::window`].
-#[derive(Clone, Copy)]
-pub struct Window {
-    /// Rows of that tile beyond those of the product.
-    pub reach: u32,
-    /// Taps of a row of the window, which make a step.
-    pub span: u32,
 }
 
 /// Numbers that matrix units multiply.
@@ -70,16 +60,9 @@ impl Cooperative {
         memory: u32,
     ) -> Option<Self> {
         let longest = if rows == columns { 64 } else { 32 };
-        let tile = |depth| Self { units, numbers, rows, columns, depth, window: None };
+        let tile = |depth| Self { units, numbers, rows, columns, depth };
         let fits = |it: &Self| it.depth <= longest.min(it.threads()) && it.memory() <= memory;
         [64, 32].map(tile).into_iter().find(fits)
-    }
-
-    /// The tile for windows, if `memory` bytes of a workgroup hold it.
-    fn of_windows(units: MatrixUnits, window: Window, rows: u32, memory: u32) -> Option<Self> {
-        let (numbers, window) = (Numbers::Octets, Some(window));
-        let tile = Self { units, numbers, rows, columns: 64, depth: 32, window };
-        (tile.depth <= tile.threads() && tile.memory() <= memory).then_some(tile)
     }
 
     fn threads(self) -> u32 {
@@ -100,28 +83,23 @@ impl Cooperative {
     /// Bytes of workgroup memory: the two tiles and the band that the sums pass through, with gaps, shares
     /// of the statistics, and what finds the scales of split numbers. Two halves take what a number of f32 does.
     fn memory(self) -> u32 {
-        let Self { units, numbers, rows, columns, depth, window } = self;
-        let Window { reach, span } = window.unwrap_or(Window { reach: 0, span: 1 });
+        let Self { units, numbers, rows, columns, depth } = self;
         let number = if let Numbers::Single | Numbers::Split = numbers { 4 } else { 2 };
-        let tile = |side: u32, depth: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
+        let tile = |side: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
         let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
         let [part_rows, part_columns] = self.part();
         let band_rows = rows / part_rows * units.side;
         let band_columns = columns / part_columns * units.side.max(units.lanes * 4 / units.side);
         let band = band_rows * (band_columns + 8) + 4 * band_columns;
-        tile(rows + reach, depth) + tile(columns, span * depth) + band * 4 + peaks
+        tile(rows) + tile(columns) + band * 4 + peaks
     }
 
     fn kernel(self, shader: &'static Shader) -> Kernel {
-        let Self { units, numbers, rows, columns, depth, window } = self;
+        let Self { units, numbers, rows, columns, depth } = self;
         let [part_rows, part_columns] = self.part();
         let kernel = Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
         let kernel = kernel.with("BM", rows).with("BN", columns).with("DEPTH", depth);
         let kernel = kernel.with("SM", part_rows).with("SN", part_columns);
-        let kernel = match window {
-            Some(Window { reach, span }) => kernel.with("REACH", reach).with("SPAN", span),
-            None => kernel,
-        };
         match numbers {
             Numbers::Split => kernel.with("PARTS", 2),
             Numbers::Octets | Numbers::Pairs => kernel.with("OCTETS", 1),
@@ -136,8 +114,6 @@ pub struct Shaders {
     pub lanes: &'static Shader,
     pub tiled: &'static Shader,
     pub cooperative: Option<&'static Shader>,
-    /// As `cooperative`, for windows whose taps are found in one tile.
-    pub window: Option<&'static Shader>,
 }
 
 impl Tiling {
@@ -152,11 +128,7 @@ impl Tiling {
                 Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
             }
             Self::Cooperative(tile) => {
-                let shader = match tile.window {
-                    Some(_) => shaders.window,
-                    None => shaders.cooperative,
-                };
-                tile.kernel(shader.expect("offered where there is one"))
+                tile.kernel(shaders.cooperative.expect("offered where there is one"))
             }
         }
     }
@@ -178,21 +150,7 @@ impl Tiling {
 
     /// The convolution as this tile's kernel goes through it.
     pub fn seen(self, geometry: &Geometry) -> Geometry {
-        if self.is_paired() {
-            return geometry.paired();
-        }
-        let (y, [gap_h, gap_w]) = (geometry.y, self.gaps(geometry));
-        Geometry { y: Shape { h: y.h + gap_h, w: y.w + gap_w, ..y }, ..*geometry }
-    }
-
-    /// Rows after each image, and pixels after each of its rows, that are computed and not written.
-    pub fn gaps(self, geometry: &Geometry) -> [usize; 2] {
-        if self.has_windows() { geometry.conv.padding } else { [0, 0] }
-    }
-
-    /// Whether taps are found in one tile of pixels.
-    pub fn has_windows(self) -> bool {
-        matches!(self, Self::Cooperative(Cooperative { window: Some(_), .. }))
+        if self.is_paired() { geometry.paired() } else { *geometry }
     }
 
     /// Whether two pixels are read as one.
@@ -231,7 +189,6 @@ impl Tiling {
         let (round, most) = match self {
             Self::Lanes { .. } => (8, 1),
             Self::Tiled { .. } => (8, quads / LEAST),
-            _ if self.has_windows() => (1, 1),
             Self::Cooperative(tile) => (tile.depth as usize / 4, quads / LEAST),
         };
         let wanted = (BUSY / tiles).clamp(1, most.max(1));
@@ -363,25 +320,6 @@ fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     }
 }
 
-/// Tiles on matrix units for windows that find all taps in them, for a pass that is this convolution as a
-/// forward one, and whether they suit it: where gaps are few and tiles many.
-fn windows(gpu: &Gpu, forward: &Geometry) -> (Vec<Named<Tiling>>, bool) {
-    const SIZES: &[Named<u32>] = &[("window 128x64", 128), ("window 64x64", 64)];
-    let units = gpu.matrix_units(forward.dtype.is_half()).filter(|units| units.wide_loads);
-    let (Some(units), Some(window)) = (units, forward.window()) else { return (Vec::new(), false) };
-    let tile = |&(name, rows)| {
-        let tile = Cooperative::of_windows(units, window, rows, gpu.workgroup_memory())?;
-        Some((name, Tiling::Cooperative(tile)))
-    };
-    let tiles: Vec<_> = SIZES.iter().filter_map(tile).collect();
-    let suits = |(_, tiling): &Named<Tiling>| {
-        let places = tiling.seen(forward).y.pixels();
-        5 * places <= 6 * forward.y.pixels() && tiling.count(places, forward.y.c) >= BUSY
-    };
-    let suits = gpu.class() != AdapterClass::Software && tiles.first().is_some_and(suits);
-    (tiles, suits)
-}
-
 /// Those of the tiles on matrix units that fit into so many bytes of a workgroup's memory.
 fn on_units(
     memory: u32,
@@ -435,10 +373,8 @@ fn methods(
     product: Product,
     geometry: &Geometry,
     winograd: Option<Winograd>,
-    (windows, suit): (Vec<Named<Tiling>>, bool),
 ) -> Vec<Named<Method>> {
     let direct = tilings(gpu, product, geometry, lanes_for(product.rows, geometry.x.n));
-    let direct = if suit { [windows, direct].concat() } else { [direct, windows].concat() };
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: &[Named<Tiling>] =
@@ -475,8 +411,7 @@ fn methods(
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
     let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
     let product = Product { rows, columns, count: 1, parts: 1, pairs: geometry.has_pairs() };
-    let (winograd, windows) = (Winograd::forward(geometry), windows(gpu, geometry));
-    let methods = methods(gpu, product, geometry, winograd, windows);
+    let methods = methods(gpu, product, geometry, Winograd::forward(geometry));
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
 
@@ -484,9 +419,7 @@ pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
     let count = geometry.conv.stride.into_iter().product();
     let product = Product { rows, columns: geometry.x.c, count, parts: 1, pairs: false };
-    let winograd = Winograd::backward_data(geometry);
-    let windows = windows(gpu, &geometry.turned());
-    let methods = methods(gpu, product, geometry, winograd, windows);
+    let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry));
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 

@@ -23,7 +23,7 @@ use crate::shader;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method, Shaders, Sharing, Tiling, Window};
+use kernels::{BUSY, Method, Shaders, Sharing, Tiling};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
@@ -37,7 +37,6 @@ static BACKWARD_DATA_COOPERATIVE: Shader = shader!("conv2d_backward_data_coopera
 static BACKWARD_WEIGHT_LANES: Shader = shader!("conv2d_backward_weight_lanes");
 static BACKWARD_WEIGHT_TILED: Shader = shader!("conv2d_backward_weight_tiled");
 static BACKWARD_WEIGHT_COOPERATIVE: Shader = shader!("conv2d_backward_weight_cooperative");
-static WINDOW_COOPERATIVE: Shader = shader!("conv2d_window_cooperative");
 static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
 static PEAKS: Shader = shader!("conv2d_peaks");
 static SUM: Shader = shader!("conv2d_sum");
@@ -46,19 +45,16 @@ const FORWARD: Shaders = Shaders {
     lanes: &FORWARD_LANES,
     tiled: &FORWARD_TILED,
     cooperative: Some(&FORWARD_COOPERATIVE),
-    window: Some(&WINDOW_COOPERATIVE),
 };
 const BACKWARD_DATA: Shaders = Shaders {
     lanes: &BACKWARD_DATA_LANES,
     tiled: &BACKWARD_DATA_TILED,
     cooperative: Some(&BACKWARD_DATA_COOPERATIVE),
-    window: Some(&WINDOW_COOPERATIVE),
 };
 const BACKWARD_WEIGHT: Shaders = Shaders {
     lanes: &BACKWARD_WEIGHT_LANES,
     tiled: &BACKWARD_WEIGHT_TILED,
     cooperative: Some(&BACKWARD_WEIGHT_COOPERATIVE),
-    window: None,
 };
 
 pub(super) const OP: Op = Op {
@@ -73,7 +69,6 @@ pub(super) const OP: Op = Op {
         &BACKWARD_WEIGHT_LANES,
         &BACKWARD_WEIGHT_TILED,
         &BACKWARD_WEIGHT_COOPERATIVE,
-        &WINDOW_COOPERATIVE,
         &BACKWARD_BIAS,
         &PEAKS,
         &SUM,
@@ -249,22 +244,6 @@ impl Geometry {
         }
     }
 
-    /// The convolution that goes from `y` to `x`, as windows do that leave an image the size it is.
-    fn turned(&self) -> Self {
-        Self { x: self.y, y: self.x, ..*self }
-    }
-
-    /// The window, if it leaves images the size they are and reads f16 of channels in thirty-twos. With gaps
-    /// that are the padding of two rows or images at once, each tap is equally far from every pixel.
-    fn window(&self) -> Option<Window> {
-        let Self { x, weight, y, conv, dtype } = self;
-        let same = [weight.n, weight.h].map(|taps| (taps - 1) / 2) == conv.padding
-            && (conv.stride, x.h, x.w) == ([1, 1], y.h, y.w);
-        let reads = dtype.is_half() && x.c % 32 == 0 && y.c % 8 == 0 && weight.h > 1;
-        let reach = (weight.n - 1) * (x.w + conv.padding[1]) + weight.h - 1;
-        (same && reads).then_some(Window { reach: reach as u32, span: weight.h as u32 })
-    }
-
     /// Multiplications and additions of each of the three passes.
     fn flops(&self) -> f64 {
         2.0 * self.y.len() as f64 * (self.weight.n * self.weight.h * self.x.c) as f64
@@ -305,16 +284,14 @@ pub fn conv2d_with_stats(
     let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     let gpu = tape.gpu();
     let method = kernels::forward(gpu, &geometry);
-    let (chunk, gaps) = match method {
-        Method::Direct(tiling) => match forward_sharing(&geometry, tiling).parts {
-            1 => (Some(tiling.rows()), tiling.gaps(&geometry)),
-            _ => (Some(ROWS_WITH_STATS), [0, 0]),
-        },
-        Method::Winograd(..) => {
-            (Winograd::forward(&geometry).and_then(|it| it.stats_chunk()), [0, 0])
-        }
+    let chunk = match method {
+        Method::Direct(tiling) => Some(match forward_sharing(&geometry, tiling).parts {
+            1 => tiling.rows(),
+            _ => ROWS_WITH_STATS,
+        }),
+        Method::Winograd(..) => Winograd::forward(&geometry).and_then(|it| it.stats_chunk()),
     };
-    let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk, gaps));
+    let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
     let y = forward(gpu, &geometry, method, x.value(), weight.value(), epilogue);
     Ok((attach(tape, geometry, x, weight, None, y), stats))
@@ -443,9 +420,8 @@ fn forward(
     };
     let peaks = peaks(gpu, tiling, x, weight);
     slices.extend(&peaks);
-    let seen = tiling.seen(geometry);
-    let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&seen) };
-    let tiles = tiling.count(seen.y.pixels(), seen.y.c);
+    let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
+    let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
     if let Some(parts) = &parts {
         sum(gpu, parts, sharing.parts, &y, epilogue);
@@ -582,13 +558,6 @@ fn backward_data(
     };
     let kernel = tiling.kernel(&BACKWARD_DATA);
     let kernel = kernel.half(d_y.dtype().is_half());
-    if tiling.has_windows() {
-        let seen = tiling.seen(&geometry.turned());
-        let kernel = kernel.with("DATA", 1).with("ACCUMULATE", accumulate.into());
-        let groups = gpu.groups(tiling.count(seen.y.pixels(), seen.y.c));
-        let slices = [d_y.memory(), weight.memory(), d_x.memory()];
-        return gpu.run(kernel, &seen.params(), &slices, groups);
-    }
     let classes = stride_h * stride_w;
     let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
     let tiles = tiling.count(rows, x.c);
