@@ -25,9 +25,19 @@ fn main(
   if column >= p.c4 { return; }
   var sum = vec4<f32>();
   var dot = vec4<f32>();
-  for (var chunk = thread; chunk < p.chunks; chunk += THREADS) {
-    sum += partials[chunk * 2u * p.c4 + column];
-    dot += partials[(chunk * 2u + 1u) * p.c4 + column];
+  // Loads of four chunks are under way at a time.
+  for (var chunk = thread; chunk < p.chunks; chunk += 4u * THREADS) {
+    //#for k in 0..4
+    let at_${k} = min(chunk + ${k}u * THREADS, p.chunks - 1u) * 2u * p.c4 + column;
+    let sum_${k} = partials[at_${k}];
+    let dot_${k} = partials[at_${k} + p.c4];
+    //#end
+    //#for k in 0..4
+    if chunk + ${k}u * THREADS < p.chunks {
+      sum += sum_${k};
+      dot += dot_${k};
+    }
+    //#end
   }
   add_up(thread, sum, dot);
   if thread == 0u {

@@ -37,13 +37,23 @@ fn main(
   var count = 0.0;
   var mean = vec4<f32>();
   var m2 = vec4<f32>();
-  for (var chunk = thread; chunk < chunks; chunk += THREADS) {
-    let n = f32(min(p.chunk, p.rows - chunk * p.chunk));
-    let delta = partials[chunk * 2u * p.c4 + column] - mean;
-    let share = n / (count + n);
-    mean += delta * share;
-    m2 += partials[(chunk * 2u + 1u) * p.c4 + column] + delta * delta * (count * share);
-    count += n;
+  // Loads of four chunks are under way at a time.
+  for (var chunk = thread; chunk < chunks; chunk += 4u * THREADS) {
+    //#for k in 0..4
+    let at_${k} = min(chunk + ${k}u * THREADS, chunks - 1u) * 2u * p.c4 + column;
+    let mean_${k} = partials[at_${k}];
+    let m2_${k} = partials[at_${k} + p.c4];
+    //#end
+    //#for k in 0..4
+    if chunk + ${k}u * THREADS < chunks {
+      let n = f32(min(p.chunk, p.rows - (chunk + ${k}u * THREADS) * p.chunk));
+      let delta = mean_${k} - mean;
+      let share = n / (count + n);
+      mean += delta * share;
+      m2 += m2_${k} + delta * delta * (count * share);
+      count += n;
+    }
+    //#end
   }
   counts[thread] = count;
   means[thread] = mean;

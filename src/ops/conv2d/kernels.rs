@@ -59,7 +59,7 @@ impl Cooperative {
         [rows, columns]: [u32; 2],
         memory: u32,
     ) -> Option<Self> {
-        let longest = if rows == columns { 64 } else { 32 };
+        let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
         let tile = |depth| Self { units, numbers, rows, columns, depth };
         let fits = |it: &Self| it.depth <= longest.min(it.threads()) && it.memory() <= memory;
         [64, 32].map(tile).into_iter().find(fits)
@@ -76,6 +76,7 @@ impl Cooperative {
         match self.rows * self.columns {
             0x8000.. => [64, 64],
             0x4000.. => [64, 32],
+            0x3000.. => [48, 32],
             _ => [32, 32],
         }
     }
@@ -240,6 +241,9 @@ const fn registers(rows: u32, columns: u32) -> Tiling {
     Tiling::Lanes { lanes: 1, rows, columns }
 }
 
+/// Processors of a GPU, of which each does a tile at a time: an H200's, since adapters do not tell.
+const PROCESSORS: usize = 132;
+
 /// Workgroups that keep a GPU busy.
 pub const BUSY: usize = 256;
 
@@ -257,6 +261,26 @@ struct Product {
 }
 
 impl Product {
+    /// [`Product::order`] for tiles on matrix units, with the lower of two alike in front where all are done
+    /// sooner then.
+    fn order_on_units(self, tilings: Vec<Named<Tiling>>) -> Vec<Named<Tiling>> {
+        let mut tilings = self.order(tilings, ENOUGH_ON_UNITS);
+        if let [(SQUARE_NAME, square), (LOW_NAME, low), ..] = tilings[..]
+            && self.height_of_rounds(low) < self.height_of_rounds(square)
+        {
+            tilings.swap(0, 1);
+        }
+        tilings
+    }
+
+    /// Rows of all the tiles that one of the processors does after the other, which tells how long the
+    /// product takes: the last round as long as any, however few its tiles are.
+    fn height_of_rounds(self, tiling: Tiling) -> usize {
+        let tiles = self.count * tiling.count(self.rows, self.columns);
+        let parts = (BUSY / tiles).max(1);
+        (tiles * parts).div_ceil(PROCESSORS) * tiling.rows() / parts
+    }
+
     /// `tilings`, the preferred first and the smallest last, with that in front which suits a GPU: the
     /// first that does not exceed the product and of which there are `least`, else the smallest. As found
     /// on an H200.
@@ -290,7 +314,7 @@ fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
 fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Tiling>> {
     let half = geometry.dtype.is_half();
     let Some(units) = gpu.matrix_units(half) else { return Vec::new() };
-    let [of_x, of_y] = [geometry.x.c % 8 == 0, geometry.y.c % 8 == 0];
+    let [of_x, of_y] = [geometry.x.c, geometry.y.c].map(|channels| channels.is_multiple_of(8));
     let numbers = match half {
         true if of_x && of_y && units.wide_loads => Numbers::Octets,
         true if product.pairs && of_y && units.wide_loads => Numbers::Pairs,
@@ -298,8 +322,11 @@ fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Ti
         false => Numbers::Single,
     };
     let sizes = sizes_on_units(product.parts > 1, geometry.flops());
-    product.order(on_units(gpu.workgroup_memory(), units, numbers, sizes), ENOUGH_ON_UNITS)
+    product.order_on_units(on_units(gpu.workgroup_memory(), units, numbers, sizes))
 }
+
+const SQUARE_NAME: &str = "cooperative 128x128";
+const LOW_NAME: &str = "cooperative 96x128";
 
 /// Tiles on matrix units that are enough, since workgroups share the sums of fewer than keep a GPU busy.
 const ENOUGH_ON_UNITS: usize = 64;
@@ -308,11 +335,12 @@ const ENOUGH_ON_UNITS: usize = 64;
 /// many multiplications and additions, whose sums are long ones that are shared or not.
 fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     const LARGE: Named<[u32; 2]> = ("cooperative 256x128", [256, 128]);
-    const SQUARE: Named<[u32; 2]> = ("cooperative 128x128", [128, 128]);
+    const SQUARE: Named<[u32; 2]> = (SQUARE_NAME, [128, 128]);
+    const LOW: Named<[u32; 2]> = (LOW_NAME, [96, 128]);
     const MIDDLE: Named<[u32; 2]> = ("cooperative 128x64", [128, 64]);
     const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
     match shared {
-        false => &[SQUARE, MIDDLE, SMALL],
+        false => &[SQUARE, LOW, MIDDLE, SMALL],
         // By the weight, whose sums are the longest: larger tiles are read less often, but there are
         // more parts of sums to add up.
         true if flops >= 2e10 => &[LARGE, MIDDLE, SQUARE, SMALL],
@@ -474,7 +502,7 @@ mod tests {
             let sizes = sizes_on_units(parts > 1, flops);
             let tiles = on_units(48 << 10, units, Numbers::Octets, sizes);
             let product = Product { rows, columns, count: 1, parts, pairs: false };
-            product.order(tiles, ENOUGH_ON_UNITS)[0].0
+            product.order_on_units(tiles)[0].0
         };
         // By the weights of shortcuts, whatever the batch, and of layer4 with large ones.
         assert_eq!(first(64, 128, 784, 1e9), "cooperative 64x64");
@@ -484,6 +512,10 @@ mod tests {
         assert_eq!(first(64 * 56 * 56, 64, 1, 1e10), "cooperative 128x64");
         assert_eq!(first(64 * 28 * 28, 128, 1, 1e10), "cooperative 128x128");
         assert_eq!(first(64, 512, 1, 1e9), "cooperative 64x64");
+        // layer3 and layer4, of whose large tiles the last round would have few.
+        assert_eq!(first(64 * 14 * 14, 256, 1, 1e10), "cooperative 96x128");
+        assert_eq!(first(64 * 7 * 7, 512, 1, 1e10), "cooperative 96x128");
+        assert_eq!(first(256 * 14 * 14, 256, 1, 4e10), "cooperative 128x128");
     }
 
     #[test]
