@@ -91,7 +91,7 @@ impl Cooperative {
         let [part_rows, part_columns] = self.part();
         let band_rows = rows / part_rows * units.side;
         let band_columns = columns / part_columns * units.side.max(units.lanes * 4 / units.side);
-        let band = band_rows * (band_columns + 8) + 4 * band_columns;
+        let band = band_rows * (band_columns + 4) + 4 * band_columns;
         tile(rows) + tile(columns) + band * 4 + peaks
     }
 
