@@ -35,7 +35,9 @@ fn a_file_is_measured_compared_and_shown() {
     }
     let rows = file["rows"].as_array().unwrap();
     let passes: Vec<_> = rows.iter().map(|row| row["pass"].as_str().unwrap()).collect();
-    assert_eq!(passes, ["forward", "backward"]);
+    // A GPU has a second, larger case.
+    assert!(!passes.is_empty());
+    assert!(passes.chunks(2).all(|passes| passes == ["forward", "backward"]), "{passes:?}");
     for row in rows {
         assert_eq!(row["status"], "measured", "{row}");
         assert!(row["samples"].as_array().unwrap().len() >= 5, "{row}");
