@@ -61,8 +61,18 @@ impl Cooperative {
     ) -> Option<Self> {
         let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
         let tile = |depth| Self { units, numbers, rows, columns, depth };
-        let fits = |it: &Self| it.depth <= longest.min(it.threads()) && it.memory() <= memory;
+        let fits = |it: &Self| {
+            let each_has_a_term = it.depth <= longest.min(it.threads());
+            each_has_a_term && it.is_staged_evenly() && it.memory() <= memory
+        };
         [64, 32].map(tile).into_iter().find(fits)
+    }
+
+    /// Whether each lane stages as much of either side's step as every other.
+    fn is_staged_evenly(self) -> bool {
+        let packet = if let Numbers::Octets | Numbers::Pairs = self.numbers { 8 } else { 4 };
+        let packets = [self.rows, self.columns].map(|side| side * self.depth / packet);
+        packets.iter().all(|packets| packets.is_multiple_of(self.threads()))
     }
 
     fn threads(self) -> u32 {
@@ -528,6 +538,9 @@ mod tests {
         assert_eq!(depth([128, 128], 32 << 10), Some(32));
         assert_eq!(depth([128, 128], 16 << 10), None);
         assert_eq!(depth([128, 64], 48 << 10), Some(32));
+        // Steps of 32 would leave half of the lanes without rows of 96 to stage.
+        assert_eq!(depth([96, 128], 48 << 10), Some(64));
+        assert_eq!(depth([96, 128], 32 << 10), None);
         // Each lane has a term of a step to stage at least.
         let units = MatrixUnits { side: 8, lanes: 8, ..units };
         let tile = Cooperative::new(units, Numbers::Octets, [64, 64], 48 << 10).unwrap();
