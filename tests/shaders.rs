@@ -176,6 +176,7 @@ fn every_shader_file_belongs_to_an_operation() {
         "conv2d_rows",
         "conv2d_winograd_params",
         "cooperative_multiply",
+        "cooperative_pairs",
         "cooperative_places",
         "cooperative_sums",
         "cooperative_tiles",
