@@ -27,22 +27,25 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let i = flat_group(group, groups) * 256u + thread;
+  // What all threads share is loaded before any returns: software adapters then load it once.
+  let numbers = hyper;
+  let loss_scale = scale[0];
+  //#if HALF
+  let step_size = numbers.step_size / scale[2];
+  let bias2_sqrt = numbers.bias2_sqrt * sqrt(scale[3]);
+  //#else
+  let step_size = numbers.step_size;
+  let bias2_sqrt = numbers.bias2_sqrt;
+  //#end
   if i >= p.count || !is_finite(loss[0]) { return; }
   let parameter = parameters[i];
-  let g = scale[0] * gradients[i] + hyper.coupled_decay * parameter;
-  let m = first_moment[i] + hyper.one_minus_beta1 * (g - first_moment[i]);
-  let v = hyper.beta2 * second_moment[i] + hyper.one_minus_beta2 * (g * g);
+  let g = loss_scale * gradients[i] + numbers.coupled_decay * parameter;
+  let m = first_moment[i] + numbers.one_minus_beta1 * (g - first_moment[i]);
+  let v = numbers.beta2 * second_moment[i] + numbers.one_minus_beta2 * (g * g);
   first_moment[i] = m;
   second_moment[i] = v;
-  //#if HALF
-  let step_size = hyper.step_size / scale[2];
-  let bias2_sqrt = hyper.bias2_sqrt * sqrt(scale[3]);
-  //#else
-  let step_size = hyper.step_size;
-  let bias2_sqrt = hyper.bias2_sqrt;
-  //#end
-  let denominator = sqrt(v) / bias2_sqrt + hyper.epsilon;
-  let updated = hyper.shrink * parameter - step_size * (m / denominator);
+  let denominator = sqrt(v) / bias2_sqrt + numbers.epsilon;
+  let updated = numbers.shrink * parameter - step_size * (m / denominator);
   parameters[i] = updated;
   //#if HALF
   shadow[i] = vec4<stored>(updated);

@@ -11,10 +11,9 @@ override ROWS: u32 = 16u;  // a multiple of LANES
 override COLS: u32 = 2u;
 
 //#include conv2d_params
+//#include conv2d_operands
 //#include conv2d_padding
 //#include conv2d_rows
-@group(0) @binding(1) var<storage, read> d_y: array<vec4<stored>>;
-@group(0) @binding(2) var<storage, read> weight: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_x: array<vec4<stored>>;
 
 @compute @workgroup_size(8)
@@ -64,12 +63,12 @@ fn main(
       //#end
       for (var c4 = 0u; c4 < p.co4; c4++) {
         //#for j in 0..ROWS / LANES
-        let d_${j} = select(vec4<f32>(), vec4<f32>(d_y[base_${j} + c4]), inside_${j});
+        let d_${j} = select(vec4<f32>(), left_at(base_${j} + c4), inside_${j});
         //#end
         // One sum after the other: its four steps stay in registers.
         //#for c in 0..COLS
         //#for e in 0..4
-        let t_${e}_${c} = vec4<f32>(weight[(tap + column_${c} * 4u + ${e}u) * p.co4 + c4]);
+        let t_${e}_${c} = right_at((tap + column_${c} * 4u + ${e}u) * p.co4 + c4);
         //#end
         //#for e in 0..4
         let w_${e}_${c} = vec4(t_0_${c}[${e}], t_1_${c}[${e}], t_2_${c}[${e}], t_3_${c}[${e}]);

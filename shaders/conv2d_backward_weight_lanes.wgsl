@@ -17,9 +17,8 @@ override DEPTH: u32 = 4u;
 override STEP: u32 = 4u;
 
 //#include conv2d_params
+//#include conv2d_operands
 //#include conv2d_padding
-@group(0) @binding(1) var<storage, read> x: array<vec4<stored>>;
-@group(0) @binding(2) var<storage, read> d_y: array<vec4<stored>>;
 @group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
 
 @compute @workgroup_size(8)
@@ -74,11 +73,11 @@ fn main(
     let inside_${j}_${u} = live_${u} && ih_${j}_${u} < p.h && iw_${j}_${u} < p.w;
     let at_${j}_${u} = ((image * p.h + ih_${j}_${u}) * p.w + iw_${j}_${u}) * p.ci4 + c4_${j};
     let x_${j}_${u} = select(vec4<f32>(),
-      vec4<f32>(x[select(0u, at_${j}_${u}, inside_${j}_${u})]), inside_${j}_${u});
+      left_at(select(0u, at_${j}_${u}, inside_${j}_${u})), inside_${j}_${u});
     //#end
     let from_${u} = select(0u, ((image * p.oh + oh) * p.ow + ow) * p.co4, live_${u});
     //#for c in 0..COLS
-    let d_${c}_${u} = select(vec4<f32>(), vec4<f32>(d_y[from_${u} + column_${c}]), live_${u});
+    let d_${c}_${u} = select(vec4<f32>(), right_at(from_${u} + column_${c}), live_${u});
     //#end
     ow++;
     if ow == columns.y { ow = columns.x; oh++; }

@@ -12,7 +12,11 @@ override ROWS: u32 = 16u;  // a multiple of LANES
 override COLS: u32 = 2u;
 // Input channels of a group of four that are not padding: fewer in a network's first layer alone.
 override DEPTH: u32 = 4u;
-//#include conv2d_forward_memory
+override OUTPUT: u32 = 3u;
+
+//#include conv2d_params
+//#include conv2d_operands
+//#include conv2d_epilogue
 //#include conv2d_padding
 //#include conv2d_rows
 
@@ -61,12 +65,12 @@ fn main(
       let at_${j} = u32(iw_${j}) + at;
       let inside_${j} = at_${j} < end_${j};
       let x_${j} = select(vec4<f32>(),
-        vec4<f32>(x[select(0u, row_${j} + at_${j}, inside_${j})]), inside_${j});
+        left_at(select(0u, row_${j} + at_${j}, inside_${j})), inside_${j});
       //#end
       // One sum after the other: its four steps stay in registers.
       //#for c in 0..COLS
       //#for e in 0..DEPTH
-      let w_${e}_${c} = vec4<f32>(weight[(k + ${e}u) * p.co4 + column_${c}]);
+      let w_${e}_${c} = right_at((k + ${e}u) * p.co4 + column_${c});
       //#end
       //#for i in 0..ROWS
       //#for e in 0..DEPTH

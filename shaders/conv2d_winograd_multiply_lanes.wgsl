@@ -9,8 +9,7 @@ override ROWS: u32 = 32u;  // a multiple of LANES
 override COLS: u32 = 2u;
 
 //#include conv2d_winograd_params
-@group(0) @binding(1) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> u: array<vec4<f32>>;
+//#include conv2d_operands
 @group(0) @binding(3) var<storage, read_write> m: array<vec4<f32>>;
 
 @compute @workgroup_size(8)
@@ -40,12 +39,12 @@ fn main(
   let depth = position * p.ci4 * 4u;
   for (var c4 = 0u; c4 < p.ci4; c4++) {
     //#for j in 0..ROWS / LANES
-    let v_${j} = v[at_${j} + c4];
+    let v_${j} = left_at(at_${j} + c4);
     //#end
     // One sum after the other: its four steps stay in registers.
     //#for c in 0..COLS
     //#for e in 0..4
-    let u_${e}_${c} = u[(depth + c4 * 4u + ${e}u) * p.co4 + column_${c}];
+    let u_${e}_${c} = right_at((depth + c4 * 4u + ${e}u) * p.co4 + column_${c});
     //#end
     //#for i in 0..ROWS
     //#for e in 0..4

@@ -26,14 +26,17 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let i = flat_group(group, groups) * 256u + thread;
+  // What all threads share is loaded before any returns: software adapters then load it once.
+  let numbers = hyper;
+  let loss_scale = scale[0];
   if i >= p.count || !is_finite(loss[0]) { return; }
   let parameter = parameters[i];
-  let g = scale[0] * gradients[i] + hyper.weight_decay * parameter;
+  let g = loss_scale * gradients[i] + numbers.weight_decay * parameter;
   // At first the velocity's memory is undefined: it must not reach the sum, not even times zero.
-  let v = select(hyper.momentum * velocity[i] + g, g, hyper.first != 0.0);
-  let step = select(v, g + hyper.momentum * v, hyper.nesterov != 0.0);
+  let v = select(numbers.momentum * velocity[i] + g, g, numbers.first != 0.0);
+  let step = select(v, g + numbers.momentum * v, numbers.nesterov != 0.0);
   velocity[i] = v;
-  let updated = parameter - hyper.learning_rate * step;
+  let updated = parameter - numbers.learning_rate * step;
   parameters[i] = updated;
   //#if HALF
   shadow[i] = vec4<stored>(updated);

@@ -171,6 +171,7 @@ fn every_shader_file_belongs_to_an_operation() {
         "conv2d_affine",
         "conv2d_epilogue",
         "conv2d_forward_memory",
+        "conv2d_operands",
         "conv2d_padding",
         "conv2d_params",
         "conv2d_rows",

@@ -8,32 +8,147 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::{Rc, Weak};
+
+/// What kernels see of a storage.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Form {
+    /// An array to read and write.
+    Array,
+    /// Texels of four numbers, f16 or f32, to read: see [`super::Gpu::texels`].
+    Texels { half: bool },
+}
+
+/// Texels in a row of a texture; shaders know it.
+pub(super) const TEXELS_IN_ROW: u32 = 2048;
+
+impl Form {
+    /// Bytes that sizes are multiples of.
+    fn unit(self) -> u64 {
+        match self {
+            Self::Array => 256,
+            Self::Texels { half } => u64::from(TEXELS_IN_ROW) * if half { 8 } else { 16 },
+        }
+    }
+}
 
 /// A piece of device memory, allocated at its first use.
 pub(super) struct Storage {
     pub id: u64,
     pub bytes: u64,
-    raw: OnceCell<wgpu::Buffer>,
+    form: Form,
+    raw: OnceCell<Raw>,
     /// Bytes of all storages that have been allocated.
     allocated: Rc<Cell<u64>>,
 }
 
+enum Raw {
+    Array(wgpu::Buffer),
+    Texels(wgpu::Texture, wgpu::TextureView),
+}
+
 impl Storage {
     /// The device's buffer, allocated now if this is the first use.
-    pub fn materialize(&self, device: &wgpu::Device) -> &wgpu::Buffer {
+    ///
+    /// # Panics
+    /// If this is no array.
+    pub fn buffer(&self, device: &wgpu::Device) -> &wgpu::Buffer {
+        match self.materialize(device) {
+            Raw::Array(buffer) => buffer,
+            Raw::Texels(..) => panic!("texels are only read by kernels"),
+        }
+    }
+
+    /// Encodes a copy of a range of `from` to the start of these texels, allocated now if this is the first
+    /// use: whole rows, and what is left.
+    ///
+    /// # Panics
+    /// If these are no texels.
+    pub fn fill(
+        &self,
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        from: &wgpu::Buffer,
+        bytes: Range<u64>,
+    ) {
+        let Raw::Texels(texture, _) = self.materialize(device) else { panic!("an array") };
+        let in_row = self.form.unit();
+        let texels = (bytes.end - bytes.start) * u64::from(TEXELS_IN_ROW) / in_row;
+        let (rows, rest) = (texels as u32 / TEXELS_IN_ROW, texels as u32 % TEXELS_IN_ROW);
+        for (first, width, height) in [(0, TEXELS_IN_ROW, rows), (rows, rest, 1)] {
+            if width * height == 0 {
+                continue;
+            }
+            let layout = wgpu::TexelCopyBufferLayout {
+                offset: bytes.start + u64::from(first) * in_row,
+                bytes_per_row: Some(in_row as u32),
+                rows_per_image: None,
+            };
+            let source = wgpu::TexelCopyBufferInfo { buffer: from, layout };
+            let mut to = texture.as_image_copy();
+            to.origin.y = first;
+            let size = wgpu::Extent3d { width, height, depth_or_array_layers: 1 };
+            encoder.copy_buffer_to_texture(source, to, size);
+        }
+    }
+
+    /// What is bound to a kernel, allocated now if this is the first use: of an array the given range.
+    pub fn resource(
+        &self,
+        device: &wgpu::Device,
+        offset: u64,
+        bytes: u64,
+    ) -> wgpu::BindingResource<'_> {
+        match self.materialize(device) {
+            Raw::Array(buffer) => range(buffer, offset, bytes),
+            Raw::Texels(_, view) => wgpu::BindingResource::TextureView(view),
+        }
+    }
+
+    /// Allocates the memory if this is the first use.
+    fn materialize(&self, device: &wgpu::Device) -> &Raw {
         self.raw.get_or_init(|| {
             self.allocated.set(self.allocated.get() + self.bytes);
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: self.bytes,
-                usage: wgpu::BufferUsages::STORAGE
-                    | wgpu::BufferUsages::COPY_SRC
-                    | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
+            match self.form {
+                Form::Array => Raw::Array(device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size: self.bytes,
+                    usage: wgpu::BufferUsages::STORAGE
+                        | wgpu::BufferUsages::COPY_SRC
+                        | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })),
+                Form::Texels { half } => {
+                    let texture = device.create_texture(&wgpu::TextureDescriptor {
+                        label: None,
+                        size: wgpu::Extent3d {
+                            width: TEXELS_IN_ROW,
+                            height: (self.bytes / self.form.unit()) as u32,
+                            depth_or_array_layers: 1,
+                        },
+                        mip_level_count: 1,
+                        sample_count: 1,
+                        dimension: wgpu::TextureDimension::D2,
+                        format: match half {
+                            true => wgpu::TextureFormat::Rgba16Float,
+                            false => wgpu::TextureFormat::Rgba32Float,
+                        },
+                        usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
+                        view_formats: &[],
+                    });
+                    let view = texture.create_view(&Default::default());
+                    Raw::Texels(texture, view)
+                }
+            }
         })
     }
+}
+
+/// A range of a buffer, to be bound.
+pub(super) fn range(buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> wgpu::BindingResource<'_> {
+    let size = std::num::NonZeroU64::new(bytes);
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
 }
 
 impl Drop for Storage {
@@ -102,9 +217,9 @@ impl Slice {
 /// Storages that are free for the next lease.
 #[derive(Default)]
 pub(super) struct Pool {
-    /// By size, then age: what is free alone decides which is leased next, so that work done again
+    /// By form, size, then age: what is free alone decides which is leased next, so that work done again
     /// takes the same storages again.
-    free: RefCell<BTreeMap<(u64, u64), Rc<Storage>>>,
+    free: RefCell<BTreeMap<(Form, u64, u64), Rc<Storage>>>,
     next_id: Cell<u64>,
     total: Cell<u64>,
     largest: Cell<u64>,
@@ -116,27 +231,29 @@ pub(super) struct Pool {
 impl Pool {
     /// Leases memory for `bytes` bytes: the smallest free storage that fits without wasting more
     /// than a quarter, else a new one. A settled pool takes any that fits before a new one.
-    pub fn lease(self: &Rc<Self>, bytes: u64) -> Buffer {
-        let bytes = bytes.max(4).next_multiple_of(256);
-        self.largest.set(self.largest.get().max(bytes));
-        let storage = self.take_free(bytes).unwrap_or_else(|| {
+    pub fn lease(self: &Rc<Self>, form: Form, bytes: u64) -> Buffer {
+        let bytes = bytes.max(4).next_multiple_of(form.unit());
+        if form == Form::Array {
+            self.largest.set(self.largest.get().max(bytes));
+        }
+        let storage = self.take_free(form, bytes).unwrap_or_else(|| {
             self.next_id.set(self.next_id.get() + 1);
             self.total.set(self.total.get() + bytes);
             let (id, allocated) = (self.next_id.get(), self.allocated.clone());
-            Rc::new(Storage { id, bytes, raw: OnceCell::new(), allocated })
+            Rc::new(Storage { id, bytes, form, raw: OnceCell::new(), allocated })
         });
         Buffer(Rc::new(Lease { storage, pool: Rc::downgrade(self) }))
     }
 
-    fn take_free(&self, bytes: u64) -> Option<Rc<Storage>> {
+    fn take_free(&self, form: Form, bytes: u64) -> Option<Rc<Storage>> {
         let most = if self.settled.get() { u64::MAX } else { bytes + bytes / 4 };
         let mut free = self.free.borrow_mut();
-        let (&size_and_age, _) = free.range((bytes, 0)..=(most, u64::MAX)).next()?;
-        free.remove(&size_and_age)
+        let (&key, _) = free.range((form, bytes, 0)..=(form, most, u64::MAX)).next()?;
+        free.remove(&key)
     }
 
     fn give_back(&self, storage: Rc<Storage>) {
-        self.free.borrow_mut().insert((storage.bytes, storage.id), storage);
+        self.free.borrow_mut().insert((storage.form, storage.bytes, storage.id), storage);
     }
 
     /// Holds what planned work takes: smaller work, such as the last batch of an epoch, is to make
@@ -147,7 +264,7 @@ impl Pool {
 
     /// Drops every free storage.
     pub fn trim(&self) {
-        for ((bytes, _), _) in std::mem::take(&mut *self.free.borrow_mut()) {
+        for ((_, bytes, _), _) in std::mem::take(&mut *self.free.borrow_mut()) {
             self.total.set(self.total.get() - bytes);
         }
         self.largest.set(0);
@@ -164,7 +281,7 @@ impl Pool {
         self.allocated.get()
     }
 
-    /// Bytes of the largest lease since the last trim.
+    /// Bytes of the largest array leased since the last trim.
     pub fn largest_bytes(&self) -> u64 {
         self.largest.get()
     }
@@ -177,16 +294,16 @@ mod tests {
     #[test]
     fn a_dropped_lease_is_taken_again_and_nothing_grows() {
         let pool = Rc::new(Pool::default());
-        let first = pool.lease(1000);
+        let first = pool.lease(Form::Array, 1000);
         let id = first.storage().id;
         let copy = first.clone();
         assert!(!first.is_unique());
         drop(first);
-        assert_ne!(pool.lease(1000).storage().id, id, "still leased through the copy");
+        assert_ne!(pool.lease(Form::Array, 1000).storage().id, id, "still leased through the copy");
         drop(copy);
         assert_eq!(pool.total_bytes(), 2048);
         for _ in 0..10 {
-            let (a, b) = (pool.lease(1000), pool.lease(900));
+            let (a, b) = (pool.lease(Form::Array, 1000), pool.lease(Form::Array, 900));
             assert_ne!(a.storage().id, b.storage().id);
         }
         assert_eq!(pool.total_bytes(), 2048);
@@ -198,7 +315,7 @@ mod tests {
     fn work_done_again_takes_the_same_storages_again() {
         let pool = Rc::new(Pool::default());
         let work = || {
-            let (first, second) = (pool.lease(1000), pool.lease(1000));
+            let (first, second) = (pool.lease(Form::Array, 1000), pool.lease(Form::Array, 1000));
             let ids = [first.storage().id, second.storage().id];
             // In the order of the leases: what came back last is not to go first.
             drop(first);
@@ -211,17 +328,17 @@ mod tests {
     #[test]
     fn a_small_lease_does_not_occupy_a_large_storage() {
         let pool = Rc::new(Pool::default());
-        drop(pool.lease(1 << 20));
-        drop(pool.lease(256));
+        drop(pool.lease(Form::Array, 1 << 20));
+        drop(pool.lease(Form::Array, 256));
         assert_eq!(pool.total_bytes(), (1 << 20) + 256);
     }
 
     #[test]
     fn a_settled_pool_does_not_grow_for_smaller_work() {
         let pool = Rc::new(Pool::default());
-        drop((pool.lease(1 << 20), pool.lease(1 << 10)));
+        drop((pool.lease(Form::Array, 1 << 20), pool.lease(Form::Array, 1 << 10)));
         pool.settle();
-        let (large, small) = (pool.lease(1 << 12), pool.lease(256));
+        let (large, small) = (pool.lease(Form::Array, 1 << 12), pool.lease(Form::Array, 256));
         assert_eq!((large.bytes(), small.bytes()), (1 << 20, 1 << 10), "the smallest that fits");
         assert_eq!(pool.total_bytes(), (1 << 20) + (1 << 10));
         assert_eq!(pool.allocated_bytes(), 0, "nothing was used");

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
-use super::buffer::{Pool, Slice};
+use super::buffer::{Form, Pool, Slice, TEXELS_IN_ROW};
 use super::choice::{Choices, Problem, Sizes};
 use super::disk_cache::PipelineStore;
 use super::download::{Download, StagingRing};
@@ -274,13 +274,13 @@ impl Gpu {
     pub fn lease(&self, bytes: u64) -> Slice {
         let guarded = self.0.guarded.as_ref().filter(|_| !self.0.planning.get());
         let Some(guarded) = guarded else {
-            return Slice { buffer: self.0.pool.lease(bytes), offset: 0, bytes };
+            return Slice { buffer: self.0.pool.lease(Form::Array, bytes), offset: 0, bytes };
         };
-        let buffer = self.0.pool.lease(bytes + 2 * GUARD);
+        let buffer = self.0.pool.lease(Form::Array, bytes + 2 * GUARD);
         let slice = Slice { buffer, offset: GUARD, bytes };
         let storage = slice.buffer.storage();
         let filler = vec![0xff; storage.bytes as usize];
-        self.0.queue.write_buffer(storage.materialize(&self.0.device), 0, &filler);
+        self.0.queue.write_buffer(storage.buffer(&self.0.device), 0, &filler);
         guarded.borrow_mut().push(slice.clone());
         slice
     }
@@ -318,7 +318,7 @@ impl Gpu {
             return Ok(());
         }
         self.submit()?;
-        let raw = slice.buffer.storage().materialize(&self.0.device);
+        let raw = slice.buffer.storage().buffer(&self.0.device);
         self.0.queue.write_buffer(raw, slice.offset, data);
         Ok(())
     }
@@ -411,6 +411,27 @@ impl Gpu {
             to_offset: to.offset,
             bytes: from.bytes,
         });
+    }
+
+    /// Records a copy of a slice of f16 if `half`, else of f32, that kernels read as texels of four numbers
+    /// each: `texture_storage_2d`, of 2,048 a row. Software adapters load texels for all lanes at once where
+    /// they load from an array for one lane after the other.
+    pub fn texels(&self, slice: &Slice, half: bool) -> Slice {
+        let form = Form::Texels { half };
+        let texels = self.0.pool.lease(form, slice.bytes);
+        self.record(Command::Fill {
+            from: slice.buffer.storage().clone(),
+            offset: slice.offset,
+            to: texels.storage().clone(),
+            bytes: slice.bytes,
+        });
+        Slice { buffer: texels, offset: 0, bytes: slice.bytes }
+    }
+
+    /// Whether [`Gpu::texels`] takes whatever can be bound.
+    pub fn has_texels(&self) -> bool {
+        let most = u64::from(TEXELS_IN_ROW) * u64::from(self.0.limits.max_texture_dimension_2d);
+        self.binding_limit() <= most * 8
     }
 
     /// Records the zeroing of a slice.

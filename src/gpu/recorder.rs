@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::buffer::Storage;
+use super::buffer::{Storage, range};
 use super::pipeline::Pipelines;
 use super::profile::Profiler;
 use super::shader::Kernel;
@@ -46,6 +46,13 @@ pub(super) enum Command {
         from_offset: u64,
         to: Rc<Storage>,
         to_offset: u64,
+        bytes: u64,
+    },
+    /// Fills texels with the numbers of an array.
+    Fill {
+        from: Rc<Storage>,
+        offset: u64,
+        to: Rc<Storage>,
         bytes: u64,
     },
     Clear {
@@ -138,16 +145,20 @@ impl Recorder {
                 }
                 Command::Copy { from, from_offset, to, to_offset, bytes } => {
                     pass = None;
-                    let (from, to) = (from.materialize(device), to.materialize(device));
+                    let (from, to) = (from.buffer(device), to.buffer(device));
                     encoder.copy_buffer_to_buffer(from, *from_offset, to, *to_offset, *bytes);
+                }
+                Command::Fill { from, offset, to, bytes } => {
+                    pass = None;
+                    to.fill(device, &mut encoder, from.buffer(device), *offset..offset + bytes);
                 }
                 Command::Clear { storage, offset, bytes } => {
                     pass = None;
-                    encoder.clear_buffer(storage.materialize(device), *offset, Some(*bytes));
+                    encoder.clear_buffer(storage.buffer(device), *offset, Some(*bytes));
                 }
                 Command::Download { from, offset, staging, bytes } => {
                     pass = None;
-                    let from = from.materialize(device);
+                    let from = from.buffer(device);
                     encoder.copy_buffer_to_buffer(from, *offset, staging, 0, *bytes);
                 }
             }
@@ -173,17 +184,16 @@ impl Recorder {
         let key =
             Rc::new(Key { kernel, params, ranges: bindings.iter().map(Binding::range).collect() });
         let bind = || {
-            let range = |buffer, offset, bytes| {
-                let size = std::num::NonZeroU64::new(bytes);
-                wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
-            };
-            let params = params.map(|slot| wgpu::BindGroupEntry {
-                binding: 0,
-                resource: range(&uniforms.blocks[slot.block], slot.offset, slot.bytes),
+            let params = params.map(|slot| {
+                let buffer = &uniforms.blocks[slot.block];
+                wgpu::BindGroupEntry {
+                    binding: 0,
+                    resource: range(buffer, slot.offset, slot.bytes),
+                }
             });
             let storages = bindings.iter().zip(1..).map(|(binding, number)| wgpu::BindGroupEntry {
                 binding: number,
-                resource: range(binding.storage.materialize(device), binding.offset, binding.bytes),
+                resource: binding.storage.resource(device, binding.offset, binding.bytes),
             });
             let pipeline = pipelines.get(device, kernel).clone();
             let group = device.create_bind_group(&wgpu::BindGroupDescriptor {

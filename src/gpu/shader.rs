@@ -43,6 +43,7 @@ static PARTS: &[&Shader] = &[
     &shader!("conv2d_affine"),
     &shader!("conv2d_epilogue"),
     &shader!("conv2d_forward_memory"),
+    &shader!("conv2d_operands"),
     &shader!("conv2d_padding"),
     &shader!("conv2d_params"),
     &shader!("conv2d_rows"),

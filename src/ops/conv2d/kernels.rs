@@ -17,8 +17,9 @@ pub enum Method {
 /// The tile of a matrix product that one workgroup computes.
 #[derive(Clone, Copy)]
 pub enum Tiling {
-    /// Eight lanes with registers alone: rows × vec4 columns a lane, loads shared by `lanes` lanes.
-    Lanes { lanes: u32, rows: u32, columns: u32 },
+    /// Eight lanes with registers alone: rows × vec4 columns a lane, loads shared by `lanes` lanes, of the
+    /// operands themselves or of copies as texels.
+    Lanes { lanes: u32, rows: u32, columns: u32, texels: bool },
     /// Workgroup memory: rows × columns of a workgroup.
     Tiled { rows: u32, columns: u32 },
     /// Matrix units, from tiles in workgroup memory.
@@ -131,10 +132,11 @@ impl Tiling {
     /// The kernel for this tile, of the shaders of a pass. A workgroup does one tile.
     pub fn kernel(self, shaders: &Shaders) -> Kernel {
         match self {
-            Self::Lanes { lanes, rows, columns } => Kernel::new(shaders.lanes)
-                .with("LANES", lanes)
-                .with("ROWS", rows)
-                .with("COLS", columns),
+            Self::Lanes { lanes, rows, columns, texels } => {
+                let kernel = Kernel::new(shaders.lanes).with("LANES", lanes);
+                let kernel = kernel.with("ROWS", rows).with("COLS", columns);
+                if texels { kernel.with("TEXELS", 1) } else { kernel }
+            }
             Self::Tiled { rows, columns } => {
                 Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
             }
@@ -156,6 +158,14 @@ impl Tiling {
                 kernel.with("TAPS", geometry.weight.h as u32).with("LEAD", geometry.lead() as u32)
             }
             _ => kernel,
+        }
+    }
+
+    /// An operand, of f16 if `half`, as this tile's kernel reads it.
+    pub fn operand(self, gpu: &Gpu, operand: &Slice, half: bool) -> Slice {
+        match self {
+            Self::Lanes { texels: true, .. } => gpu.texels(operand, half),
+            _ => operand.clone(),
         }
     }
 
@@ -243,12 +253,34 @@ const TILED_64: Named<Tiling> = ("tiled 64x64", Tiling::Tiled { rows: 64, column
 const TILED_128: Named<Tiling> = ("tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 });
 const TILED_128_64: Named<Tiling> = ("tiled 128x64", Tiling::Tiled { rows: 128, columns: 64 });
 
+/// Tiles of eight lanes, one list that reads the operands themselves and one that reads texels.
+type Lanes = [&'static [Named<Tiling>]; 2];
+
 const fn lanes(rows: u32, columns: u32) -> Tiling {
-    Tiling::Lanes { lanes: 8, rows, columns }
+    Tiling::Lanes { lanes: 8, rows, columns, texels: false }
 }
 
 const fn registers(rows: u32, columns: u32) -> Tiling {
-    Tiling::Lanes { lanes: 1, rows, columns }
+    Tiling::Lanes { lanes: 1, rows, columns, texels: false }
+}
+
+/// A tile of eight lanes that reads its operands as texels.
+const fn texels(tiling: Tiling) -> Tiling {
+    match tiling {
+        Tiling::Lanes { lanes, rows, columns, .. } => {
+            Tiling::Lanes { lanes, rows, columns, texels: true }
+        }
+        other => other,
+    }
+}
+
+/// What an adapter offers of both lists, the one that is faster first.
+fn in_order(gpu: &Gpu, [arrays, texels]: Lanes) -> Vec<Named<Tiling>> {
+    match (gpu.has_texels(), gpu.report().prefers_texels()) {
+        (true, true) => [texels, arrays].concat(),
+        (true, false) => [arrays, texels].concat(),
+        (false, _) => arrays.to_vec(),
+    }
 }
 
 /// Processors of a GPU, of which each does a tile at a time: an H200's, since adapters do not tell.
@@ -308,16 +340,42 @@ impl Product {
     }
 }
 
-const LANES: &[Named<Tiling>] =
-    &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))];
+const LANES: Lanes = [
+    &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))],
+    &[("texels 32x2", texels(lanes(32, 2))), ("texels 16x2", texels(lanes(16, 2)))],
+];
 /// Where padding is much of what is read: it is passed over where a tile has the pixels of one place.
-const LANES_AT_ONE_PLACE: &[Named<Tiling>] =
-    &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
+const LANES_AT_ONE_PLACE: Lanes = [
+    &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))],
+    &[("texels 16x2", texels(lanes(16, 2))), ("texels 32x2", texels(lanes(32, 2)))],
+];
+/// By the weight, whose rows eight lanes share by fours of channels: 32 at least.
+const LANES_BY_FOURS: Lanes = [
+    &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))],
+    &[("texels 32x2", texels(lanes(32, 2)))],
+];
 
 /// The lanes for rows that are the pixels of so many images.
-fn lanes_for(rows: usize, images: usize) -> &'static [Named<Tiling>] {
+fn lanes_for(rows: usize, images: usize) -> Lanes {
     if images < 32 && rows <= 4 * images { LANES_AT_ONE_PLACE } else { LANES }
 }
+
+/// Tiles where lanes cannot share loads.
+const REGISTERS: Lanes = [
+    &[("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))],
+    &[
+        ("texel registers 16x4", texels(registers(16, 4))),
+        ("texel registers 16x2", texels(registers(16, 2))),
+    ],
+];
+/// Of which half would be idle in wider ones.
+const NARROW_REGISTERS: Lanes = [
+    &[("registers 16x2", registers(16, 2)), ("registers 16x4", registers(16, 4))],
+    &[
+        ("texel registers 16x2", texels(registers(16, 2))),
+        ("texel registers 16x4", texels(registers(16, 4))),
+    ],
+];
 
 /// Tilings on matrix units for a product of numbers of this type, the best first; none where the adapter
 /// has no such units.
@@ -385,23 +443,15 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
 }
 
 /// Tilings for a product, the best for this adapter first, from `lanes` where lanes can share loads.
-fn tilings(
-    gpu: &Gpu,
-    product: Product,
-    geometry: &Geometry,
-    lanes: &[Named<Tiling>],
-) -> Vec<Named<Tiling>> {
-    let shared = if gpu.subgroup_size() == Some(8) { lanes } else { &[] };
-    let mut registers =
-        [("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))];
-    if product.columns <= 64 {
-        registers.swap(0, 1);
-    }
+fn tilings(gpu: &Gpu, product: Product, geometry: &Geometry, lanes: Lanes) -> Vec<Named<Tiling>> {
+    let shared = if gpu.subgroup_size() == Some(8) { in_order(gpu, lanes) } else { Vec::new() };
+    let registers = if product.columns <= 64 { NARROW_REGISTERS } else { REGISTERS };
+    let registers = in_order(gpu, registers);
     let tiled = product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY);
     let (matrices, split) = (cooperative(gpu, product, geometry), split(gpu, geometry.dtype));
     match gpu.class() {
-        AdapterClass::Software => [shared, &registers, &tiled, &matrices, &split].concat(),
-        _ => [&matrices, &tiled[..], &registers, shared, &split].concat(),
+        AdapterClass::Software => [shared, registers, tiled, matrices, split].concat(),
+        _ => [matrices, tiled, registers, shared, split].concat(),
     }
 }
 
@@ -415,24 +465,34 @@ fn methods(
     let direct = tilings(gpu, product, geometry, lanes_for(product.rows, geometry.x.n));
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
-    const SHARED: &[Named<Tiling>] =
-        &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))];
-    const REGISTERS: &[Named<Tiling>] = &[("winograd registers 16x2", registers(16, 2))];
+    const SHARED: Lanes = [
+        &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))],
+        &[("winograd texels 32x2", texels(lanes(32, 2)))],
+    ];
+    const REGISTERS: Lanes = [
+        &[("winograd registers 16x2", registers(16, 2))],
+        &[("winograd texel registers 16x2", texels(registers(16, 2)))],
+    ];
     const TILED: &[Named<Tiling>] = &[
         ("winograd tiled 128x64", Tiling::Tiled { rows: 128, columns: 64 }),
         ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
         ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
-    let shared = if gpu.subgroup_size() == Some(8) { SHARED } else { &[] };
+    let shared = if gpu.subgroup_size() == Some(8) { in_order(gpu, SHARED) } else { Vec::new() };
+    let registers = in_order(gpu, REGISTERS);
     let all = match gpu.class() {
-        AdapterClass::Software => [shared, REGISTERS, TILED].concat(),
-        _ => [TILED, REGISTERS, shared].concat(),
+        AdapterClass::Software => [&shared, &registers, TILED].concat(),
+        _ => [TILED, &registers, &shared].concat(),
     };
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
     // As `--tune` found it on software adapters and on an H200: the transforms of patches and weight must
     // be small beside the products, and these be saved, not just padding, which other kernels pass over.
     let [fewer, more] = winograd.channels();
     let pays = match gpu.class() {
+        // What texels save is loads, of which the transforms have many, and each only once.
+        AdapterClass::Software if gpu.report().prefers_texels() => {
+            fewer >= 128 && winograd.saving() > 2.1
+        }
         AdapterClass::Software => {
             fewer >= 64 && 4 * winograd.all_patches() >= more && winograd.saving() > 1.5
         }
@@ -464,10 +524,9 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps, in at most
 /// `parts` parts of each sum.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
-    // Eight lanes share rows by fours of channels: 32 at least.
     let pairs = geometry.has_pairs();
     let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts, pairs };
-    let tilings = tilings(gpu, product, geometry, &LANES[..2]);
+    let tilings = tilings(gpu, product, geometry, LANES_BY_FOURS);
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }
 

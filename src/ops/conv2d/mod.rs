@@ -412,8 +412,10 @@ fn forward(
     };
     let sharing = forward_sharing(geometry, tiling);
     let parts = sharing.memory(gpu, geometry.y);
-    let kernel = tiling.kernel_for(&FORWARD, geometry).half(x.dtype().is_half());
-    let mut slices = vec![x.memory(), weight.memory(), parts.as_ref().unwrap_or(y.memory())];
+    let half = x.dtype().is_half();
+    let kernel = tiling.kernel_for(&FORWARD, geometry).half(half);
+    let [left, right] = [x, weight].map(|it| tiling.operand(gpu, it.memory(), half));
+    let mut slices = vec![&left, &right, parts.as_ref().unwrap_or(y.memory())];
     let kernel = match &parts {
         Some(_) => kernel.with("SHARED", 1),
         None => epilogue.attach(kernel, &mut slices),
@@ -556,8 +558,8 @@ fn backward_data(
         }
         Method::Direct(tiling) => tiling,
     };
-    let kernel = tiling.kernel(&BACKWARD_DATA);
-    let kernel = kernel.half(d_y.dtype().is_half());
+    let half = d_y.dtype().is_half();
+    let kernel = tiling.kernel(&BACKWARD_DATA).half(half);
     let classes = stride_h * stride_w;
     let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
     let tiles = tiling.count(rows, x.c);
@@ -571,7 +573,8 @@ fn backward_data(
     let [groups_x, groups_y, _] = gpu.groups(tiles * sharing.parts);
     let groups = [groups_x, groups_y, classes as u32];
     let peaks = peaks(gpu, tiling, d_y, weight);
-    let mut slices = vec![d_y.memory(), weight.memory(), parts.as_ref().unwrap_or(d_x.memory())];
+    let [left, right] = [d_y, weight].map(|it| tiling.operand(gpu, it.memory(), half));
+    let mut slices = vec![&left, &right, parts.as_ref().unwrap_or(d_x.memory())];
     slices.extend(&peaks);
     gpu.run(kernel.with("SHARED", parts.is_some().into()), &params, &slices, groups);
     if let Some(parts) = &parts {
@@ -594,8 +597,8 @@ fn backward_weight(
     let image_rows = y.n * y.h;
     let most = (y.pixels() / 64).clamp(1, image_rows);
     let tiling = kernels::backward_weight(gpu, geometry, quads, most);
-    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry);
-    let kernel = kernel.half(d_y.dtype().is_half());
+    let half = d_y.dtype().is_half();
+    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry).half(half);
     let seen = tiling.seen(geometry);
     let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
     let splits = match gpu.class() {
@@ -609,8 +612,9 @@ fn backward_weight(
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..seen.params() };
     let groups = gpu.groups(tiles * splits);
     let peaks = peaks(gpu, tiling, x, d_y);
+    let [left, right] = [x, d_y].map(|it| tiling.operand(gpu, it.memory(), half));
     let run = |into: &Slice| {
-        let slices: Vec<_> = [x.memory(), d_y.memory(), into].into_iter().chain(&peaks).collect();
+        let slices: Vec<_> = [&left, &right, into].into_iter().chain(&peaks).collect();
         gpu.run(kernel, &params, &slices, groups);
     };
     if splits == 1 && !accumulate {

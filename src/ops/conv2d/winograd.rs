@@ -161,6 +161,7 @@ impl Winograd {
         let params = self.params(0, 0, false);
         let groups = gpu.groups((ci4 * co4).div_ceil(64));
         gpu.run(kernel, &params, &[weight.memory(), &u], groups);
+        let u = tiling.operand(gpu, &u, false);
 
         let software = gpu.class() == AdapterClass::Software;
         let strip = if software { TILES } else { 1 };
@@ -184,6 +185,7 @@ impl Winograd {
             let patches = images * self.patches();
             let kernel = tiling.kernel(&MULTIPLY);
             let tiles = POSITIONS * tiling.count(patches, self.y.c);
+            let v = tiling.operand(gpu, &v, false);
             gpu.run(kernel, &params, &[&v, &u, &m], gpu.groups(tiles));
 
             let mut slices = vec![&m, y.memory()];
