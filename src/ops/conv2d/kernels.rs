@@ -349,15 +349,18 @@ const LANES_AT_ONE_PLACE: Lanes = [
     &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))],
     &[("texels 16x2", texels(lanes(16, 2))), ("texels 32x2", texels(lanes(32, 2)))],
 ];
-/// By the weight, whose rows eight lanes share by fours of channels: 32 at least.
-const LANES_BY_FOURS: Lanes = [
-    &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))],
-    &[("texels 32x2", texels(lanes(32, 2)))],
-];
-
 /// The lanes for rows that are the pixels of so many images.
 fn lanes_for(rows: usize, images: usize) -> Lanes {
     if images < 32 && rows <= 4 * images { LANES_AT_ONE_PLACE } else { LANES }
+}
+
+/// The lanes by the weight, for so many fours of rows, which is how they share these: 32 at least.
+fn lanes_by_fours(quads: usize) -> Lanes {
+    const ARRAYS: &[Named<Tiling>] =
+        &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
+    const LOW: Named<Tiling> = ("texels 32x2", texels(lanes(32, 2)));
+    const HIGH: Named<Tiling> = ("texels 64x1", texels(lanes(64, 1)));
+    [ARRAYS, if quads.is_multiple_of(64 / 4) { &[HIGH, LOW] } else { &[LOW, HIGH] }]
 }
 
 /// Tiles where lanes cannot share loads.
@@ -526,7 +529,7 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
     let pairs = geometry.has_pairs();
     let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts, pairs };
-    let tilings = tilings(gpu, product, geometry, LANES_BY_FOURS);
+    let tilings = tilings(gpu, product, geometry, lanes_by_fours(quads));
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }
 
