@@ -356,8 +356,7 @@ fn lanes_for(rows: usize, images: usize) -> Lanes {
 
 /// The lanes by the weight, for so many fours of rows, which is how they share these: 32 at least.
 fn lanes_by_fours(quads: usize) -> Lanes {
-    const ARRAYS: &[Named<Tiling>] =
-        &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
+    const ARRAYS: &[Named<Tiling>] = &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
     const LOW: Named<Tiling> = ("texels 32x2", texels(lanes(32, 2)));
     const HIGH: Named<Tiling> = ("texels 64x1", texels(lanes(64, 1)));
     [ARRAYS, if quads.is_multiple_of(64 / 4) { &[HIGH, LOW] } else { &[LOW, HIGH] }]
