@@ -341,14 +341,19 @@ impl Product {
 }
 
 const LANES: Lanes = [
-    &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1)), ("lanes 16x2", lanes(16, 2))],
+    &[("lanes 32x2", lanes(32, 2)), ("lanes 16x2", lanes(16, 2))],
     &[("texels 32x2", texels(lanes(32, 2))), ("texels 16x2", texels(lanes(16, 2)))],
 ];
 /// Where padding is much of what is read: it is passed over where a tile has the pixels of one place.
 const LANES_AT_ONE_PLACE: Lanes = [
-    &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))],
+    &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2))],
     &[("texels 16x2", texels(lanes(16, 2))), ("texels 32x2", texels(lanes(32, 2)))],
 ];
+/// Whether eight lanes can give each other what they loaded.
+fn lanes_share_loads(gpu: &Gpu) -> bool {
+    gpu.subgroup_size() == Some(8)
+}
+
 /// The lanes for rows that are the pixels of so many images.
 fn lanes_for(rows: usize, images: usize) -> Lanes {
     if images < 32 && rows <= 4 * images { LANES_AT_ONE_PLACE } else { LANES }
@@ -356,7 +361,7 @@ fn lanes_for(rows: usize, images: usize) -> Lanes {
 
 /// The lanes by the weight, for so many fours of rows, which is how they share these: 32 at least.
 fn lanes_by_fours(quads: usize) -> Lanes {
-    const ARRAYS: &[Named<Tiling>] = &[("lanes 32x2", lanes(32, 2)), ("lanes 32x1", lanes(32, 1))];
+    const ARRAYS: &[Named<Tiling>] = &[("lanes 32x2", lanes(32, 2))];
     const LOW: Named<Tiling> = ("texels 32x2", texels(lanes(32, 2)));
     const HIGH: Named<Tiling> = ("texels 64x1", texels(lanes(64, 1)));
     [ARRAYS, if quads.is_multiple_of(64 / 4) { &[HIGH, LOW] } else { &[LOW, HIGH] }]
@@ -446,14 +451,13 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
 
 /// Tilings for a product, the best for this adapter first, from `lanes` where lanes can share loads.
 fn tilings(gpu: &Gpu, product: Product, geometry: &Geometry, lanes: Lanes) -> Vec<Named<Tiling>> {
-    let shared = if gpu.subgroup_size() == Some(8) { in_order(gpu, lanes) } else { Vec::new() };
     let registers = if product.columns <= 64 { NARROW_REGISTERS } else { REGISTERS };
-    let registers = in_order(gpu, registers);
+    let alone = in_order(gpu, if lanes_share_loads(gpu) { lanes } else { registers });
     let tiled = product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY);
     let (matrices, split) = (cooperative(gpu, product, geometry), split(gpu, geometry.dtype));
     match gpu.class() {
-        AdapterClass::Software => [shared, registers, tiled, matrices, split].concat(),
-        _ => [matrices, tiled, registers, shared, split].concat(),
+        AdapterClass::Software => [alone, tiled, matrices, split].concat(),
+        _ => [matrices, tiled, alone, split].concat(),
     }
 }
 
@@ -480,11 +484,10 @@ fn methods(
         ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
         ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
-    let shared = if gpu.subgroup_size() == Some(8) { in_order(gpu, SHARED) } else { Vec::new() };
-    let registers = in_order(gpu, REGISTERS);
+    let alone = in_order(gpu, if lanes_share_loads(gpu) { SHARED } else { REGISTERS });
     let all = match gpu.class() {
-        AdapterClass::Software => [&shared, &registers, TILED].concat(),
-        _ => [TILED, &registers, &shared].concat(),
+        AdapterClass::Software => [&alone, TILED].concat(),
+        _ => [TILED, &alone].concat(),
     };
     let all = all.into_iter().map(|(name, tiling)| (name, Method::Winograd(tiling)));
     // As `--tune` found it on software adapters and on an H200: the transforms of patches and weight must
