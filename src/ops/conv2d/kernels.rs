@@ -253,7 +253,7 @@ const TILED_64: Named<Tiling> = ("tiled 64x64", Tiling::Tiled { rows: 64, column
 const TILED_128: Named<Tiling> = ("tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 });
 const TILED_128_64: Named<Tiling> = ("tiled 128x64", Tiling::Tiled { rows: 128, columns: 64 });
 
-/// Tiles of eight lanes, one list that reads the operands themselves and one that reads texels.
+/// Tiles in registers alone, one list that reads the operands themselves and one that reads texels.
 type Lanes = [&'static [Named<Tiling>]; 2];
 
 const fn lanes(rows: u32, columns: u32) -> Tiling {
@@ -264,7 +264,7 @@ const fn registers(rows: u32, columns: u32) -> Tiling {
     Tiling::Lanes { lanes: 1, rows, columns, texels: false }
 }
 
-/// A tile of eight lanes that reads its operands as texels.
+/// A tile in registers alone that reads its operands as texels.
 const fn texels(tiling: Tiling) -> Tiling {
     match tiling {
         Tiling::Lanes { lanes, rows, columns, .. } => {
@@ -274,9 +274,9 @@ const fn texels(tiling: Tiling) -> Tiling {
     }
 }
 
-/// What an adapter offers of both lists, the one that is faster first.
-fn in_order(gpu: &Gpu, [arrays, texels]: Lanes) -> Vec<Named<Tiling>> {
-    match (gpu.has_texels(), gpu.report().prefers_texels()) {
+/// What an adapter offers of both lists: texels first where these are faster, if copying the operands `pays`.
+fn in_order(gpu: &Gpu, [arrays, texels]: Lanes, pays: bool) -> Vec<Named<Tiling>> {
+    match (gpu.has_texels(), pays && gpu.report().prefers_texels()) {
         (true, true) => [texels, arrays].concat(),
         (true, false) => [arrays, texels].concat(),
         (false, _) => arrays.to_vec(),
@@ -349,24 +349,16 @@ const LANES_AT_ONE_PLACE: Lanes = [
     &[("lanes 16x2", lanes(16, 2)), ("lanes 32x2", lanes(32, 2))],
     &[("texels 16x2", texels(lanes(16, 2))), ("texels 32x2", texels(lanes(32, 2)))],
 ];
-/// Whether eight lanes can give each other what they loaded.
-fn lanes_share_loads(gpu: &Gpu) -> bool {
-    gpu.subgroup_size() == Some(8)
-}
-
-/// The lanes for rows that are the pixels of so many images.
-fn lanes_for(rows: usize, images: usize) -> Lanes {
-    if images < 32 && rows <= 4 * images { LANES_AT_ONE_PLACE } else { LANES }
-}
-
-/// The lanes by the weight, for so many fours of rows, which is how they share these: 32 at least.
-fn lanes_by_fours(quads: usize) -> Lanes {
-    const ARRAYS: &[Named<Tiling>] = &[("lanes 32x2", lanes(32, 2))];
-    const LOW: Named<Tiling> = ("texels 32x2", texels(lanes(32, 2)));
-    const HIGH: Named<Tiling> = ("texels 64x1", texels(lanes(64, 1)));
-    [ARRAYS, if quads.is_multiple_of(64 / 4) { &[HIGH, LOW] } else { &[LOW, HIGH] }]
-}
-
+/// By the weight, whose rows lanes share by fours of channels: 32 at least.
+const LANES_BY_FOURS: Lanes = [
+    &[("lanes 32x2", lanes(32, 2))],
+    &[("texels 32x2", texels(lanes(32, 2))), ("texels 64x1", texels(lanes(64, 1)))],
+];
+/// The same for rows that fill the higher tile.
+const HIGH_LANES_BY_FOURS: Lanes = [
+    &[("lanes 32x2", lanes(32, 2))],
+    &[("texels 64x1", texels(lanes(64, 1))), ("texels 32x2", texels(lanes(32, 2)))],
+];
 /// Tiles where lanes cannot share loads.
 const REGISTERS: Lanes = [
     &[("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))],
@@ -383,6 +375,35 @@ const NARROW_REGISTERS: Lanes = [
         ("texel registers 16x4", texels(registers(16, 4))),
     ],
 ];
+
+/// Whether eight lanes can give each other what they loaded.
+fn lanes_share_loads(gpu: &Gpu) -> bool {
+    gpu.subgroup_size() == Some(8)
+}
+
+/// Tilings in registers alone for rows that are the pixels of so many images.
+fn alone(gpu: &Gpu, Product { rows, columns, .. }: Product, images: usize) -> Vec<Named<Tiling>> {
+    /// Rows up to which a weight is read so few times that copying it takes longer than texels save.
+    const FEW: usize = 64;
+    let tilings = match lanes_share_loads(gpu) {
+        true if images < 32 && rows <= 4 * images => LANES_AT_ONE_PLACE,
+        true => LANES,
+        false if columns <= 64 => NARROW_REGISTERS,
+        false => REGISTERS,
+    };
+    in_order(gpu, tilings, rows > FEW)
+}
+
+/// Tilings in registers alone for rows that are the input channels at all taps.
+fn alone_by_weight(gpu: &Gpu, Product { rows, columns, .. }: Product) -> Vec<Named<Tiling>> {
+    let tilings = match lanes_share_loads(gpu) {
+        true if rows.is_multiple_of(64) => HIGH_LANES_BY_FOURS,
+        true => LANES_BY_FOURS,
+        false if columns <= 64 => NARROW_REGISTERS,
+        false => REGISTERS,
+    };
+    in_order(gpu, tilings, true)
+}
 
 /// Tilings on matrix units for a product of numbers of this type, the best first; none where the adapter
 /// has no such units.
@@ -449,10 +470,13 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
     on_units(gpu.workgroup_memory(), units, Numbers::Split, SIZES)
 }
 
-/// Tilings for a product, the best for this adapter first, from `lanes` where lanes can share loads.
-fn tilings(gpu: &Gpu, product: Product, geometry: &Geometry, lanes: Lanes) -> Vec<Named<Tiling>> {
-    let registers = if product.columns <= 64 { NARROW_REGISTERS } else { REGISTERS };
-    let alone = in_order(gpu, if lanes_share_loads(gpu) { lanes } else { registers });
+/// Tilings for a product, the best for this adapter first, with those in registers `alone`.
+fn tilings(
+    gpu: &Gpu,
+    product: Product,
+    geometry: &Geometry,
+    alone: Vec<Named<Tiling>>,
+) -> Vec<Named<Tiling>> {
     let tiled = product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY);
     let (matrices, split) = (cooperative(gpu, product, geometry), split(gpu, geometry.dtype));
     match gpu.class() {
@@ -468,7 +492,7 @@ fn methods(
     geometry: &Geometry,
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, product, geometry, lanes_for(product.rows, geometry.x.n));
+    let direct = tilings(gpu, product, geometry, alone(gpu, product, geometry.x.n));
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: Lanes = [
@@ -484,7 +508,7 @@ fn methods(
         ("winograd tiled 64x64", Tiling::Tiled { rows: 64, columns: 64 }),
         ("winograd tiled 128x128", Tiling::Tiled { rows: 128, columns: 128 }),
     ];
-    let alone = in_order(gpu, if lanes_share_loads(gpu) { SHARED } else { REGISTERS });
+    let alone = in_order(gpu, if lanes_share_loads(gpu) { SHARED } else { REGISTERS }, true);
     let all = match gpu.class() {
         AdapterClass::Software => [&alone, TILED].concat(),
         _ => [TILED, &alone].concat(),
@@ -531,7 +555,7 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
     let pairs = geometry.has_pairs();
     let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts, pairs };
-    let tilings = tilings(gpu, product, geometry, lanes_by_fours(quads));
+    let tilings = tilings(gpu, product, geometry, alone_by_weight(gpu, product));
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }
 
