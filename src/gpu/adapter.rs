@@ -86,10 +86,15 @@ impl AdapterReport {
     /// adapters load an array's numbers for one lane after the other, in a loop. Measured with Mesa 22.3 and
     /// 25.0; with 26.2 either is as fast.
     pub fn prefers_texels(&self) -> bool {
-        let mesa = self.driver.split_once("Mesa ").map(|(_, version)| version);
-        let major = mesa.and_then(|version| version.split('.').next()?.parse::<u32>().ok());
-        self.class == AdapterClass::Software && major.is_some_and(|major| major < 26)
+        let mesa = major_version_of_mesa(&self.driver);
+        self.class == AdapterClass::Software && mesa.is_some_and(|major| major < 26)
     }
+}
+
+/// Of a driver such as `llvmpipe Mesa 22.3.6 (LLVM 15.0.6)`.
+fn major_version_of_mesa(driver: &str) -> Option<u32> {
+    let (_, version) = driver.split_once("Mesa ")?;
+    version.split('.').next()?.parse().ok()
 }
 
 /// Lists every adapter of every backend, in the order of their indices.
@@ -267,6 +272,20 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_too_old(version), old, "{version}");
+        }
+    }
+
+    #[test]
+    fn mesas_version_is_found_wherever_a_driver_tells_it() {
+        for (driver, major) in [
+            ("llvmpipe Mesa 22.3.6 (LLVM 15.0.6)", Some(22)),
+            ("llvmpipe Mesa 26.2.6-1 (LLVM 22.1.8)", Some(26)),
+            ("4.5 (Core Profile) Mesa 25.0.7-2+deb13u1", Some(25)),
+            ("SwiftShader 5.0.0", None),
+            ("Mesa", None),
+            ("", None),
+        ] {
+            assert_eq!(major_version_of_mesa(driver), major, "{driver}");
         }
     }
 }
