@@ -1,5 +1,6 @@
 // Both operands of a product as kernels in registers alone read them: arrays, or, with TEXELS, the copies
-// that `Gpu::texels` makes of them.
+// that `Gpu::texels` makes of them. Forward they are x and the weight, by the input d_y and the weight, by
+// the weight x and d_y, with Winograd's algorithm V and U.
 
 override TEXELS: u32 = 0u;
 

@@ -334,6 +334,22 @@ mod tests {
     }
 
     #[test]
+    fn arrays_and_texels_are_not_taken_for_each_other() {
+        let pool = Rc::new(Pool::default());
+        let forms = [Form::Array, Form::Texels { half: false }, Form::Texels { half: true }];
+        let ids = || forms.map(|form| pool.lease(form, 1 << 20).storage().id);
+        let [array, single, half] = ids();
+        assert!(array != single && single != half && half != array);
+        assert_eq!(ids(), [array, single, half]);
+        // Whole rows of a texture, which no binding's limit is about.
+        assert_eq!(
+            pool.lease(Form::Texels { half: true }, 8 << 20 | 8).bytes(),
+            (8 << 20) + 2048 * 8
+        );
+        assert_eq!(pool.largest_bytes(), 1 << 20);
+    }
+
+    #[test]
     fn a_settled_pool_does_not_grow_for_smaller_work() {
         let pool = Rc::new(Pool::default());
         drop((pool.lease(Form::Array, 1 << 20), pool.lease(Form::Array, 1 << 10)));
