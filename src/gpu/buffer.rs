@@ -31,6 +31,16 @@ impl Form {
             Self::Texels { half } => u64::from(TEXELS_IN_ROW) * if half { 8 } else { 16 },
         }
     }
+
+    /// Bytes of a storage for so many. Textures' heights are no powers of two: Mesa's software adapters compile
+    /// a kernel again for those that are.
+    fn bytes_for(self, bytes: u64) -> u64 {
+        let units = bytes.max(1).div_ceil(self.unit());
+        match self {
+            Self::Texels { .. } if units.is_power_of_two() => (units.max(2) + 1) * self.unit(),
+            _ => units * self.unit(),
+        }
+    }
 }
 
 /// A piece of device memory, allocated at its first use.
@@ -232,7 +242,7 @@ impl Pool {
     /// Leases memory for `bytes` bytes: the smallest free storage that fits without wasting more
     /// than a quarter, else a new one. A settled pool takes any that fits before a new one.
     pub fn lease(self: &Rc<Self>, form: Form, bytes: u64) -> Buffer {
-        let bytes = bytes.max(4).next_multiple_of(form.unit());
+        let bytes = form.bytes_for(bytes);
         if form == Form::Array {
             self.largest.set(self.largest.get().max(bytes));
         }
@@ -331,6 +341,17 @@ mod tests {
         drop(pool.lease(Form::Array, 1 << 20));
         drop(pool.lease(Form::Array, 256));
         assert_eq!(pool.total_bytes(), (1 << 20) + 256);
+    }
+
+    #[test]
+    fn textures_are_as_high_as_no_power_of_two() {
+        for half in [false, true] {
+            let form = Form::Texels { half };
+            let height = |bytes| form.bytes_for(bytes) / form.unit();
+            assert_eq!([4, 2, 3, 7].map(|rows| height(rows * form.unit())), [5, 3, 3, 7]);
+            assert_eq!(height(4 * form.unit() + 1), 5);
+            assert_eq!(height(0), 3);
+        }
     }
 
     #[test]
