@@ -354,11 +354,6 @@ const LANES_BY_FOURS: Lanes = [
     &[("lanes 32x2", lanes(32, 2))],
     &[("texels 32x2", texels(lanes(32, 2))), ("texels 64x1", texels(lanes(64, 1)))],
 ];
-/// The same for rows that fill the higher tile.
-const HIGH_LANES_BY_FOURS: Lanes = [
-    &[("lanes 32x2", lanes(32, 2))],
-    &[("texels 64x1", texels(lanes(64, 1))), ("texels 32x2", texels(lanes(32, 2)))],
-];
 /// Tiles where lanes cannot share loads.
 const REGISTERS: Lanes = [
     &[("registers 16x4", registers(16, 4)), ("registers 16x2", registers(16, 2))],
@@ -395,9 +390,8 @@ fn alone(gpu: &Gpu, Product { rows, columns, .. }: Product, images: usize) -> Ve
 }
 
 /// Tilings in registers alone for rows that are the input channels at all taps.
-fn alone_by_weight(gpu: &Gpu, Product { rows, columns, .. }: Product) -> Vec<Named<Tiling>> {
+fn alone_by_weight(gpu: &Gpu, Product { columns, .. }: Product) -> Vec<Named<Tiling>> {
     let tilings = match lanes_share_loads(gpu) {
-        true if rows.is_multiple_of(64) => HIGH_LANES_BY_FOURS,
         true => LANES_BY_FOURS,
         false if columns <= 64 => NARROW_REGISTERS,
         false => REGISTERS,
