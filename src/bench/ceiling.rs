@@ -57,6 +57,16 @@ pub(super) fn measure(
     Ok(ceilings)
 }
 
+/// Of the same ceilings measured twice, each as it was the higher.
+pub(super) fn higher(first: Vec<Ceiling>, second: Vec<Ceiling>) -> Vec<Ceiling> {
+    let pairs = first.into_iter().zip(second);
+    pairs.map(|(a, b)| if median(&b.samples) > median(&a.samples) { b } else { a }).collect()
+}
+
+fn median(samples: &[f64]) -> f64 {
+    Summary::of(samples).map_or(0.0, |all| all.median)
+}
+
 /// The best that a kernel reaches with some number of chains; `kernel` gives it with the numbers it
 /// writes and the operations of a round.
 fn best(
@@ -67,7 +77,6 @@ fn best(
 ) -> Result<Ceiling> {
     let measure = |chains| arithmetic(stopwatch, effort, kernel(chains));
     let all = CHAINS.map(measure).into_iter().collect::<Result<Vec<_>>>()?;
-    let median = |samples: &Vec<f64>| Summary::of(samples).map_or(0.0, |all| all.median);
     let samples = all.into_iter().max_by(|a, b| median(a).total_cmp(&median(b)));
     let (name, unit) = (name.into(), "GFLOP/s".into());
     Ok(Ceiling { name, unit, samples: samples.unwrap_or_default() })
