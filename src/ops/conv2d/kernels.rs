@@ -1,9 +1,11 @@
 //! The kernels that the passes of a convolution can be done by, and the table that picks one.
 
+use std::cell::OnceCell;
+
 use super::winograd::Winograd;
 use super::{Geometry, PASSES, Params};
 use crate::gpu::{AdapterClass, Gpu, Kernel, MatrixUnits, Shader, Slice};
-use crate::tensor::{Dtype, Shape};
+use crate::tensor::{Dtype, Shape, Tensor};
 
 /// How a pass is computed.
 #[derive(Clone, Copy)]
@@ -163,10 +165,11 @@ impl Tiling {
 
     /// An operand, of f16 if `half`, as this tile's kernel reads it.
     pub fn operand(self, gpu: &Gpu, operand: &Slice, half: bool) -> Slice {
-        match self {
-            Self::Lanes { texels: true, .. } => gpu.texels(operand, half),
-            _ => operand.clone(),
-        }
+        if self.reads_texels() { gpu.texels(operand, half) } else { operand.clone() }
+    }
+
+    fn reads_texels(self) -> bool {
+        matches!(self, Self::Lanes { texels: true, .. })
     }
 
     /// The convolution as this tile's kernel goes through it.
@@ -220,6 +223,32 @@ impl Tiling {
     /// Tiles that cover a product of `rows` × `columns`.
     pub fn count(self, rows: usize, columns: usize) -> usize {
         rows.div_ceil(self.rows()) * columns.div_ceil(self.columns())
+    }
+}
+
+/// What passes read: a tensor and, once a kernel has asked for them, its copy as texels.
+pub struct Operand {
+    tensor: Tensor,
+    texels: OnceCell<Slice>,
+}
+
+impl Operand {
+    /// A tensor that keeps its numbers for as long as this lives.
+    pub fn new(tensor: &Tensor) -> Self {
+        Self { tensor: tensor.clone(), texels: OnceCell::new() }
+    }
+
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The memory that a tile's kernel binds.
+    pub fn read_by(&self, tiling: Tiling, gpu: &Gpu) -> &Slice {
+        let (memory, half) = (self.tensor.memory(), self.tensor.dtype().is_half());
+        match tiling.reads_texels() {
+            true => self.texels.get_or_init(|| gpu.texels(memory, half)),
+            false => memory,
+        }
     }
 }
 
@@ -378,8 +407,8 @@ fn lanes_share_loads(gpu: &Gpu) -> bool {
 
 /// Tilings in registers alone for rows that are the pixels of so many images.
 fn alone(gpu: &Gpu, Product { rows, columns, .. }: Product, images: usize) -> Vec<Named<Tiling>> {
-    /// Rows up to which a weight is read so few times that copying it takes longer than texels save.
-    const FEW: usize = 64;
+    /// Rows up to which a weight is read for one tile, and copying it takes longer than texels save.
+    const FEW: usize = 16;
     let tilings = match lanes_share_loads(gpu) {
         true if images < 32 && rows <= 4 * images => LANES_AT_ONE_PLACE,
         true => LANES,

@@ -17,13 +17,13 @@ mod winograd;
 
 use super::Op;
 use super::batch_norm::{BatchNormState, BatchStats};
-use crate::autograd::{Backward, Grads, Slot, Tape, Var};
+use crate::autograd::{Backward, Grads, Slot, Tape, Target, Var};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Sizes, Slice};
 use crate::shader;
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method, Shaders, Sharing, Tiling};
+use kernels::{BUSY, Method, Operand, Shaders, Sharing, Tiling};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
@@ -266,8 +266,9 @@ pub fn conv2d(tape: &Tape, x: &Var, weight: &Var, bias: Option<&Var>, conv: Conv
     }
     let epilogue = bias.map_or(Epilogue::None, |bias| Epilogue::Bias(bias.value()));
     let method = kernels::forward(tape.gpu(), &geometry);
-    let y = forward(tape.gpu(), &geometry, method, x.value(), weight.value(), epilogue);
-    Ok(attach(tape, geometry, x, weight, bias, y))
+    let operands = [x, weight].map(|var| Operand::new(var.value()));
+    let y = forward(tape.gpu(), &geometry, method, operands.each_ref(), epilogue);
+    Ok(attach(tape, geometry, [x, weight], operands, bias, y))
 }
 
 /// [`conv2d`] without bias, with the statistics of each channel that [`super::batch_norm`] needs in
@@ -293,23 +294,24 @@ pub fn conv2d_with_stats(
     };
     let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
-    let y = forward(gpu, &geometry, method, x.value(), weight.value(), epilogue);
-    Ok((attach(tape, geometry, x, weight, None, y), stats))
+    let operands = [x, weight].map(|var| Operand::new(var.value()));
+    let y = forward(gpu, &geometry, method, operands.each_ref(), epilogue);
+    Ok((attach(tape, geometry, [x, weight], operands, None, y), stats))
 }
 
 fn attach(
     tape: &Tape,
     geometry: Geometry,
-    x: &Var,
-    weight: &Var,
+    [x, weight]: [&Var; 2],
+    [_, weight_operand]: [Operand; 2],
     bias: Option<&Var>,
     y: Tensor,
 ) -> Var {
     let inputs: Vec<&Var> = [x, weight].into_iter().chain(bias).collect();
     tape.output("conv2d", y, &inputs, || Conv2dBackward {
         geometry,
-        x: (x.slot(), weight.needs_grad().then(|| x.value().clone())),
-        weight: (weight.slot(), weight.value().clone()),
+        x: (x.slot(), weight.needs_grad().then(|| Operand::new(x.value()))),
+        weight: (weight.slot(), x.needs_grad().then_some(weight_operand)),
         bias: bias.map(Var::slot),
     })
 }
@@ -334,7 +336,8 @@ pub(super) fn conv2d_affine(
         return Err(Error::shape("conv2d", what));
     }
     let (method, epilogue) = (kernels::forward(gpu, &geometry), Epilogue::Affine(affine));
-    Ok(forward(gpu, &geometry, method, x.value(), weight.value(), epilogue))
+    let operands = [x, weight].map(|var| Operand::new(var.value()));
+    Ok(forward(gpu, &geometry, method, operands.each_ref(), epilogue))
 }
 
 /// What follows a convolution in evaluation.
@@ -397,30 +400,28 @@ fn forward(
     gpu: &Gpu,
     geometry: &Geometry,
     method: Method,
-    x: &Tensor,
-    weight: &Tensor,
+    operands @ [x, weight]: [&Operand; 2],
     epilogue: Epilogue<'_>,
 ) -> Tensor {
     let y = Tensor::empty_as(gpu, geometry.y, geometry.dtype);
     let tiling = match method {
         Method::Winograd(tiling) => {
             let winograd = Winograd::forward(geometry).expect("offered where it applies");
-            winograd.run(gpu, tiling, x, weight, &y, epilogue);
+            winograd.run(gpu, tiling, x.tensor(), weight.tensor(), &y, epilogue);
             return y;
         }
         Method::Direct(tiling) => tiling,
     };
     let sharing = forward_sharing(geometry, tiling);
     let parts = sharing.memory(gpu, geometry.y);
-    let half = x.dtype().is_half();
-    let kernel = tiling.kernel_for(&FORWARD, geometry).half(half);
-    let [left, right] = [x, weight].map(|it| tiling.operand(gpu, it.memory(), half));
-    let mut slices = vec![&left, &right, parts.as_ref().unwrap_or(y.memory())];
+    let kernel = tiling.kernel_for(&FORWARD, geometry).half(geometry.dtype.is_half());
+    let mut slices = vec![x.read_by(tiling, gpu), weight.read_by(tiling, gpu)];
+    slices.push(parts.as_ref().unwrap_or(y.memory()));
     let kernel = match &parts {
         Some(_) => kernel.with("SHARED", 1),
         None => epilogue.attach(kernel, &mut slices),
     };
-    let peaks = peaks(gpu, tiling, x, weight);
+    let peaks = peaks(gpu, tiling, operands);
     slices.extend(&peaks);
     let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
@@ -467,7 +468,7 @@ fn sum(gpu: &Gpu, parts: &Slice, count: usize, y: &Tensor, epilogue: Epilogue<'_
 
 /// Finds what a kernel that splits numbers must know of the sizes of both operands' numbers; nothing for
 /// other kernels.
-fn peaks(gpu: &Gpu, tiling: Tiling, a: &Tensor, b: &Tensor) -> Option<Slice> {
+fn peaks(gpu: &Gpu, tiling: Tiling, operands: [&Operand; 2]) -> Option<Slice> {
     /// The shader's `PEAKS`, of each operand.
     const PEAKS_OF_EACH: u32 = 256;
     #[repr(C)]
@@ -479,6 +480,7 @@ fn peaks(gpu: &Gpu, tiling: Tiling, a: &Tensor, b: &Tensor) -> Option<Slice> {
     if !tiling.is_split() {
         return None;
     }
+    let [a, b] = operands.map(Operand::tensor);
     let [of_a, of_b] = [a, b].map(|tensor| tensor.shape().vec4s() as u32);
     let peaks = gpu.lease(2 * u64::from(PEAKS_OF_EACH) * 4);
     let params = PeaksParams { a: of_a, b: of_b };
@@ -489,36 +491,29 @@ fn peaks(gpu: &Gpu, tiling: Tiling, a: &Tensor, b: &Tensor) -> Option<Slice> {
 
 struct Conv2dBackward {
     geometry: Geometry,
-    /// The input's value is kept only if the weight needs it.
-    x: (Slot, Option<Tensor>),
-    weight: (Slot, Tensor),
+    /// Either value is kept only if the other's gradient needs it.
+    x: (Slot, Option<Operand>),
+    weight: (Slot, Option<Operand>),
     bias: Option<Slot>,
 }
 
 impl Backward for Conv2dBackward {
     fn backward(self: Box<Self>, d_y: Tensor, grads: &mut Grads) -> Result<()> {
-        if let Some(target) = self.bias.and_then(|bias| grads.target(bias)) {
-            backward_bias(grads.gpu(), &d_y, &target.tensor, target.accumulate);
+        if let Some(d_b) = self.bias.and_then(|bias| grads.target(bias)) {
+            backward_bias(grads.gpu(), &d_y, &d_b);
         }
-        if let (Some(x), Some(target)) = (&self.x.1, grads.target(self.weight.0)) {
-            backward_weight(
-                grads.gpu(),
-                &self.geometry,
-                x,
-                &d_y,
-                &target.tensor,
-                target.accumulate,
-            );
+        let d_y = Operand::new(&d_y);
+        if let (Some(x), Some(d_w)) = (&self.x.1, grads.target(self.weight.0)) {
+            backward_weight(grads.gpu(), &self.geometry, [x, &d_y], &d_w);
         }
-        if let Some(target) = grads.target(self.x.0) {
-            let (gpu, weight) = (grads.gpu(), &self.weight.1);
-            backward_data(gpu, &self.geometry, weight, &d_y, &target.tensor, target.accumulate);
+        if let (Some(weight), Some(d_x)) = (&self.weight.1, grads.target(self.x.0)) {
+            backward_data(grads.gpu(), &self.geometry, [&d_y, weight], &d_x);
         }
         Ok(())
     }
 }
 
-fn backward_bias(gpu: &Gpu, d_y: &Tensor, d_b: &Tensor, accumulate: bool) {
+fn backward_bias(gpu: &Gpu, d_y: &Tensor, Target { tensor: d_b, accumulate }: &Target) {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct BiasParams {
@@ -530,7 +525,7 @@ fn backward_bias(gpu: &Gpu, d_y: &Tensor, d_b: &Tensor, accumulate: bool) {
     let params = BiasParams {
         rows: shape.pixels() as u32,
         co4: shape.c4() as u32,
-        accumulate: accumulate.into(),
+        accumulate: (*accumulate).into(),
     };
     let slices = [d_y.memory(), d_b.memory()];
     let kernel = Kernel::new(&BACKWARD_BIAS).half(d_y.dtype().is_half());
@@ -540,12 +535,10 @@ fn backward_bias(gpu: &Gpu, d_y: &Tensor, d_b: &Tensor, accumulate: bool) {
 fn backward_data(
     gpu: &Gpu,
     geometry: &Geometry,
-    weight: &Tensor,
-    d_y: &Tensor,
-    d_x: &Tensor,
-    accumulate: bool,
+    operands @ [d_y, weight]: [&Operand; 2],
+    Target { tensor: d_x, accumulate }: &Target,
 ) {
-    let Geometry { x, conv, .. } = geometry;
+    let (Geometry { x, conv, .. }, accumulate) = (geometry, *accumulate);
     let [stride_h, stride_w] = conv.stride;
     // The largest class of input pixels that share their taps.
     let rows = x.n * x.h.div_ceil(stride_h) * x.w.div_ceil(stride_w);
@@ -553,13 +546,12 @@ fn backward_data(
         Method::Winograd(tiling) => {
             let winograd = Winograd::backward_data(geometry).expect("offered where it applies");
             let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
-            winograd.run(gpu, tiling, d_y, weight, d_x, epilogue);
+            winograd.run(gpu, tiling, d_y.tensor(), weight.tensor(), d_x, epilogue);
             return;
         }
         Method::Direct(tiling) => tiling,
     };
-    let half = d_y.dtype().is_half();
-    let kernel = tiling.kernel(&BACKWARD_DATA).half(half);
+    let kernel = tiling.kernel(&BACKWARD_DATA).half(geometry.dtype.is_half());
     let classes = stride_h * stride_w;
     let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
     let tiles = tiling.count(rows, x.c);
@@ -572,9 +564,9 @@ fn backward_data(
     };
     let [groups_x, groups_y, _] = gpu.groups(tiles * sharing.parts);
     let groups = [groups_x, groups_y, classes as u32];
-    let peaks = peaks(gpu, tiling, d_y, weight);
-    let [left, right] = [d_y, weight].map(|it| tiling.operand(gpu, it.memory(), half));
-    let mut slices = vec![&left, &right, parts.as_ref().unwrap_or(d_x.memory())];
+    let peaks = peaks(gpu, tiling, operands);
+    let mut slices = vec![d_y.read_by(tiling, gpu), weight.read_by(tiling, gpu)];
+    slices.push(parts.as_ref().unwrap_or(d_x.memory()));
     slices.extend(&peaks);
     gpu.run(kernel.with("SHARED", parts.is_some().into()), &params, &slices, groups);
     if let Some(parts) = &parts {
@@ -586,19 +578,16 @@ fn backward_data(
 fn backward_weight(
     gpu: &Gpu,
     geometry: &Geometry,
-    x: &Tensor,
-    d_y: &Tensor,
-    d_w: &Tensor,
-    accumulate: bool,
+    operands: [&Operand; 2],
+    Target { tensor: d_w, accumulate }: &Target,
 ) {
-    let Geometry { weight, y, .. } = geometry;
+    let (Geometry { weight, y, .. }, accumulate) = (geometry, *accumulate);
     let quads = weight.n * weight.h * geometry.x.c4();
     // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels.
     let image_rows = y.n * y.h;
     let most = (y.pixels() / 64).clamp(1, image_rows);
     let tiling = kernels::backward_weight(gpu, geometry, quads, most);
-    let half = d_y.dtype().is_half();
-    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry).half(half);
+    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry).half(geometry.dtype.is_half());
     let seen = tiling.seen(geometry);
     let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
     let splits = match gpu.class() {
@@ -611,10 +600,10 @@ fn backward_weight(
     let splits = image_rows.div_ceil(chunk);
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..seen.params() };
     let groups = gpu.groups(tiles * splits);
-    let peaks = peaks(gpu, tiling, x, d_y);
-    let [left, right] = [x, d_y].map(|it| tiling.operand(gpu, it.memory(), half));
+    let peaks = peaks(gpu, tiling, operands);
+    let [left, right] = operands.map(|operand| operand.read_by(tiling, gpu));
     let run = |into: &Slice| {
-        let slices: Vec<_> = [&left, &right, into].into_iter().chain(&peaks).collect();
+        let slices: Vec<_> = [left, right, into].into_iter().chain(&peaks).collect();
         gpu.run(kernel, &params, &slices, groups);
     };
     if splits == 1 && !accumulate {

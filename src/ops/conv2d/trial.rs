@@ -1,6 +1,8 @@
 //! One pass of a convolution by itself, to measure and compare the kernels it can be done by.
 
-use super::{Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward, kernels};
+use super::kernels::{self, Operand};
+use super::{Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward};
+use crate::autograd::Target;
 use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Fill, filled};
 use crate::tensor::{Dtype, Shape, Tensor};
@@ -71,22 +73,25 @@ impl Trial {
 
     /// Records the pass.
     pub fn run(&self, operands: &Operands) -> Tensor {
-        let (gpu, Operands([a, b])) = (&self.gpu, operands);
+        let (gpu, Operands(tensors)) = (&self.gpu, operands);
+        let operands = tensors.each_ref().map(Operand::new);
+        let operands = operands.each_ref();
+        let target = |tensor: Tensor| Target { tensor, accumulate: false };
         let Geometry { x, weight, dtype, .. } = self.geometry;
         match self.pass {
             pass if pass == PASSES[0] => {
                 let method = kernels::forward(gpu, &self.geometry);
-                forward(gpu, &self.geometry, method, a, b, Epilogue::None)
+                forward(gpu, &self.geometry, method, operands, Epilogue::None)
             }
             pass if pass == PASSES[1] => {
-                let d_x = Tensor::empty_as(gpu, x, dtype);
-                backward_data(gpu, &self.geometry, b, a, &d_x, false);
-                d_x
+                let d_x = target(Tensor::empty_as(gpu, x, dtype));
+                backward_data(gpu, &self.geometry, operands, &d_x);
+                d_x.tensor
             }
             _ => {
-                let d_w = Tensor::empty(gpu, weight);
-                backward_weight(gpu, &self.geometry, a, b, &d_w, false);
-                d_w
+                let d_w = target(Tensor::empty(gpu, weight));
+                backward_weight(gpu, &self.geometry, operands, &d_w);
+                d_w.tensor
             }
         }
     }
