@@ -318,9 +318,13 @@ fn unroll(gpu: &Gpu) -> u32 {
 
 /// Threads of a workgroup that goes through so many rows.
 fn threads_for(gpu: &Gpu, rows: usize) -> u32 {
-    // A processor that plays GPU has nothing to gain by more; a GPU waits for each row a thread has.
-    let few = if gpu.class() == AdapterClass::Software { 1024 } else { 64 };
-    if rows > few { 256 } else { 64 }
+    match gpu.class() {
+        // A processor that plays GPU does one subgroup after the other, and barriers cost it more than rows.
+        AdapterClass::Software => 8,
+        // A GPU waits for each row a thread has.
+        _ if rows > 64 => 256,
+        _ => 64,
+    }
 }
 
 /// Workgroups for the passes in which a thread does four channels of `ROWS` pixels.

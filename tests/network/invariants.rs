@@ -58,13 +58,12 @@ impl<'a> Training<'a> {
         Self { gpu, net, optimizer: optimizer.unwrap(), mode }
     }
 
-    /// Records and submits a step.
+    /// Records and submits a step; one that is only planned counts no batch.
     fn begin(&mut self, number: u32, images: usize) -> Download {
         let Self { gpu, net, optimizer, mode } = self;
         optimizer.begin_step(gpu, 1e-2).unwrap();
         let batch = Batch::new(gpu, number, images, SIZE).unwrap();
         let passed = gradients(gpu, net, &batch, *mode, SMOOTHING, images).unwrap();
-        net.count_batch(*mode);
         optimizer.step(gpu).unwrap();
         gpu.submit().unwrap();
         passed.loss
@@ -72,7 +71,9 @@ impl<'a> Training<'a> {
 
     /// The loss of a step, which is then done.
     fn step(&mut self, number: u32, images: usize) -> f32 {
-        self.begin(number, images).wait_f32().unwrap()[0]
+        let loss = self.begin(number, images).wait_f32().unwrap()[0];
+        self.net.count_batch(self.mode);
+        loss
     }
 
     fn bits(&self) -> BTreeMap<String, Vec<u32>> {

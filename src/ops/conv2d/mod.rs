@@ -562,6 +562,12 @@ fn backward_data(
         images_first: (rows <= FEW_PLACES * x.n).into(),
         ..sharing.params(geometry)
     };
+    // Windows of one pixel stand on pixels of the first class alone.
+    let of_one_pixel = geometry.weight.n * geometry.weight.h == 1 && conv.padding == [0, 0];
+    let classes = if of_one_pixel && parts.is_none() { 1 } else { classes };
+    if classes < stride_h * stride_w && !accumulate {
+        gpu.clear(d_x.memory());
+    }
     let [groups_x, groups_y, _] = gpu.groups(tiles * sharing.parts);
     let groups = [groups_x, groups_y, classes as u32];
     let peaks = peaks(gpu, tiling, operands);
@@ -591,7 +597,7 @@ fn backward_weight(
     let seen = tiling.seen(geometry);
     let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
     let splits = match gpu.class() {
-        AdapterClass::Software => 128_usize.div_ceil(tiles),
+        AdapterClass::Software => 32_usize.div_ceil(tiles),
         // Not more workgroups than fill a GPU evenly, but two parts even of large products.
         _ => (2 * BUSY / tiles).max((2 * BUSY).div_ceil(tiles).min(2)),
     };
