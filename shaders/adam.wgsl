@@ -1,8 +1,10 @@
 // adam, in place: g = scale·gradient + coupled_decay·θ; m += (1 − β1)·(g − m);
 // v = β2·v + (1 − β2)·g²; θ = shrink·θ − step_size·m / (√v / bias2_sqrt + ε). Nothing changes where the
 // loss is not finite. With HALF the parameters have a copy in f16, written too, and 1 − β1ᵗ and
-// 1 − β2ᵗ, which the device alone knows, stand behind the scale. One thread updates four parameters.
-// Reference: `reference` in src/ops/adam.rs.
+// 1 − β2ᵗ, which the device alone knows, stand behind the scale. One thread updates four
+// parameters, or eight. Reference: `reference` in src/ops/adam.rs.
+
+//#include octets
 
 struct Params { count: u32 }
 struct Hyper {
@@ -10,10 +12,10 @@ struct Hyper {
   beta2: f32, one_minus_beta2: f32, bias2_sqrt: f32, epsilon: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> gradients: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> first_moment: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> second_moment: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> parameters: array<packed>;
+@group(0) @binding(2) var<storage, read> gradients: array<packed>;
+@group(0) @binding(3) var<storage, read_write> first_moment: array<packed>;
+@group(0) @binding(4) var<storage, read_write> second_moment: array<packed>;
 @group(0) @binding(5) var<storage, read> hyper: Hyper;
 @group(0) @binding(6) var<storage, read> scale: array<f32>;
 @group(0) @binding(7) var<storage, read> loss: array<f32>;
@@ -38,16 +40,24 @@ fn main(
   let bias2_sqrt = numbers.bias2_sqrt;
   //#end
   if i >= p.count || !is_finite(loss[0]) { return; }
-  let parameter = parameters[i];
-  let g = loss_scale * gradients[i] + numbers.coupled_decay * parameter;
-  let m = first_moment[i] + numbers.one_minus_beta1 * (g - first_moment[i]);
-  let v = numbers.beta2 * second_moment[i] + numbers.one_minus_beta2 * (g * g);
-  first_moment[i] = m;
-  second_moment[i] = v;
-  let denominator = sqrt(v) / bias2_sqrt + numbers.epsilon;
-  let updated = numbers.shrink * parameter - step_size * (m / denominator);
-  parameters[i] = updated;
+  let before = unpack(parameters[i]);
+  let gradient = unpack(gradients[i]);
+  var m = unpack(first_moment[i]);
+  var v = unpack(second_moment[i]);
+  var updated: quads;
+  //#for q in 0..QUADS
+  let g_${q} = loss_scale * gradient[${q}] + numbers.coupled_decay * before[${q}];
+  m[${q}] += numbers.one_minus_beta1 * (g_${q} - m[${q}]);
+  v[${q}] = numbers.beta2 * v[${q}] + numbers.one_minus_beta2 * (g_${q} * g_${q});
+  let denominator_${q} = sqrt(v[${q}]) / bias2_sqrt + numbers.epsilon;
+  updated[${q}] = numbers.shrink * before[${q}] - step_size * (m[${q}] / denominator_${q});
+  //#end
+  first_moment[i] = pack(m);
+  second_moment[i] = pack(v);
+  parameters[i] = pack(updated);
   //#if HALF
-  shadow[i] = vec4<stored>(updated);
+  //#for q in 0..QUADS
+  shadow[i * ${QUADS}u + ${q}u] = vec4<stored>(updated[${q}]);
+  //#end
   //#end
 }

@@ -21,9 +21,11 @@ fn main(
   @builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) lane: u32,
 ) {
-  let tile = flat_group(group, groups);
-  let class_h = group.z / p.stride_w;
-  let class_w = group.z % p.stride_w;
+  // Neighbours are of different classes: a software adapter deals out long runs of workgroups to its threads.
+  let number = group.z * groups.x * groups.y + flat_group(group, groups);
+  let tile = number / groups.z;
+  let class_h = number % groups.z / p.stride_w;
+  let class_w = number % groups.z % p.stride_w;
   if class_h >= p.h || class_w >= p.w { return; }
   let class_rows = (p.h - class_h + p.stride_h - 1u) / p.stride_h;
   let class_columns = (p.w - class_w + p.stride_w - 1u) / p.stride_w;

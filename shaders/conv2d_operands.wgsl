@@ -14,11 +14,11 @@ alias operand = texture_storage_2d<rgba32float, read>;
 @group(0) @binding(2) var right: operand;
 
 fn left_at(i: u32) -> vec4<f32> {
-  return textureLoad(left, vec2(i % 2048u, i / 2048u));
+  return textureLoad(left, vec2(i % 1024u, i / 1024u));
 }
 
 fn right_at(i: u32) -> vec4<f32> {
-  return textureLoad(right, vec2(i % 2048u, i / 2048u));
+  return textureLoad(right, vec2(i % 1024u, i / 1024u));
 }
 //#else
 @group(0) @binding(1) var<storage, read> left: array<vec4<stored>>;

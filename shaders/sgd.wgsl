@@ -1,8 +1,9 @@
 // sgd, in place: g = scale·gradient + weight_decay·θ; v = momentum·v + g (v = g at first);
-// θ −= learning_rate·v (or of g + momentum·v with Nesterov). Nothing changes
-// where the loss is not finite. With HALF the parameters have a copy in f16, written too. One thread
-// updates four parameters.
+// θ −= learning_rate·v (or of g + momentum·v with Nesterov). Nothing changes where the loss is not finite.
+// With HALF the parameters have a copy in f16, written too. One thread updates four parameters, or eight.
 // Reference: `reference` in src/ops/sgd.rs.
+
+//#include octets
 
 struct Params { count: u32 }
 struct Hyper {
@@ -10,9 +11,9 @@ struct Hyper {
   nesterov: f32, unused_0: f32, unused_1: f32, unused_2: f32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read_write> parameters: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> gradients: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> velocity: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> parameters: array<packed>;
+@group(0) @binding(2) var<storage, read> gradients: array<packed>;
+@group(0) @binding(3) var<storage, read_write> velocity: array<packed>;
 @group(0) @binding(4) var<storage, read> hyper: Hyper;
 @group(0) @binding(5) var<storage, read> scale: array<f32>;
 @group(0) @binding(6) var<storage, read> loss: array<f32>;
@@ -30,15 +31,22 @@ fn main(
   let numbers = hyper;
   let loss_scale = scale[0];
   if i >= p.count || !is_finite(loss[0]) { return; }
-  let parameter = parameters[i];
-  let g = loss_scale * gradients[i] + numbers.weight_decay * parameter;
+  let before = unpack(parameters[i]);
+  let gradient = unpack(gradients[i]);
+  var v = unpack(velocity[i]);
+  var updated: quads;
+  //#for q in 0..QUADS
+  let g_${q} = loss_scale * gradient[${q}] + numbers.weight_decay * before[${q}];
   // At first the velocity's memory is undefined: it must not reach the sum, not even times zero.
-  let v = select(numbers.momentum * velocity[i] + g, g, numbers.first != 0.0);
-  let step = select(v, g + numbers.momentum * v, numbers.nesterov != 0.0);
-  velocity[i] = v;
-  let updated = parameter - numbers.learning_rate * step;
-  parameters[i] = updated;
+  v[${q}] = select(numbers.momentum * v[${q}] + g_${q}, g_${q}, numbers.first != 0.0);
+  let step_${q} = select(v[${q}], g_${q} + numbers.momentum * v[${q}], numbers.nesterov != 0.0);
+  updated[${q}] = before[${q}] - numbers.learning_rate * step_${q};
+  //#end
+  velocity[i] = pack(v);
+  parameters[i] = pack(updated);
   //#if HALF
-  shadow[i] = vec4<stored>(updated);
+  //#for q in 0..QUADS
+  shadow[i * ${QUADS}u + ${q}u] = vec4<stored>(updated[${q}]);
+  //#end
   //#end
 }

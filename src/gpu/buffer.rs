@@ -21,25 +21,37 @@ pub(super) enum Form {
 }
 
 /// Texels in a row of a texture; shaders know it.
-pub(super) const TEXELS_IN_ROW: u32 = 2048;
+pub(super) const TEXELS_IN_ROW: u32 = 1024;
+
+/// Texels behind each row that nothing is in: pixels and windows, whose channels are powers of two apart, would
+/// else share the same few lines of a processor's cache.
+const GAP: u32 = 4;
 
 impl Form {
-    /// Bytes that sizes are multiples of.
+    /// Bytes that sizes are multiples of: of texels a row.
     fn unit(self) -> u64 {
         match self {
             Self::Array => 256,
-            Self::Texels { half } => u64::from(TEXELS_IN_ROW) * if half { 8 } else { 16 },
+            Self::Texels { .. } => u64::from(TEXELS_IN_ROW + GAP) * self.texel(),
         }
+    }
+
+    /// Bytes of a texel.
+    fn texel(self) -> u64 {
+        if let Self::Texels { half: true } = self { 8 } else { 16 }
     }
 
     /// Bytes of a storage for so many. Textures' heights are no powers of two: Mesa's software adapters compile
     /// a kernel again for those that are.
     fn bytes_for(self, bytes: u64) -> u64 {
-        let units = bytes.max(1).div_ceil(self.unit());
-        match self {
-            Self::Texels { .. } if units.is_power_of_two() => (units.max(2) + 1) * self.unit(),
-            _ => units * self.unit(),
-        }
+        let units = match self {
+            Self::Array => bytes.max(1).div_ceil(self.unit()),
+            Self::Texels { .. } => {
+                let rows = bytes.div_ceil(self.texel() * u64::from(TEXELS_IN_ROW)).max(3);
+                rows + u64::from(rows.is_power_of_two())
+            }
+        };
+        units * self.unit()
     }
 }
 
@@ -83,9 +95,9 @@ impl Storage {
         bytes: Range<u64>,
     ) {
         let Raw::Texels(texture, _) = self.materialize(device) else { panic!("an array") };
-        let in_row = self.form.unit();
-        let texels = (bytes.end - bytes.start) * u64::from(TEXELS_IN_ROW) / in_row;
-        let (rows, rest) = (texels as u32 / TEXELS_IN_ROW, texels as u32 % TEXELS_IN_ROW);
+        let texels = ((bytes.end - bytes.start) / self.form.texel()) as u32;
+        let (rows, rest) = (texels / TEXELS_IN_ROW, texels % TEXELS_IN_ROW);
+        let in_row = u64::from(TEXELS_IN_ROW) * self.form.texel();
         for (first, width, height) in [(0, TEXELS_IN_ROW, rows), (rows, rest, 1)] {
             if width * height == 0 {
                 continue;
@@ -133,7 +145,7 @@ impl Storage {
                     let texture = device.create_texture(&wgpu::TextureDescriptor {
                         label: None,
                         size: wgpu::Extent3d {
-                            width: TEXELS_IN_ROW,
+                            width: TEXELS_IN_ROW + GAP,
                             height: (self.bytes / self.form.unit()) as u32,
                             depth_or_array_layers: 1,
                         },
@@ -348,8 +360,9 @@ mod tests {
         for half in [false, true] {
             let form = Form::Texels { half };
             let height = |bytes| form.bytes_for(bytes) / form.unit();
-            assert_eq!([4, 2, 3, 7].map(|rows| height(rows * form.unit())), [5, 3, 3, 7]);
-            assert_eq!(height(4 * form.unit() + 1), 5);
+            let row = u64::from(TEXELS_IN_ROW) * form.texel();
+            assert_eq!([4, 2, 3, 7].map(|rows| height(rows * row)), [5, 3, 3, 7]);
+            assert_eq!(height(4 * row + 1), 5);
             assert_eq!(height(0), 3);
         }
     }
@@ -362,11 +375,9 @@ mod tests {
         let [array, single, half] = ids();
         assert!(array != single && single != half && half != array);
         assert_eq!(ids(), [array, single, half]);
-        // Whole rows of a texture, which no binding's limit is about.
-        assert_eq!(
-            pool.lease(Form::Texels { half: true }, 8 << 20 | 8).bytes(),
-            (8 << 20) + 2048 * 8
-        );
+        // Whole rows of a texture with their gaps, which no binding's limit is about.
+        let half = pool.lease(Form::Texels { half: true }, 8 << 20 | 8);
+        assert_eq!(half.bytes(), (1024 + 1) * (1024 + 4) * 8);
         assert_eq!(pool.largest_bytes(), 1 << 20);
     }
 

@@ -58,6 +58,7 @@ struct Inner {
     limits: wgpu::Limits,
     subgroup_size: Option<u32>,
     f16: bool,
+    octets: bool,
     mixed: bool,
     /// Units for matrices of f16 and of f32, as long as they are trusted.
     matrix_units: Cell<[Option<MatrixUnits>; 2]>,
@@ -146,6 +147,9 @@ impl Gpu {
         if options.profile {
             wanted |= wgpu::Features::TIMESTAMP_QUERY;
         }
+        if report.class == AdapterClass::Software {
+            wanted |= wgpu::Features::SHADER_INT64;
+        }
         let mut features = wanted & raw.features();
         let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let mut matrix_units = [None; 2];
@@ -201,6 +205,7 @@ impl Gpu {
             limits,
             subgroup_size,
             f16,
+            octets: features.contains(wgpu::Features::SHADER_INT64),
             mixed: options.mixed && f16,
             matrix_units: Cell::new(matrix_units),
             pool: Rc::default(),
@@ -234,6 +239,12 @@ impl Gpu {
     /// Whether kernels may use f16.
     pub fn has_f16(&self) -> bool {
         self.0.f16
+    }
+
+    /// Whether kernels should take numbers from memory, and leave them there, eight at a time, as 64-bit
+    /// words (`shaders/octets.wgsl`).
+    pub fn prefers_octets(&self) -> bool {
+        self.0.octets
     }
 
     /// Whether networks made on this device store activations, and the weights that convolutions
@@ -414,7 +425,7 @@ impl Gpu {
     }
 
     /// Records a copy of a slice of f16 if `half`, else of f32, that kernels read as texels of four numbers
-    /// each: `texture_storage_2d`, of 2,048 a row. Software adapters load texels for all lanes at once where
+    /// each: `texture_storage_2d`, of 1,024 a row. Software adapters load texels for all lanes at once where
     /// they load from an array for one lane after the other.
     pub fn texels(&self, slice: &Slice, half: bool) -> Slice {
         let form = Form::Texels { half };
@@ -431,7 +442,7 @@ impl Gpu {
     /// Whether [`Gpu::texels`] takes whatever can be bound.
     pub fn has_texels(&self) -> bool {
         let most = u64::from(TEXELS_IN_ROW) * u64::from(self.0.limits.max_texture_dimension_2d);
-        self.binding_limit() < most * 8
+        most > 0
     }
 
     /// Records the zeroing of a slice.

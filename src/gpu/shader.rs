@@ -54,6 +54,7 @@ static PARTS: &[&Shader] = &[
     &shader!("cooperative_sums"),
     &shader!("cooperative_tiles"),
     &shader!("max_pool2d_places"),
+    &shader!("octets"),
     &shader!("sum_of_partials"),
 ];
 

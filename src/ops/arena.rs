@@ -45,6 +45,13 @@ pub(super) fn parts_with_shadow<const N: usize>(
     Ok(ranges(bytes, gpu.binding_limit()).map(part).collect())
 }
 
+/// Threads that go over a part of an arena, and whether each does eight numbers, else four: what kernels that
+/// include `shaders/octets.wgsl` are told as `OCTETS`.
+pub(super) fn threads(gpu: &Gpu, part: &Slice) -> (usize, bool) {
+    let octets = gpu.prefers_octets() && part.bytes.is_multiple_of(32);
+    (part.bytes as usize / if octets { 32 } else { 16 }, octets)
+}
+
 /// Offset and length of pieces of at most `limit` bytes, cut at multiples of 512: those of a copy
 /// half as long are multiples of 256, too.
 fn ranges(bytes: u64, limit: u64) -> impl Iterator<Item = (u64, u64)> {

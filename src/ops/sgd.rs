@@ -59,7 +59,7 @@ pub struct Sgd<'a> {
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
-    /// Groups of four numbers.
+    /// Groups of four numbers, or of eight.
     count: u32,
 }
 
@@ -70,13 +70,13 @@ struct Params {
 pub fn sgd(gpu: &Gpu, step: Sgd) -> Result<()> {
     let arenas = [step.parameters, step.gradients, step.velocity];
     for (part, shadow) in arena::parts_with_shadow(gpu, "sgd", arenas, step.shadow)? {
-        let count = part[0].bytes / 16;
+        let (count, octets) = arena::threads(gpu, &part[0]);
         let rest = [step.hyper, step.scale, step.loss].into_iter().chain(&shadow);
         gpu.run(
-            Kernel::new(&SGD).half(shadow.is_some()),
+            Kernel::new(&SGD).half(shadow.is_some()).with("OCTETS", octets.into()),
             &Params { count: count as u32 },
             &part.iter().chain(rest).collect::<Vec<_>>(),
-            gpu.groups(count.div_ceil(256) as usize),
+            gpu.groups(count.div_ceil(256)),
         );
     }
     Ok(())
@@ -131,7 +131,7 @@ fn cases() -> Vec<Case> {
     };
     vec![
         case(1000, hyper, [1.0, 0.5]),
-        case(13, SgdHyper { first: 1.0, ..hyper }, [0.25, 0.5]),
+        case(17, SgdHyper { first: 1.0, ..hyper }, [0.25, 0.5]),
         case(77, SgdHyper { nesterov: 1.0, weight_decay: 0.5, ..hyper }, [1.0, 0.5]),
         case(8, SgdHyper { nesterov: 1.0, first: 1.0, ..hyper }, [1.0, 0.5]),
         case(64, SgdHyper { momentum: 0.0, weight_decay: 0.0, first: 1.0, ..hyper }, [3.0, 0.5]),

@@ -77,7 +77,9 @@ fn the_classifier_is_kept_or_reset_as_asked() {
 fn l2_sp_pulls_back_to_the_start() {
     let wgrad = with_start();
     let distance = |name: &str, options: &str| {
-        wgrad.finetune(name, &format!("{START} --epochs 3 --lr 0.02 --bn frozen {options}")).answer();
+        wgrad
+            .finetune(name, &format!("{START} --epochs 3 --lr 0.02 --bn frozen {options}"))
+            .answer();
         let (start, end) = (wgrad.last("start"), wgrad.last(name));
         let apart = |tensor: &str| {
             let [a, b] = [&start, &end].map(|tensors| tensors[tensor].as_f32().unwrap());
