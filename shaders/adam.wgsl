@@ -4,7 +4,7 @@
 // 1 − β2ᵗ, which the device alone knows, stand behind the scale. One thread updates four
 // parameters, or eight. Reference: `reference` in src/ops/adam.rs.
 
-//#include octets
+//#include words
 
 struct Params { count: u32 }
 struct Hyper {

@@ -53,41 +53,60 @@ fn main(
   let inputs = places_of(m0, min(m0 + ROWS, rows) - 1u, p.n, places, class_columns);
   let taps_h = read_through(inputs.xy * p.stride_h + class_h + p.pad_h, p.r, p.stride_h, p.oh);
   let taps_w = read_through(inputs.zw * p.stride_w + class_w + p.pad_w, p.s, p.stride_w, p.ow);
-  for (var r = taps_h.x; r < taps_h.y; r += p.stride_h) {
-    for (var s = taps_w.x; s < taps_w.y; s += p.stride_w) {
-      let tap = (r * p.s + s) * p.ci4 * 4u;
-      //#for j in 0..ROWS / LANES
-      // A negative difference wraps to more than any size.
-      let h_${j} = u32((ih_${j} - i32(r)) / i32(p.stride_h));
-      let w_${j} = u32((iw_${j} - i32(s)) / i32(p.stride_w));
-      let inside_${j} = ih_${j} >= i32(r) && iw_${j} >= i32(s) && h_${j} < p.oh && w_${j} < p.ow;
-      let base_${j} = select(0u, ((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4, inside_${j});
-      //#end
-      for (var c4 = 0u; c4 < p.co4; c4++) {
-        //#for j in 0..ROWS / LANES
-        let d_${j} = select(vec4<f32>(), left_at(base_${j} + c4), inside_${j});
-        //#end
-        // One sum after the other: its four steps stay in registers.
-        //#for c in 0..COLS
-        //#for e in 0..4
-        let t_${e}_${c} = right_at((tap + column_${c} * 4u + ${e}u) * p.co4 + c4);
-        //#end
-        //#for e in 0..4
-        let w_${e}_${c} = vec4(t_0_${c}[${e}], t_1_${c}[${e}], t_2_${c}[${e}], t_3_${c}[${e}]);
-        //#end
-        //#for i in 0..ROWS
-        //#for e in 0..4
-        //#if LANES > 1
-        let d_${e}_${i}_${c} = subgroupBroadcast(d_${i / LANES}[${e}], ${i % LANES}u);
-        //#else
-        let d_${e}_${i}_${c} = d_${i}[${e}];
-        //#end
-        //#end
-        acc_${i}_${c} = acc_${i}_${c} + d_0_${i}_${c} * w_0_${c} + d_1_${i}_${c} * w_1_${c}
-          + d_2_${i}_${c} * w_2_${c} + d_3_${i}_${c} * w_3_${c};
-        //#end
-        //#end
-      }
+  let lines = (max(taps_h.y, taps_h.x) - taps_h.x + p.stride_h - 1u) / p.stride_h;
+  let columns = (max(taps_w.y, taps_w.x) - taps_w.x + p.stride_w - 1u) / p.stride_w;
+  //#for j in 0..ROWS / LANES
+  // Output lines and columns that the first taps are of, those of every further one being one less: whole
+  // numbers of strides, and negative ones wrap to more than any size.
+  let top_${j} = u32((ih_${j} - i32(taps_h.x)) / i32(p.stride_h));
+  let left_${j} = u32((iw_${j} - i32(taps_w.x)) / i32(p.stride_w));
+  //#end
+  // One loop over taps and channels: software adapters take long to begin another.
+  var line = 0u;
+  var column = 0u;
+  var c4 = 0u;
+  var tap = (taps_h.x * p.s + taps_w.x) * p.ci4 * 4u * p.co4;
+  for (var left = lines * columns * p.co4; left > 0u; left--) {
+    //#for j in 0..ROWS / LANES
+    let h_${j} = top_${j} - line;
+    let w_${j} = left_${j} - column;
+    let inside_${j} = h_${j} < p.oh && w_${j} < p.ow;
+    let base_${j} = select(0u, ((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4, inside_${j});
+    //#end
+    //#for j in 0..ROWS / LANES
+    let d_${j} = select(vec4<f32>(), left_at(base_${j} + c4), inside_${j});
+    //#end
+    // One sum after the other: its four steps stay in registers.
+    //#for c in 0..COLS
+    //#for e in 0..4
+    let t_${e}_${c} = right_at(tap + (column_${c} * 4u + ${e}u) * p.co4);
+    //#end
+    //#for e in 0..4
+    let w_${e}_${c} = vec4(t_0_${c}[${e}], t_1_${c}[${e}], t_2_${c}[${e}], t_3_${c}[${e}]);
+    //#end
+    //#for i in 0..ROWS
+    //#for e in 0..4
+    //#if LANES > 1
+    let d_${e}_${i}_${c} = subgroupBroadcast(d_${i / LANES}[${e}], ${i % LANES}u);
+    //#else
+    let d_${e}_${i}_${c} = d_${i}[${e}];
+    //#end
+    //#end
+    acc_${i}_${c} = acc_${i}_${c} + d_0_${i}_${c} * w_0_${c} + d_1_${i}_${c} * w_1_${c}
+      + d_2_${i}_${c} * w_2_${c} + d_3_${i}_${c} * w_3_${c};
+    //#end
+    //#end
+    c4++;
+    tap++;
+    if c4 == p.co4 {
+      c4 = 0u;
+      column++;
+      tap += (p.stride_w * p.ci4 * 4u - 1u) * p.co4;
+    }
+    if column == columns {
+      column = 0u;
+      line++;
+      tap += (p.stride_h * p.s - columns * p.stride_w) * p.ci4 * 4u * p.co4;
     }
   }
 

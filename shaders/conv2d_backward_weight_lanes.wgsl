@@ -19,7 +19,8 @@ override STEP: u32 = 4u;
 //#include conv2d_params
 //#include conv2d_operands
 //#include conv2d_padding
-@group(0) @binding(3) var<storage, read_write> d_w: array<vec4<f32>>;
+//#include words
+@group(0) @binding(3) var<storage, read_write> d_w: array<packed>;
 
 @compute @workgroup_size(8)
 fn main(
@@ -33,17 +34,19 @@ fn main(
   let split = tile / (row_tiles * column_tiles);
   if split >= p.splits { return; }
   let first_quad = tile % row_tiles * (ROWS / 4u);
-  let first_column = tile / row_tiles % column_tiles * 8u * COLS + lane;
+  let first_column = tile / row_tiles % column_tiles * 8u * COLS + lane * ${QUADS}u;
 
   //#for j in 0..ROWS / 4 / LANES
   let quad_${j} = min(first_quad + ${j * LANES}u + lane % LANES, row_quads - 1u);
   let tap_${j} = quad_${j} / p.ci4;
   let c4_${j} = quad_${j} % p.ci4;
-  let dh_${j} = i32(tap_${j} / p.s) - i32(p.pad_h);
-  let dw_${j} = i32(tap_${j} % p.s) - i32(p.pad_w);
+  // Negative numbers wrap, here and below.
+  let dh_${j} = tap_${j} / p.s - p.pad_h;
+  let dw_${j} = tap_${j} % p.s - p.pad_w;
+  let offset_${j} = (dh_${j} * p.w + dw_${j}) * p.ci4 + c4_${j};
   //#end
   //#for c in 0..COLS
-  let column_${c} = min(first_column + ${c * 8}u, p.co4 - 1u);
+  let column_${c} = min(first_column + ${c / QUADS * 8 * QUADS + c % QUADS}u, p.co4 - 1u);
   //#for i in 0..ROWS
   var acc_${i}_${c} = vec4<f32>();
   //#end
@@ -61,27 +64,42 @@ fn main(
   let first_line = first / p.oh * height + clamp(first % p.oh, lines.x, lines.y) - lines.x;
   let last_line = last / p.oh * height + clamp(last % p.oh, lines.x, lines.y) - lines.x;
   let pixels = (last_line - first_line) * (columns.y - columns.x);
-  var image = first_line / max(height, 1u);
-  var oh = first_line % max(height, 1u) + lines.x;
-  var ow = columns.x;
+  // The first pixel's window without padding, and where in x and d_y this pixel is; then what is between the
+  // last pixel of a line and the first of the next, and between those of images.
+  let image = first_line / max(height, 1u);
+  let line = first_line % max(height, 1u) + lines.x;
+  var top = line * p.stride_h;
+  var left = columns.x * p.stride_w;
+  var from_x = ((image * p.h + top) * p.w + left) * p.ci4;
+  var from_y = ((image * p.oh + line) * p.ow + columns.x) * p.co4;
+  let width = columns.y - columns.x;
+  let next_line = vec2((p.stride_h * p.w - width * p.stride_w) * p.ci4, (p.ow - width) * p.co4);
+  let next_image = vec2((p.h - height * p.stride_h) * p.w * p.ci4, (p.oh - height) * p.ow * p.co4);
   for (var pixel = 0u; pixel < pixels; pixel += STEP) {
     //#for u in 0..STEP
     let live_${u} = pixel + ${u}u < pixels;
     //#for j in 0..ROWS / 4 / LANES
-    let ih_${j}_${u} = u32(i32(oh * p.stride_h) + dh_${j});
-    let iw_${j}_${u} = u32(i32(ow * p.stride_w) + dw_${j});
-    let inside_${j}_${u} = live_${u} && ih_${j}_${u} < p.h && iw_${j}_${u} < p.w;
-    let at_${j}_${u} = ((image * p.h + ih_${j}_${u}) * p.w + iw_${j}_${u}) * p.ci4 + c4_${j};
+    let inside_${j}_${u} = live_${u} && top + dh_${j} < p.h && left + dw_${j} < p.w;
     let x_${j}_${u} = select(vec4<f32>(),
-      left_at(select(0u, at_${j}_${u}, inside_${j}_${u})), inside_${j}_${u});
+      left_at(select(0u, from_x + offset_${j}, inside_${j}_${u})), inside_${j}_${u});
     //#end
-    let from_${u} = select(0u, ((image * p.oh + oh) * p.ow + ow) * p.co4, live_${u});
     //#for c in 0..COLS
-    let d_${c}_${u} = select(vec4<f32>(), right_at(from_${u} + column_${c}), live_${u});
+    let d_${c}_${u} = select(vec4<f32>(), right_at(select(0u, from_y, live_${u}) + column_${c}), live_${u});
     //#end
-    ow++;
-    if ow == columns.y { ow = columns.x; oh++; }
-    if oh == lines.y { oh = lines.x; image++; }
+    left += p.stride_w;
+    from_x += p.stride_w * p.ci4;
+    from_y += p.co4;
+    if left == columns.y * p.stride_w {
+      left = columns.x * p.stride_w;
+      top += p.stride_h;
+      from_x += next_line.x;
+      from_y += next_line.y;
+    }
+    if top == lines.y * p.stride_h {
+      top = lines.x * p.stride_h;
+      from_x += next_image.x;
+      from_y += next_image.y;
+    }
     //#end
     // One sum after the other: its steps stay in registers.
     //#for i in 0..ROWS / 4
@@ -106,13 +124,17 @@ fn main(
     //#end
   }
 
-  //#for c in 0..COLS
-  if first_column + ${c * 8}u < p.co4 {
+  //#for c in 0..COLS / QUADS
+  if first_column + ${c * 8 * QUADS}u < p.co4 {
     //#for i in 0..ROWS / 4
     if first_quad + ${i}u < row_quads {
-      let at = (split * row_quads + first_quad + ${i}u) * 4u * p.co4 + column_${c};
+      let at = (split * row_quads + first_quad + ${i}u) * 4u * p.co4 + column_${c * QUADS};
       //#for e in 0..4
-      d_w[at + ${e}u * p.co4] = acc_${i * 4 + e}_${c};
+      d_w[(at + ${e}u * p.co4) / ${QUADS}u] = pack(quads(
+        //#for q in 0..QUADS
+        acc_${i * 4 + e}_${c * QUADS + q},
+        //#end
+      ));
       //#end
     }
     //#end

@@ -53,41 +53,46 @@ fn main(
   let outputs = places_of(m0, min(m0 + ROWS, rows) - 1u, p.n, places, p.ow);
   let taps = reaching(outputs.xy, p.r, p.stride_h, p.pad_h, p.h);
   let span = reaching(outputs.zw, p.s, p.stride_w, p.pad_w, p.w) * p.ci4;
-  for (var r = taps.x; r < taps.y; r++) {
+  // One loop over the window's rows and what they cover: software adapters take long to begin another.
+  var r = taps.x;
+  var at = span.x;
+  var k = (r * p.s * p.ci4 + at) * 4u * p.co4;
+  for (var left = (max(taps.y, taps.x) - taps.x) * (max(span.y, span.x) - span.x); left > 0u; left--) {
     //#for j in 0..ROWS / LANES
     let h_${j} = u32(ih_${j} + i32(r));
     let row_${j} = (image_${j} + h_${j}) * line;
     let end_${j} = select(0u, line, h_${j} < p.h);
+    let at_${j} = u32(iw_${j}) + at;
+    let inside_${j} = at_${j} < end_${j};
+    let x_${j} = select(vec4<f32>(),
+      left_at(select(0u, row_${j} + at_${j}, inside_${j})), inside_${j});
     //#end
-    var k = (r * p.s * p.ci4 + span.x) * 4u;
-    for (var at = span.x; at < span.y; at++) {
-      //#for j in 0..ROWS / LANES
-      let at_${j} = u32(iw_${j}) + at;
-      let inside_${j} = at_${j} < end_${j};
-      let x_${j} = select(vec4<f32>(),
-        left_at(select(0u, row_${j} + at_${j}, inside_${j})), inside_${j});
-      //#end
-      // One sum after the other: its four steps stay in registers.
-      //#for c in 0..COLS
+    // One sum after the other: its four steps stay in registers.
+    //#for c in 0..COLS
+    //#for e in 0..DEPTH
+    let w_${e}_${c} = right_at(k + ${e}u * p.co4 + column_${c});
+    //#end
+    //#for i in 0..ROWS
+    //#for e in 0..DEPTH
+    //#if LANES > 1
+    let x_${e}_${i}_${c} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
+    //#else
+    let x_${e}_${i}_${c} = x_${i}[${e}];
+    //#end
+    //#end
+    acc_${i}_${c} = acc_${i}_${c}
       //#for e in 0..DEPTH
-      let w_${e}_${c} = right_at((k + ${e}u) * p.co4 + column_${c});
+      + x_${e}_${i}_${c} * w_${e}_${c}
       //#end
-      //#for i in 0..ROWS
-      //#for e in 0..DEPTH
-      //#if LANES > 1
-      let x_${e}_${i}_${c} = subgroupBroadcast(x_${i / LANES}[${e}], ${i % LANES}u);
-      //#else
-      let x_${e}_${i}_${c} = x_${i}[${e}];
-      //#end
-      //#end
-      acc_${i}_${c} = acc_${i}_${c}
-        //#for e in 0..DEPTH
-        + x_${e}_${i}_${c} * w_${e}_${c}
-        //#end
-        ;
-      //#end
-      //#end
-      k += 4u;
+      ;
+    //#end
+    //#end
+    at++;
+    k += 4u * p.co4;
+    if at == span.y {
+      at = span.x;
+      r++;
+      k += (p.s * p.ci4 - span.y + span.x) * 4u * p.co4;
     }
   }
 

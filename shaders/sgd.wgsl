@@ -3,7 +3,7 @@
 // With HALF the parameters have a copy in f16, written too. One thread updates four parameters, or eight.
 // Reference: `reference` in src/ops/sgd.rs.
 
-//#include octets
+//#include words
 
 struct Params { count: u32 }
 struct Hyper {

@@ -70,19 +70,19 @@ struct Parsed {
     half: bool,
     matrices: bool,
     /// Whether numbers are read and written as words of 64 bits.
-    octets: bool,
+    words: bool,
 }
 
 impl Parsed {
     fn new(wgsl: &str) -> std::result::Result<Self, String> {
-        let octets = wgsl.contains("alias packed = vec4<u64>;");
+        let words = wgsl.contains("alias packed = vec4<u64>;");
         // Nothing may use f16 without saying so.
         let half = wgsl.contains("\nenable f16;\n") || wgsl.starts_with("enable f16;\n");
         let matrices = wgsl.contains("enable wgpu_cooperative_matrix;\n");
         let mut plain = Capabilities::empty();
         plain.set(Capabilities::SHADER_FLOAT16, half);
         plain.set(Capabilities::COOPERATIVE_MATRIX, matrices);
-        plain.set(Capabilities::SHADER_INT64, octets);
+        plain.set(Capabilities::SHADER_INT64, words);
         let module =
             naga::front::wgsl::parse_str(wgsl).map_err(|error| error.emit_to_string(wgsl))?;
         let validate = |capabilities| {
@@ -93,7 +93,7 @@ impl Parsed {
             Ok(info) => (info, false),
             Err(_) => (validate(plain | Capabilities::SUBGROUP)?, true),
         };
-        Ok(Self { module, info, subgroups, half, matrices, octets })
+        Ok(Self { module, info, subgroups, half, matrices, words })
     }
 
     /// Bytes of the uniform at binding 0, in whole blocks of 16.
@@ -117,7 +117,7 @@ impl Parsed {
 
     /// For macOS 10.15 and later; matrices and long words need macOS 11.
     fn to_msl(&self) -> std::result::Result<usize, String> {
-        let lang_version = if self.matrices || self.octets { (2, 3) } else { (2, 2) };
+        let lang_version = if self.matrices || self.words { (2, 3) } else { (2, 2) };
         let options = msl::Options { lang_version, ..Default::default() };
         let text = msl::write_string(&self.module, &self.info, &options, &Default::default());
         text.map(|(text, _)| text.len()).map_err(|error| error.to_string())
@@ -125,7 +125,7 @@ impl Parsed {
 
     /// For the older compiler where it will do; wave operations and long words need a newer, f16 a still newer.
     fn to_hlsl(&self) -> std::result::Result<usize, String> {
-        let shader_model = match (self.half, self.subgroups || self.octets) {
+        let shader_model = match (self.half, self.subgroups || self.words) {
             (true, _) => hlsl::ShaderModel::V6_2,
             (false, true) => hlsl::ShaderModel::V6_0,
             (false, false) => hlsl::ShaderModel::V5_1,
@@ -186,8 +186,8 @@ fn every_shader_file_belongs_to_an_operation() {
         "cooperative_sums",
         "cooperative_tiles",
         "max_pool2d_places",
-        "octets",
         "sum_of_partials",
+        "words",
     ];
     let mut claimed: BTreeSet<_> = parts.iter().map(|part| format!("{part}.wgsl")).collect();
     claimed.extend(wgrad::bench::SHADERS.iter().map(|shader| format!("{}.wgsl", shader.name)));
@@ -244,7 +244,7 @@ fn every_kernel_translates_for_every_backend() {
         if parsed.subgroups {
             with_subgroups.insert(kernel.name());
         }
-        if !(parsed.subgroups || parsed.half || parsed.matrices || parsed.octets) {
+        if !(parsed.subgroups || parsed.half || parsed.matrices || parsed.words) {
             languages.push(("GLSL ES", parsed.to_glsl_es()));
         }
         for (language, written) in languages {

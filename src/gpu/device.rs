@@ -58,7 +58,7 @@ struct Inner {
     limits: wgpu::Limits,
     subgroup_size: Option<u32>,
     f16: bool,
-    octets: bool,
+    words: bool,
     mixed: bool,
     /// Units for matrices of f16 and of f32, as long as they are trusted.
     matrix_units: Cell<[Option<MatrixUnits>; 2]>,
@@ -205,7 +205,7 @@ impl Gpu {
             limits,
             subgroup_size,
             f16,
-            octets: features.contains(wgpu::Features::SHADER_INT64),
+            words: features.contains(wgpu::Features::SHADER_INT64),
             mixed: options.mixed && f16,
             matrix_units: Cell::new(matrix_units),
             pool: Rc::default(),
@@ -242,9 +242,9 @@ impl Gpu {
     }
 
     /// Whether kernels should take numbers from memory, and leave them there, eight at a time, as 64-bit
-    /// words (`shaders/octets.wgsl`).
-    pub fn prefers_octets(&self) -> bool {
-        self.0.octets
+    /// words (`shaders/words.wgsl`).
+    pub fn prefers_words(&self) -> bool {
+        self.0.words
     }
 
     /// Whether networks made on this device store activations, and the weights that convolutions

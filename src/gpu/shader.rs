@@ -54,8 +54,8 @@ static PARTS: &[&Shader] = &[
     &shader!("cooperative_sums"),
     &shader!("cooperative_tiles"),
     &shader!("max_pool2d_places"),
-    &shader!("octets"),
     &shader!("sum_of_partials"),
+    &shader!("words"),
 ];
 
 /// The constant of `common.wgsl` that makes every shader's `stored` f16.

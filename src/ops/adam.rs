@@ -109,10 +109,10 @@ struct Params {
 pub fn adam(gpu: &Gpu, step: Adam) -> Result<()> {
     let arenas = [step.parameters, step.gradients, step.first_moment, step.second_moment];
     for (part, shadow) in arena::parts_with_shadow(gpu, "adam", arenas, step.shadow)? {
-        let (count, octets) = arena::threads(gpu, &part[0]);
+        let (count, words) = arena::threads(gpu, &part[0]);
         let rest = [step.hyper, step.scale, step.loss].into_iter().chain(&shadow);
         gpu.run(
-            Kernel::new(&ADAM).half(shadow.is_some()).with("OCTETS", octets.into()),
+            Kernel::new(&ADAM).half(shadow.is_some()).with("WORDS", words.into()),
             &Params { count: count as u32 },
             &part.iter().chain(rest).collect::<Vec<_>>(),
             gpu.groups(count.div_ceil(256)),

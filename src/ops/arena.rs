@@ -46,10 +46,10 @@ pub(super) fn parts_with_shadow<const N: usize>(
 }
 
 /// Threads that go over a part of an arena, and whether each does eight numbers, else four: what kernels that
-/// include `shaders/octets.wgsl` are told as `OCTETS`.
+/// include `shaders/words.wgsl` are told as `WORDS`.
 pub(super) fn threads(gpu: &Gpu, part: &Slice) -> (usize, bool) {
-    let octets = gpu.prefers_octets() && part.bytes.is_multiple_of(32);
-    (part.bytes as usize / if octets { 32 } else { 16 }, octets)
+    let words = gpu.prefers_words() && part.bytes.is_multiple_of(32);
+    (part.bytes as usize / if words { 32 } else { 16 }, words)
 }
 
 /// Offset and length of pieces of at most `limit` bytes, cut at multiples of 512: those of a copy

@@ -70,10 +70,10 @@ struct Params {
 pub fn sgd(gpu: &Gpu, step: Sgd) -> Result<()> {
     let arenas = [step.parameters, step.gradients, step.velocity];
     for (part, shadow) in arena::parts_with_shadow(gpu, "sgd", arenas, step.shadow)? {
-        let (count, octets) = arena::threads(gpu, &part[0]);
+        let (count, words) = arena::threads(gpu, &part[0]);
         let rest = [step.hyper, step.scale, step.loss].into_iter().chain(&shadow);
         gpu.run(
-            Kernel::new(&SGD).half(shadow.is_some()).with("OCTETS", octets.into()),
+            Kernel::new(&SGD).half(shadow.is_some()).with("WORDS", words.into()),
             &Params { count: count as u32 },
             &part.iter().chain(rest).collect::<Vec<_>>(),
             gpu.groups(count.div_ceil(256)),

@@ -163,6 +163,15 @@ impl Tiling {
         }
     }
 
+    /// The kernel made to store rows of so many f32 eight at a time, where that takes less time.
+    pub fn storing(self, gpu: &Gpu, channels: usize, kernel: Kernel) -> Kernel {
+        let words = channels.div_ceil(4).is_multiple_of(2) && gpu.prefers_words();
+        match self {
+            Self::Lanes { columns: 2.., .. } if words => kernel.with("WORDS", 1),
+            _ => kernel,
+        }
+    }
+
     /// An operand, of f16 if `half`, as this tile's kernel reads it.
     pub fn operand(self, gpu: &Gpu, operand: &Slice, half: bool) -> Slice {
         if self.reads_texels() { gpu.texels(operand, half) } else { operand.clone() }

@@ -594,6 +594,7 @@ fn backward_weight(
     let most = (y.pixels() / 64).clamp(1, image_rows);
     let tiling = kernels::backward_weight(gpu, geometry, quads, most);
     let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry).half(geometry.dtype.is_half());
+    let kernel = tiling.storing(gpu, y.c, kernel);
     let seen = tiling.seen(geometry);
     let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
     let splits = match gpu.class() {

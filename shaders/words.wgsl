@@ -1,11 +1,11 @@
-// Numbers of an array of f32, eight a time where OCTETS, else four. Software adapters load and store one lane
+// Numbers of an array of f32, eight a time where WORDS, else four. Software adapters load and store one lane
 // after the other, a 64-bit word as fast as a number (benches/README.md).
 
-override OCTETS: u32 = 0u;
-//#const QUADS = 1 + OCTETS
+override WORDS: u32 = 0u;
+//#const QUADS = 1 + WORDS
 
 alias quads = array<vec4<f32>, ${QUADS}>;
-//#if OCTETS
+//#if WORDS
 alias packed = vec4<u64>;
 
 fn halves(word: u64) -> vec2<f32> {
