@@ -72,8 +72,6 @@ fn main(
     let w_${j} = left_${j} - column;
     let inside_${j} = h_${j} < p.oh && w_${j} < p.ow;
     let base_${j} = select(0u, ((image_${j} + h_${j}) * p.ow + w_${j}) * p.co4, inside_${j});
-    //#end
-    //#for j in 0..ROWS / LANES
     let d_${j} = select(vec4<f32>(), left_at(base_${j} + c4), inside_${j});
     //#end
     // One sum after the other: its four steps stay in registers.

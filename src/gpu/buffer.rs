@@ -27,6 +27,9 @@ pub(super) const TEXELS_IN_ROW: u32 = 1024;
 /// else share the same few lines of a processor's cache.
 const GAP: u32 = 4;
 
+/// Rows of a texture that no adapter need exceed.
+const TALLEST: u64 = 16384;
+
 impl Form {
     /// Bytes that sizes are multiples of: of texels a row.
     fn unit(self) -> u64 {
@@ -48,7 +51,7 @@ impl Form {
             Self::Array => bytes.max(1).div_ceil(self.unit()),
             Self::Texels { .. } => {
                 let rows = bytes.div_ceil(self.texel() * u64::from(TEXELS_IN_ROW)).max(3);
-                rows + u64::from(rows.is_power_of_two())
+                rows + u64::from(rows.is_power_of_two() && rows < TALLEST)
             }
         };
         units * self.unit()

@@ -442,7 +442,7 @@ impl Gpu {
     /// Whether [`Gpu::texels`] takes whatever can be bound.
     pub fn has_texels(&self) -> bool {
         let most = u64::from(TEXELS_IN_ROW) * u64::from(self.0.limits.max_texture_dimension_2d);
-        most > 0
+        self.binding_limit() <= most * 8
     }
 
     /// Records the zeroing of a slice.

@@ -589,7 +589,8 @@ fn backward_weight(
 ) {
     let (Geometry { weight, y, .. }, accumulate) = (geometry, *accumulate);
     let quads = weight.n * weight.h * geometry.x.c4();
-    // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels.
+    // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels: processors
+    // seldom have more than 32 cores, and every part costs them stores.
     let image_rows = y.n * y.h;
     let most = (y.pixels() / 64).clamp(1, image_rows);
     let tiling = kernels::backward_weight(gpu, geometry, quads, most);
