@@ -418,7 +418,7 @@ fn lanes_share_loads(gpu: &Gpu) -> bool {
 fn alone(gpu: &Gpu, Product { rows, columns, .. }: Product, images: usize) -> Vec<Named<Tiling>> {
     /// Rows up to which a weight is read for one tile, and copying it takes longer than texels save.
     const FEW: usize = 16;
-    // Images from which on sixteen rows are of one place, and thirty-two then.
+    // Of sixteen images, sixteen rows are of one place.
     let places = if images < 16 { 4 } else { 16 };
     let tilings = match lanes_share_loads(gpu) {
         true if images < 32 && rows <= places * images => LANES_AT_ONE_PLACE,
