@@ -239,12 +239,15 @@ impl Slice {
     }
 }
 
+/// Form, size and number of a storage.
+pub(super) type StorageKey = (Form, u64, u64);
+
 /// Storages that are free for the next lease.
 #[derive(Default)]
 pub(super) struct Pool {
     /// By form, size, then age: what is free alone decides which is leased next, so that work done again
     /// takes the same storages again.
-    free: RefCell<BTreeMap<(Form, u64, u64), Rc<Storage>>>,
+    free: RefCell<BTreeMap<StorageKey, Rc<Storage>>>,
     next_id: Cell<u64>,
     total: Cell<u64>,
     largest: Cell<u64>,
@@ -275,6 +278,16 @@ impl Pool {
         let mut free = self.free.borrow_mut();
         let (&key, _) = free.range((form, bytes, 0)..=(form, most, u64::MAX)).next()?;
         free.remove(&key)
+    }
+
+    /// What is free.
+    pub fn free(&self) -> Vec<StorageKey> {
+        self.free.borrow().keys().copied().collect()
+    }
+
+    /// Whether just these are free, so that work takes the storages that it took when they were.
+    pub fn has_free(&self, free: &[StorageKey]) -> bool {
+        self.free.borrow().keys().eq(free)
     }
 
     fn give_back(&self, storage: Rc<Storage>) {

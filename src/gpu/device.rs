@@ -13,7 +13,7 @@ use super::download::{Download, StagingRing};
 use super::matrix_units::MatrixUnits;
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
-use super::recorder::{Binding, Command, Recorder, Uniforms};
+use super::recorder::{Binding, Command, Recorder, Recording, Uniforms};
 use super::shader::{Kernel, Shader};
 use crate::{Error, Result};
 
@@ -262,6 +262,7 @@ impl Gpu {
 
     /// Makes [`Gpu::matrix_units`] offer none from now on.
     pub fn distrust_matrix_units(&self) {
+        self.forget_kept();
         self.0.matrix_units.set([None; 2]);
     }
 
@@ -329,6 +330,7 @@ impl Gpu {
             return Ok(());
         }
         self.submit()?;
+        self.0.recorder.borrow_mut().interruptions += 1;
         let raw = slice.buffer.storage().buffer(&self.0.device);
         self.0.queue.write_buffer(raw, slice.offset, data);
         Ok(())
@@ -347,14 +349,7 @@ impl Gpu {
         let data = bytemuck::bytes_of(params);
         let params = (!data.is_empty())
             .then(|| self.0.uniforms.borrow_mut().slot(&self.0.device, &self.0.queue, data));
-        let bindings = slices
-            .iter()
-            .map(|slice| Binding {
-                storage: slice.buffer.storage().clone(),
-                offset: slice.offset,
-                bytes: slice.bytes,
-            })
-            .collect();
+        let bindings = slices.iter().map(|slice| Binding::of(slice)).collect();
         self.record(Command::Dispatch { kernel, params, bindings, groups });
     }
 
@@ -375,12 +370,14 @@ impl Gpu {
     /// Makes [`Gpu::choose_kernel`] take the candidate named `kernel` for `pass` at `sizes`, if it is
     /// offered there.
     pub fn prefer_kernel(&self, pass: &str, sizes: Sizes, kernel: &str) {
+        self.forget_kept();
         self.0.choices.tune(pass, sizes, kernel);
     }
 
     /// Makes [`Gpu::choose_kernel`] take the candidate named `kernel` for `pass` wherever it is
     /// offered; none gives the choice back to the table.
     pub fn force_kernel(&self, pass: &'static str, kernel: Option<&'static str>) {
+        self.forget_kept();
         self.0.choices.force(pass, kernel);
     }
 
@@ -397,6 +394,7 @@ impl Gpu {
     /// Runs `shader` wherever the one of its name is asked for, to see that the checks catch what is
     /// wrong with it.
     pub fn replace_shader(&self, shader: &'static Shader) {
+        self.forget_kept();
         self.0.replaced.borrow_mut().insert(shader.name, shader);
     }
 
@@ -456,21 +454,61 @@ impl Gpu {
 
     /// Records reading a slice back; the bytes are there after the next submission.
     pub fn download(&self, slice: &Slice) -> Download {
-        let staging = self.0.staging.take(&self.0.device, slice.bytes);
+        self.download_from(Binding::of(slice))
+    }
+
+    fn download_from(&self, from: Binding) -> Download {
+        let bytes = from.bytes;
+        let staging = self.0.staging.take(&self.0.device, bytes);
         let (sender, mapped) = mpsc::channel();
-        self.record(Command::Download {
-            from: slice.buffer.storage().clone(),
-            offset: slice.offset,
-            staging: staging.clone(),
-            bytes: slice.bytes,
-        });
+        self.record(Command::Download { from, staging: staging.clone() });
         let submission = Rc::new(OnceCell::new());
         self.0.maps.borrow_mut().push(PendingMap {
             staging: staging.clone(),
             sender,
             submission: submission.clone(),
         });
-        Download { gpu: self.clone(), staging, bytes: slice.bytes, mapped, submission }
+        Download { gpu: self.clone(), staging, bytes, mapped, submission }
+    }
+
+    /// Records what `work` records and the download of the slices that it returns, and keeps both, the
+    /// latest such work only, to be recorded [`Gpu::again`] without it. What it uploads would not be
+    /// uploaded again, so nothing is kept of work that does.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn keep(
+        &self,
+        work: impl FnOnce() -> Result<Vec<Slice>>,
+    ) -> Result<(Vec<Download>, Recording)> {
+        let here = || {
+            let recorder = self.0.recorder.borrow();
+            (recorder.commands.len(), recorder.interruptions)
+        };
+        let (first, interruptions) = here();
+        let free = self.0.pool.free();
+        let slices = work()?;
+        let mut recording = Recording::default();
+        if !self.0.planning.get() && here().1 == interruptions {
+            let downloads = slices.iter().map(Binding::of).collect();
+            recording = self.0.recorder.borrow_mut().keep(first, free, downloads);
+        }
+        Ok((slices.iter().map(|slice| self.download(slice)).collect(), recording))
+    }
+
+    /// Records once more what was kept. None if it no longer is, or if it would now come out
+    /// differently: other memory is free than was then, or kernels are chosen differently.
+    pub fn again(&self, recording: &Recording) -> Option<Vec<Download>> {
+        let kept = self.0.recorder.borrow().kept(recording)?;
+        if self.0.planning.get() || !self.0.pool.has_free(&kept.free) {
+            return None;
+        }
+        self.record(Command::Kept(kept.clone()));
+        Some(kept.downloads.iter().map(|from| self.download_from(from.clone())).collect())
+    }
+
+    fn forget_kept(&self) {
+        self.0.recorder.borrow_mut().forget_kept();
     }
 
     fn record(&self, command: Command) {

@@ -20,4 +20,5 @@ pub use device::{Gpu, GpuOptions, Plan};
 pub use download::Download;
 pub use matrix_units::MatrixUnits;
 pub use profile::Timing;
+pub use recorder::Recording;
 pub use shader::{Kernel, Shader};

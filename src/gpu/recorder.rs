@@ -2,17 +2,20 @@
 //!
 //! Nothing runs while commands are recorded. A training loop leases the same storages in the same
 //! order every step, so [`Recorder::encode`] finds nearly every dispatch bound as the one at its place
-//! in the submission before was; caches hold what other submissions have bound.
+//! in the submission before was; caches hold what other submissions have bound. What is known to be
+//! the same again is not even recorded: see [`Kept`].
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
-use super::buffer::{Storage, range};
+use super::buffer::{Slice, Storage, StorageKey, range};
 use super::pipeline::Pipelines;
 use super::profile::Profiler;
 use super::shader::Kernel;
 
 /// A range of a storage bound to a kernel.
+#[derive(Clone)]
 pub(super) struct Binding {
     pub storage: Rc<Storage>,
     pub offset: u64,
@@ -20,6 +23,11 @@ pub(super) struct Binding {
 }
 
 impl Binding {
+    pub fn of(slice: &Slice) -> Self {
+        let Slice { buffer, offset, bytes } = slice;
+        Self { storage: buffer.storage().clone(), offset: *offset, bytes: *bytes }
+    }
+
     fn range(&self) -> (u64, u64, u64) {
         (self.storage.id, self.offset, self.bytes)
     }
@@ -61,12 +69,25 @@ pub(super) enum Command {
         bytes: u64,
     },
     Download {
-        from: Rc<Storage>,
-        offset: u64,
+        from: Binding,
         staging: wgpu::Buffer,
-        bytes: u64,
     },
+    Kept(Rc<Kept>),
 }
+
+/// Commands to be submitted again, as long as recording them anew would come to the same.
+pub(super) struct Kept {
+    commands: Vec<Command>,
+    bound: RefCell<Vec<Bound>>,
+    /// What was free when they were recorded, which decides what was leased.
+    pub free: Vec<StorageKey>,
+    /// What is downloaded afterwards.
+    pub downloads: Vec<Binding>,
+}
+
+/// Names commands that are kept; see [`super::Gpu::keep`].
+#[derive(Clone, Default)]
+pub struct Recording(Weak<Kept>);
 
 /// What a dispatch binds: the kernel, its parameters, and id, offset and size of each binding.
 #[derive(PartialEq, Eq, Hash)]
@@ -95,9 +116,48 @@ struct Bound {
 #[derive(Default)]
 pub(super) struct Recorder {
     pub commands: Vec<Command>,
+    /// Submissions and uploads so far.
+    pub interruptions: u64,
     bound: HashMap<Rc<Key>, Bound>,
     /// What the dispatches of the last submission were, and of longer ones before it those after.
     last: Vec<Bound>,
+    /// The latest commands to be kept, which hold the memory that they use.
+    kept: Option<Rc<Kept>>,
+}
+
+/// What commands are encoded into.
+struct Encoding<'a> {
+    device: &'a wgpu::Device,
+    pipelines: &'a mut Pipelines,
+    uniforms: &'a Uniforms,
+    profiler: Option<&'a mut Profiler>,
+    encoder: wgpu::CommandEncoder,
+    pass: Option<wgpu::ComputePass<'static>>,
+}
+
+impl Encoding<'_> {
+    /// The encoder, outside of any pass.
+    fn between_passes(&mut self) -> &mut wgpu::CommandEncoder {
+        self.pass = None;
+        &mut self.encoder
+    }
+
+    fn dispatch(&mut self, Bound { key, pipeline, group }: &Bound, [x, y, z]: [u32; 3]) {
+        let timestamps = self.profiler.as_mut().and_then(|profiler| {
+            self.pass = None;
+            profiler.next(&key.kernel)
+        });
+        let pass = self.pass.get_or_insert_with(|| {
+            let descriptor = wgpu::ComputePassDescriptor {
+                label: Some(key.kernel.name()),
+                timestamp_writes: timestamps,
+            };
+            self.encoder.begin_compute_pass(&descriptor).forget_lifetime()
+        });
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 impl Recorder {
@@ -107,79 +167,65 @@ impl Recorder {
         device: &wgpu::Device,
         pipelines: &mut Pipelines,
         uniforms: &Uniforms,
-        mut profiler: Option<&mut Profiler>,
+        profiler: Option<&mut Profiler>,
     ) -> wgpu::CommandBuffer {
-        let mut encoder = device.create_command_encoder(&Default::default());
+        self.interruptions += 1;
+        let encoder = device.create_command_encoder(&Default::default());
+        let pass = None;
+        let mut encoding = Encoding { device, pipelines, uniforms, profiler, encoder, pass };
         let mut commands = std::mem::take(&mut self.commands);
-        let mut pass: Option<wgpu::ComputePass<'static>> = None;
-        let mut place = 0;
-        for command in &commands {
-            match command {
-                Command::Dispatch { kernel, params, bindings, groups } => {
-                    let timestamps = profiler.as_mut().and_then(|profiler| {
-                        pass = None;
-                        profiler.next(kernel)
-                    });
-                    let pass = pass.get_or_insert_with(|| {
-                        encoder
-                            .begin_compute_pass(&wgpu::ComputePassDescriptor {
-                                label: Some(kernel.name()),
-                                timestamp_writes: timestamps,
-                            })
-                            .forget_lifetime()
-                    });
-                    let last = self.last.get(place);
-                    if !last.is_some_and(|last| last.key.is(kernel, *params, bindings)) {
-                        let bound =
-                            self.bind(device, pipelines, *kernel, *params, bindings, uniforms);
-                        match self.last.get_mut(place) {
-                            Some(last) => *last = bound,
-                            None => self.last.push(bound),
-                        }
-                    }
-                    let Bound { pipeline, group, .. } = &self.last[place];
-                    place += 1;
-                    pass.set_pipeline(pipeline);
-                    pass.set_bind_group(0, group, &[]);
-                    pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
-                }
-                Command::Copy { from, from_offset, to, to_offset, bytes } => {
-                    pass = None;
-                    let (from, to) = (from.buffer(device), to.buffer(device));
-                    encoder.copy_buffer_to_buffer(from, *from_offset, to, *to_offset, *bytes);
-                }
-                Command::Fill { from, offset, to, bytes } => {
-                    pass = None;
-                    to.fill(device, &mut encoder, from.buffer(device), *offset..offset + bytes);
-                }
-                Command::Clear { storage, offset, bytes } => {
-                    pass = None;
-                    encoder.clear_buffer(storage.buffer(device), *offset, Some(*bytes));
-                }
-                Command::Download { from, offset, staging, bytes } => {
-                    pass = None;
-                    let from = from.buffer(device);
-                    encoder.copy_buffer_to_buffer(from, *offset, staging, 0, *bytes);
-                }
-            }
-        }
-        drop(pass);
+        let mut last = std::mem::take(&mut self.last);
+        self.encode_all(&mut encoding, &commands, &mut last, false);
+        self.last = last;
         commands.clear();
         self.commands = commands;
-        if let Some(profiler) = profiler {
-            profiler.resolve(&mut encoder);
+        encoding.pass = None;
+        if let Some(profiler) = encoding.profiler {
+            profiler.resolve(&mut encoding.encoder);
         }
-        encoder.finish()
+        encoding.encoder.finish()
+    }
+
+    /// Encodes commands whose dispatches were `bound` so before, those of them that were, and still are if
+    /// that is `certain`.
+    fn encode_all(
+        &mut self,
+        to: &mut Encoding<'_>,
+        commands: &[Command],
+        bound: &mut Vec<Bound>,
+        certain: bool,
+    ) {
+        let mut place = 0;
+        for command in commands {
+            match command {
+                Command::Dispatch { kernel, params, bindings, groups } => {
+                    let known = bound
+                        .get(place)
+                        .is_some_and(|known| certain || known.key.is(kernel, *params, bindings));
+                    if !known {
+                        let found = self.bind(to, *kernel, *params, bindings);
+                        match bound.get_mut(place) {
+                            Some(known) => *known = found,
+                            None => bound.push(found),
+                        }
+                    }
+                    to.dispatch(&bound[place], *groups);
+                    place += 1;
+                }
+                Command::Kept(kept) => {
+                    self.encode_all(to, &kept.commands, &mut kept.bound.borrow_mut(), true);
+                }
+                other => encode_transfer(to, other),
+            }
+        }
     }
 
     fn bind(
         &mut self,
-        device: &wgpu::Device,
-        pipelines: &mut Pipelines,
+        Encoding { device, pipelines, uniforms, .. }: &mut Encoding<'_>,
         kernel: Kernel,
         params: Option<UniformSlot>,
         bindings: &[Binding],
-        uniforms: &Uniforms,
     ) -> Bound {
         let key =
             Rc::new(Key { kernel, params, ranges: bindings.iter().map(Binding::range).collect() });
@@ -206,10 +252,58 @@ impl Recorder {
         self.bound.entry(key.clone()).or_insert_with(bind).clone()
     }
 
+    /// Puts the commands recorded from number `first` on aside, as one that can be recorded again.
+    pub fn keep(
+        &mut self,
+        first: usize,
+        free: Vec<StorageKey>,
+        downloads: Vec<Binding>,
+    ) -> Recording {
+        let commands = self.commands.split_off(first);
+        let kept = Rc::new(Kept { commands, bound: RefCell::default(), free, downloads });
+        self.commands.push(Command::Kept(kept.clone()));
+        let recording = Recording(Rc::downgrade(&kept));
+        self.kept = Some(kept);
+        recording
+    }
+
+    /// What a recording names, if it is still kept.
+    pub fn kept(&self, recording: &Recording) -> Option<Rc<Kept>> {
+        recording.0.upgrade()
+    }
+
+    /// Keeps nothing any more.
+    pub fn forget_kept(&mut self) {
+        self.kept = None;
+    }
+
     /// Drops the cached bind groups, which keep the buffers they name alive.
     pub fn forget_groups(&mut self) {
+        self.forget_kept();
         self.bound.clear();
         self.last.clear();
+    }
+}
+
+/// Encodes what is no dispatch.
+fn encode_transfer(to: &mut Encoding<'_>, command: &Command) {
+    let device = to.device;
+    let encoder = to.between_passes();
+    match command {
+        Command::Copy { from, from_offset, to, to_offset, bytes } => {
+            let (from, to) = (from.buffer(device), to.buffer(device));
+            encoder.copy_buffer_to_buffer(from, *from_offset, to, *to_offset, *bytes);
+        }
+        Command::Fill { from, offset, to, bytes } => {
+            to.fill(device, encoder, from.buffer(device), *offset..offset + bytes);
+        }
+        Command::Clear { storage, offset, bytes } => {
+            encoder.clear_buffer(storage.buffer(device), *offset, Some(*bytes));
+        }
+        Command::Download { from: Binding { storage, offset, bytes }, staging } => {
+            encoder.copy_buffer_to_buffer(storage.buffer(device), *offset, staging, 0, *bytes);
+        }
+        Command::Dispatch { .. } | Command::Kept(_) => unreachable!("no transfers"),
     }
 }
 

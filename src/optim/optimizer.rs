@@ -1,5 +1,7 @@
 //! Optimizers over a network's arena of parameters.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::gpu::{Gpu, Slice};
 use crate::nn::{Group, Parameters, Stage};
 use crate::ops::{Adam, AdamHyper, Judged, LossScale, Sgd, SgdHyper, adam, grad_norm, l2_sp, sgd};
@@ -63,6 +65,7 @@ struct Segment {
 
 /// The state of an optimizer of some of a network's parameters.
 pub struct Optimizer {
+    number: u64,
     settings: Settings,
     segments: Vec<Segment>,
     hyper: Slice,
@@ -135,7 +138,9 @@ impl Optimizer {
                 offset,
             }
         });
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             segments: segments.collect(),
             settings,
             hyper,
@@ -143,6 +148,11 @@ impl Optimizer {
             loss_scale: parameters.shadow().map(|_| LossScale::new(gpu)).transpose()?,
             steps: 0,
         })
+    }
+
+    /// A number that no other optimizer of this process has.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// The gradient by the loss that backward passes begin with: 1, or the loss scale.

@@ -80,7 +80,8 @@ impl Features {
         for images in images.chunks(batch_size) {
             let (values, labels) = self.select(images);
             let tape = Tape::no_grad(gpu);
-            let logits = network.after(&tape, self.first, &values, images.len(), Mode::EVAL)?;
+            let values = network.features(gpu, self.first, &values, images.len())?;
+            let logits = network.after(&tape, self.first, values, Mode::EVAL)?;
             let items: Vec<usize> = images.iter().map(|&image| self.items[image]).collect();
             tally.add(&Answer::new(gpu, logits.value())?.wait()?, &labels, &items);
         }

@@ -292,21 +292,27 @@ impl Network {
         Answer::new(gpu, features.value())
     }
 
-    /// The logits of `count` images of which the stages before `first` made `features`.
+    /// Uploads what the stages before `first` made of `count` images.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are other than [`Network::activation`]'s many features.
-    pub fn after(
+    pub fn features(
         &self,
-        tape: &Tape,
+        gpu: &Gpu,
         first: Stage,
         features: &[f32],
         count: usize,
-        mode: Mode,
-    ) -> Result<Var> {
+    ) -> Result<Tensor> {
         let shape = self.activation(first, count);
         let dtype = if first == Stage::Head { tensor::Dtype::F32 } else { self.net.dtype() };
-        let features = Tensor::from_host_as(tape.gpu(), shape, features, dtype)?;
+        Tensor::from_host_as(gpu, shape, features, dtype)
+    }
+
+    /// The logits of images of which the stages before `first` made `features`.
+    ///
+    /// # Errors
+    /// Those of the operations.
+    pub fn after(&self, tape: &Tape, first: Stage, features: Tensor, mode: Mode) -> Result<Var> {
         let features = tape.constant(features);
         match first {
             Stage::Head => self.net.classify(tape, &features, mode),

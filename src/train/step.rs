@@ -1,5 +1,6 @@
 //! One training step: forward, loss, backward, update, recorded as one submission.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use super::source::Batch;
 use super::teachers::Teachers;
 use crate::Tape;
 use crate::error::{Error, Result};
-use crate::gpu::{Download, Gpu, Plan};
+use crate::gpu::{Download, Gpu, Plan, Recording, Slice};
 use crate::nn::{Mode, Stage};
 use crate::ops::{
     ClassWeights, CrossEntropy, CrossEntropyOutput, Distillation, Target, Targets, add,
@@ -50,6 +51,32 @@ pub struct Stepper<'a> {
     image_size: u32,
     /// What averages the weights after each step.
     ema: Option<Rc<Ema>>,
+    /// The latest step that did a batch at once, and what it was like.
+    latest: RefCell<Option<(Kind, Recording)>>,
+}
+
+/// What decides which commands a step consists of, besides the stepper.
+#[derive(PartialEq)]
+struct Kind {
+    optimizer: u64,
+    image_size: u32,
+    images: usize,
+    /// Whether images come as features, and whether with targets that are not labels.
+    inputs: [bool; 2],
+}
+
+/// A part of a batch on the device.
+struct Part {
+    targets: Targets,
+    /// Logits to come near to, if the batch has them.
+    goals: Option<Tensor>,
+    inputs: PartInputs,
+    images: usize,
+}
+
+enum PartInputs {
+    Pixels(Slice),
+    Features(Tensor),
 }
 
 impl<'a> Stepper<'a> {
@@ -75,6 +102,7 @@ impl<'a> Stepper<'a> {
             micro_batch,
             image_size: network.image_size,
             ema: None,
+            latest: RefCell::default(),
         }
     }
 
@@ -100,6 +128,7 @@ impl<'a> Stepper<'a> {
     pub fn weigh(&mut self, class_weights: Vec<f32>) -> Result<()> {
         let on_device = ClassWeights::new(self.gpu, &class_weights)?;
         self.class_weights = Some((class_weights, on_device));
+        self.latest.take();
         Ok(())
     }
 
@@ -172,82 +201,130 @@ impl<'a> Stepper<'a> {
     fn record(&self, optimizer: &Optimizer, batch: &Batch) -> Result<Vec<Download>> {
         let weights = self.class_weights.as_ref().map(|(weights, _)| &weights[..]);
         let targets = batch.targets(weights);
+        if targets.len() <= self.micro_batch {
+            return self.record_at_once(optimizer, batch, &targets);
+        }
         let mut losses = Vec::new();
         let mut start = 0;
         // Parts are as even as can be, so that none is too small for batch norm.
         let parts = even_part(targets.len(), self.micro_batch);
         let mut parts = targets.chunks(parts).peekable();
         while let Some(targets) = parts.next() {
-            self.network.net.draw(self.gpu, batch.noise_key, start)?;
+            let part = self.load(batch, start, targets)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
-            let (stats, by_teachers) =
-                self.gradients(batch, start, targets, mode, optimizer.seed())?;
-            losses.push(self.gpu.download(stats.memory()));
-            losses.extend(by_teachers.map(|stats| self.gpu.download(stats.memory())));
+            let stats = self.gradients(part, batch.labels.len(), mode, optimizer.seed())?;
+            losses.extend(stats.iter().map(|stats| self.gpu.download(stats.memory())));
             start += targets.len();
             if parts.peek().is_none() {
-                optimizer.step_if_finite(self.gpu, stats.memory())?;
+                optimizer.step_if_finite(self.gpu, stats[0].memory())?;
             }
         }
         Ok(losses)
     }
 
-    /// Records the gradients, times `seed`, of the part of a batch that begins with image `start`.
-    /// Returns the statistics of the losses by the labels and by the teachers, if there are any.
-    fn gradients(
+    /// Records a step of which all images are one part: if it is like the one before, by its commands.
+    fn record_at_once(
         &self,
+        optimizer: &Optimizer,
         batch: &Batch,
-        start: usize,
         targets: &[Target],
-        mode: Mode,
-        seed: Tensor,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    ) -> Result<Vec<Download>> {
+        let part = self.load(batch, 0, targets)?;
+        let features = matches!(part.inputs, PartInputs::Features(_));
+        let kind = Kind {
+            optimizer: optimizer.number(),
+            image_size: self.image_size,
+            images: part.images,
+            inputs: [features, part.goals.is_some()],
+        };
+        let latest = self.latest.take().filter(|(latest, _)| *latest == kind);
+        if let Some((kind, recording)) = latest
+            && let Some(losses) = self.gpu.again(&recording)
+        {
+            self.latest.replace(Some((kind, recording)));
+            return Ok(losses);
+        }
+        let (losses, recording) = self.gpu.keep(|| {
+            let stats = self.gradients(part, kind.images, self.mode, optimizer.seed())?;
+            optimizer.step_if_finite(self.gpu, stats[0].memory())?;
+            Ok(stats.iter().map(|stats| stats.memory().clone()).collect())
+        })?;
+        self.latest.replace(Some((kind, recording)));
+        Ok(losses)
+    }
+
+    /// Uploads the part of a batch with these targets, which begins with image `start`.
+    fn load(&self, batch: &Batch, start: usize, targets: &[Target]) -> Result<Part> {
         let (gpu, network) = (self.gpu, self.network);
-        let count = targets.len();
+        network.net.draw(gpu, batch.noise_key, start)?;
         let weights = self.class_weights.as_ref().map(|(_, weights)| weights);
-        let targets = Targets::new(gpu, targets)?.weighted(weights);
-        let tape = Tape::new(gpu);
-        let end = start + count;
+        let images = targets.len();
+        let end = start + images;
         let mut goals = None;
         if !batch.targets.is_empty() {
             let width = network.net.classes();
             let values = &batch.targets[start * width..end * width];
-            goals = Some(Tensor::from_host(gpu, Shape::matrix(count, width), values)?);
+            goals = Some(Tensor::from_host(gpu, Shape::matrix(images, width), values)?);
         }
-        let logits = match batch.inputs() {
-            Inputs::Pixels(pixels) => {
-                let size = (self.image_size as usize).pow(2) * 3;
-                let pixels = network.upload(gpu, &pixels[start * size..end * size])?;
+        Ok(Part {
+            targets: Targets::new(gpu, targets)?.weighted(weights),
+            goals,
+            inputs: match batch.inputs() {
+                Inputs::Pixels(pixels) => {
+                    let size = (self.image_size as usize).pow(2) * 3;
+                    PartInputs::Pixels(network.upload(gpu, &pixels[start * size..end * size])?)
+                }
+                Inputs::Features(features) => {
+                    let size = network.activation(self.first, 1).len();
+                    let features = &features[start * size..end * size];
+                    PartInputs::Features(network.features(gpu, self.first, features, images)?)
+                }
+            },
+            images,
+        })
+    }
+
+    /// Records the gradients, times `seed`, of a part of a batch of so many images. Returns the
+    /// statistics of the losses by the labels and by the teachers, if there are any.
+    fn gradients(
+        &self,
+        part: Part,
+        images: usize,
+        mode: Mode,
+        seed: Tensor,
+    ) -> Result<Vec<Tensor>> {
+        let (gpu, network) = (self.gpu, self.network);
+        let tape = Tape::new(gpu);
+        let Part { targets, mut goals, inputs, images: count } = part;
+        let logits = match inputs {
+            PartInputs::Pixels(pixels) => {
                 if let (Some(teachers), None) = (self.teachers, &goals) {
                     goals = Some(teachers.targets(gpu, &pixels, count, self.image_size)?);
                 }
-                let images = network.input_of_size(&tape, &pixels, count, self.image_size)?;
-                network.net.forward(&tape, &images, mode)?
+                let input = network.input_of_size(&tape, &pixels, count, self.image_size)?;
+                drop(pixels);
+                network.net.forward(&tape, &input, mode)?
             }
-            Inputs::Features(features) => {
-                let size = network.activation(self.first, 1).len();
-                let features = &features[start * size..end * size];
-                network.after(&tape, self.first, features, count, mode)?
-            }
+            PartInputs::Features(features) => network.after(&tape, self.first, features, mode)?,
         };
         let lessons = self.teachers.map(Teachers::lessons);
-        let count = batch.labels.len() as f64;
         // A loss's weight divides what its sum over images is divided by.
-        let divisor = (count / lessons.map_or(1.0, |lessons| lessons.task_loss_weight)) as f32;
+        let images = images as f64;
+        let divisor = (images / lessons.map_or(1.0, |lessons| lessons.task_loss_weight)) as f32;
         let options = CrossEntropy { label_smoothing: self.label_smoothing, divisor };
         let CrossEntropyOutput { loss, stats } = cross_entropy(&tape, &logits, &targets, options)?;
         let (Some(lessons), Some(goals)) = (lessons, goals) else {
             tape.backward(&loss, seed)?;
-            return Ok((stats, None));
+            return Ok(vec![stats]);
         };
         let options = Distillation {
             temperature: lessons.temperature as f32,
-            divisor: (count / lessons.distill_loss_weight) as f32,
+            divisor: (images / lessons.distill_loss_weight) as f32,
         };
         let by_teachers = distillation(&tape, &logits, &goals, options)?;
         let loss = add(&tape, &loss, &by_teachers.loss)?;
         tape.backward(&loss, seed)?;
-        Ok((stats, Some(by_teachers.stats)))
+        Ok(vec![stats, by_teachers.stats])
     }
 
     /// Which parameter, or which operation on the images of `batch`, first holds a value that is not
@@ -273,7 +350,8 @@ impl<'a> Stepper<'a> {
                 network.net.forward(&tape, &images, self.mode)?;
             }
             Inputs::Features(features) => {
-                network.after(&tape, self.first, features, count, self.mode)?;
+                let features = network.features(gpu, self.first, features, count)?;
+                network.after(&tape, self.first, features, self.mode)?;
             }
         }
         Ok(tape.first_non_finite())
