@@ -1,5 +1,5 @@
 // Numbers of an array of f32, eight a time where WORDS, else four. Software adapters load and store one lane
-// after the other, a 64-bit word as fast as a number (benches/README.md).
+// after the other, a 64-bit word as fast as a number (benches/results/README.md).
 
 override WORDS: u32 = 0u;
 //#const QUADS = 1 + WORDS
