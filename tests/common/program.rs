@@ -65,6 +65,7 @@ impl Ran {
         errors[0]
     }
 
+    #[allow(dead_code, reason = "some tests read no JSON")]
     pub fn objects(&self) -> Vec<Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
