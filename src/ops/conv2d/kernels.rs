@@ -415,9 +415,16 @@ fn lanes_share_loads(gpu: &Gpu) -> bool {
 }
 
 /// Tilings in registers alone for rows that are the pixels of so many images.
-fn alone(gpu: &Gpu, Product { rows, columns, .. }: Product, images: usize) -> Vec<Named<Tiling>> {
-    /// Rows up to which a weight is read for one tile, and copying it takes longer than texels save.
+fn alone(
+    gpu: &Gpu,
+    Product { rows, columns, .. }: Product,
+    geometry: &Geometry,
+) -> Vec<Named<Tiling>> {
+    /// Rows up to which a weight is read for one tile, and copying it takes longer than texels save, but for
+    /// a small one.
     const FEW: usize = 16;
+    const SMALL: u64 = 1 << 16;
+    let images = geometry.x.n;
     // Of sixteen images, sixteen rows are of one place.
     let places = if images < 16 { 4 } else { 16 };
     let tilings = match lanes_share_loads(gpu) {
@@ -426,7 +433,7 @@ fn alone(gpu: &Gpu, Product { rows, columns, .. }: Product, images: usize) -> Ve
         false if columns <= 64 => NARROW_REGISTERS,
         false => REGISTERS,
     };
-    in_order(gpu, tilings, rows > FEW)
+    in_order(gpu, tilings, rows > FEW || geometry.weight.bytes() <= SMALL)
 }
 
 /// Tilings in registers alone for rows that are the input channels at all taps.
@@ -526,7 +533,7 @@ fn methods(
     geometry: &Geometry,
     winograd: Option<Winograd>,
 ) -> Vec<Named<Method>> {
-    let direct = tilings(gpu, product, geometry, alone(gpu, product, geometry.x.n));
+    let direct = tilings(gpu, product, geometry, alone(gpu, product, geometry));
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: Lanes = [
