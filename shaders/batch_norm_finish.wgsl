@@ -1,11 +1,14 @@
 // batch_norm statistics, second step: merges the chunks' means and squared deviations (Chan et al.),
 // updates the running statistics, and writes what the other kernels use: scale = γ/σ,
 // shift = β − μ·scale, μ, and 1/σ. A workgroup merges four channels; where there are few pixels, it does
-// on all of these what batch_norm_apply.wgsl does. Reference: `reference` in src/ops/batch_norm.rs.
+// on all of these what batch_norm_apply.wgsl does, and with PARTS first what conv2d_sum.wgsl does.
+// Reference: `reference` in src/ops/batch_norm.rs.
 
 override APPLY: u32 = 0u;
+override PARTS: u32 = 0u;  // with APPLY
 override THREADS: u32 = 64u;
 
+// Of `chunk` pixels are the statistics in `partials`; or so many parts, [part][row][column / 4], make x.
 struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
@@ -15,7 +18,11 @@ struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(5) var<storage, read_write> coefficients: array<vec4<f32>>;
 //#if APPLY
 //#include batch_norm_normalise
+//#if PARTS
+@group(0) @binding(6) var<storage, read_write> x: array<vec4<stored>>;
+//#else
 @group(0) @binding(6) var<storage, read> x: array<vec4<stored>>;
+//#end
 @group(0) @binding(7) var<storage, read_write> y: array<vec4<stored>>;
 //#if RESIDUAL
 @group(0) @binding(8) var<storage, read> residual: array<vec4<stored>>;
@@ -33,10 +40,31 @@ fn main(
 ) {
   let column = flat_group(group, groups);
   if column >= p.c4 { return; }
-  let chunks = (p.rows + p.chunk - 1u) / p.chunk;
   var count = 0.0;
   var mean = vec4<f32>();
   var m2 = vec4<f32>();
+  //#if PARTS
+  for (var row = thread; row < p.rows; row += THREADS) {
+    let at = row * p.c4 + column;
+    // Loads of four parts are under way at a time.
+    var sum = vec4<f32>();
+    for (var part = 0u; part < p.chunk; part += 4u) {
+      //#for k in 0..4
+      let part_${k} = partials[min(part + ${k}u, p.chunk - 1u) * p.rows * p.c4 + at];
+      //#end
+      //#for k in 0..4
+      if part + ${k}u < p.chunk { sum += part_${k}; }
+      //#end
+    }
+    x[at] = vec4<stored>(sum);
+    // The row joins those before it (Welford).
+    count += 1.0;
+    let delta = sum - mean;
+    mean += delta / count;
+    m2 += delta * (sum - mean);
+  }
+  //#else
+  let chunks = (p.rows + p.chunk - 1u) / p.chunk;
   // Loads of four chunks are under way at a time.
   for (var chunk = thread; chunk < chunks; chunk += 4u * THREADS) {
     //#for k in 0..4
@@ -55,6 +83,7 @@ fn main(
     }
     //#end
   }
+  //#end
   counts[thread] = count;
   means[thread] = mean;
   m2s[thread] = m2;

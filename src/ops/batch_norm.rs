@@ -68,22 +68,43 @@ pub struct BatchNorm {
     pub relu: bool,
 }
 
-/// Mean and Σ(x − mean)² of every few pixels of a tensor, which a convolution gathers on the way.
+/// What a convolution gathers of its output on the way.
 pub struct BatchStats {
-    partials: Slice,
     shape: Shape,
-    chunk: usize,
+    gathered: Gathered,
+}
+
+enum Gathered {
+    /// Mean and Σ(x − mean)² of every `chunk` pixels.
+    Chunks { partials: Slice, chunk: usize },
+    /// The output itself, yet to be written, in so many parts to be added up.
+    Parts { parts: Slice, count: usize },
 }
 
 impl BatchStats {
-    /// Room for the statistics of every `chunk` pixels of a tensor of this shape.
+    /// Memory for the statistics of every `chunk` pixels, to be filled.
     pub(super) fn empty(gpu: &Gpu, shape: Shape, chunk: usize) -> Self {
         let vec4s = shape.pixels().div_ceil(chunk) * 2 * shape.c4();
-        Self { partials: gpu.lease(vec4s as u64 * 16), shape, chunk }
+        let partials = gpu.lease(vec4s as u64 * 16);
+        Self { shape, gathered: Gathered::Chunks { partials, chunk } }
+    }
+
+    /// An output of this shape that is yet to be added up, in `count` parts: the batch norm does it.
+    pub(super) fn of_parts(shape: Shape, parts: Slice, count: usize) -> Self {
+        Self { shape, gathered: Gathered::Parts { parts, count } }
+    }
+
+    /// Whether a batch norm takes parts of an output of this shape.
+    pub(super) fn takes_parts(shape: Shape) -> bool {
+        shape.pixels() <= FEW
     }
 
     pub(super) fn memory(&self) -> &Slice {
-        &self.partials
+        match &self.gathered {
+            Gathered::Chunks { partials: memory, .. } | Gathered::Parts { parts: memory, .. } => {
+                memory
+            }
+        }
     }
 
     fn gather(gpu: &Gpu, x: &Tensor) -> Self {
@@ -92,7 +113,7 @@ impl BatchStats {
         gpu.run(
             Kernel::new(&STATS).with("UNROLL", unroll(gpu)).half(x.dtype().is_half()),
             &ChunkParams::new(x.shape(), CHUNK),
-            &[x.memory(), &stats.partials],
+            &[x.memory(), stats.memory()],
             gpu.groups(threads.div_ceil(64)),
         );
         stats
@@ -169,7 +190,7 @@ pub fn batch_norm(
     let gpu = tape.gpu();
     let y = Tensor::empty_as(gpu, x.shape(), x.value().dtype());
     let output = Output { y: &y, residual: residual.map(Var::value), relu: options.relu };
-    let few = options.training && x.shape().pixels() <= FEW;
+    let few = options.training && BatchStats::takes_parts(x.shape());
     let along = few.then_some(output);
     let coefficients = coefficients(gpu, x.value(), state, stats, options, along)?;
     if !few {
@@ -243,21 +264,27 @@ pub(super) fn coefficients(
         momentum: f32,
         epsilon: f32,
     }
+    let (chunk, parts) = match stats.gathered {
+        Gathered::Chunks { chunk, .. } => (chunk, false),
+        Gathered::Parts { count, .. } => (count, true),
+    };
     let params = FinishParams {
-        chunks: ChunkParams::new(shape, stats.chunk),
+        chunks: ChunkParams::new(shape, chunk),
         momentum: options.momentum,
         epsilon: options.epsilon,
     };
     let mut slices = vec![
-        &stats.partials,
+        stats.memory(),
         gamma.value().memory(),
         beta.value().memory(),
         running.memory(),
         &coefficients,
     ];
-    let chunks = shape.pixels().div_ceil(stats.chunk);
-    let rows = if along.is_some() { shape.pixels() } else { chunks };
+    let rows = if along.is_some() { shape.pixels() } else { shape.pixels().div_ceil(chunk) };
     let mut kernel = Kernel::new(&FINISH).with("THREADS", threads_for(gpu, rows));
+    if parts {
+        kernel = kernel.with("PARTS", 1);
+    }
     if let Some(output) = along {
         slices.push(x.memory());
         kernel = output.attach(kernel.with("APPLY", 1), &mut slices);

@@ -1,7 +1,7 @@
 //! A convolution and the batch norm after it, with the residual add and ReLU that may follow:
 //! y = max(batch_norm(x ∗ w) + residual, 0).
 //!
-//! In training the convolution gathers the statistics on the way. Where the running statistics are
+//! In training the convolution gathers the statistics on the way, or leaves its output in parts to the batch norm. Where the running statistics are
 //! used and nothing is differentiated, all of it happens in the convolution, before the sums are
 //! written: y = max(scale·(x ∗ w) + shift + residual, 0).
 
@@ -9,7 +9,7 @@ use super::Op;
 use super::batch_norm::{BatchNorm, BatchNormState, batch_norm, reference as norm, statistics};
 use super::case::{Array, Case, Fill, Input, Looser};
 use super::conv2d::{
-    Affine, Conv2d, PASSES, conv2d, conv2d_affine, conv2d_with_stats, reference as convolution,
+    Affine, Conv2d, PASSES, conv2d, conv2d_affine, conv2d_before_norm, reference as convolution,
 };
 use crate::Result;
 use crate::autograd::{Tape, Var};
@@ -31,7 +31,7 @@ pub fn conv2d_batch_norm(
     options: BatchNorm,
 ) -> Result<Var> {
     if options.training {
-        let (y, stats) = conv2d_with_stats(tape, x, weight, conv)?;
+        let (y, stats) = conv2d_before_norm(tape, x, weight, conv)?;
         return batch_norm(tape, &y, state, residual, stats, options);
     }
     let inputs = [x, weight, state.gamma, state.beta];

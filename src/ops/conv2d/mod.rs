@@ -282,20 +282,54 @@ pub fn conv2d_with_stats(
     weight: &Var,
     conv: Conv2d,
 ) -> Result<(Var, Option<BatchStats>)> {
+    with_stats(tape, x, weight, conv, false)
+}
+
+/// [`conv2d_with_stats`] for a batch norm that follows at once: it may have to add up the output.
+///
+/// # Errors
+/// Those of [`conv2d`].
+pub(super) fn conv2d_before_norm(
+    tape: &Tape,
+    x: &Var,
+    weight: &Var,
+    conv: Conv2d,
+) -> Result<(Var, Option<BatchStats>)> {
+    with_stats(tape, x, weight, conv, true)
+}
+
+fn with_stats(
+    tape: &Tape,
+    x: &Var,
+    weight: &Var,
+    conv: Conv2d,
+    leave_parts: bool,
+) -> Result<(Var, Option<BatchStats>)> {
     let geometry = Geometry::of(x.value(), weight.value(), conv)?;
     let gpu = tape.gpu();
     let method = kernels::forward(gpu, &geometry);
+    let operands = [x, weight].map(|var| Operand::new(var.value()));
     let chunk = match method {
-        Method::Direct(tiling) => Some(match forward_sharing(&geometry, tiling).parts {
-            1 => tiling.rows(),
-            _ => ROWS_WITH_STATS,
-        }),
+        Method::Direct(tiling) => match forward_sharing(&geometry, tiling).parts {
+            1 => Some(tiling.rows()),
+            _ if leave_parts && BatchStats::takes_parts(geometry.y) => None,
+            _ => Some(ROWS_WITH_STATS),
+        },
         Method::Winograd(..) => Winograd::forward(&geometry).and_then(|it| it.stats_chunk()),
     };
     let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
-    let operands = [x, weight].map(|var| Operand::new(var.value()));
-    let y = forward(gpu, &geometry, method, operands.each_ref(), epilogue);
+    let (y, parts) = forward_in_parts(gpu, &geometry, method, operands.each_ref(), epilogue);
+    let stats = match parts {
+        Some((parts, count)) if chunk.is_none() => {
+            Some(BatchStats::of_parts(geometry.y, parts, count))
+        }
+        Some((parts, count)) => {
+            sum(gpu, &parts, count, &y, epilogue);
+            stats
+        }
+        None => stats,
+    };
     Ok((attach(tape, geometry, [x, weight], operands, None, y), stats))
 }
 
@@ -400,15 +434,31 @@ fn forward(
     gpu: &Gpu,
     geometry: &Geometry,
     method: Method,
-    operands @ [x, weight]: [&Operand; 2],
+    operands: [&Operand; 2],
     epilogue: Epilogue<'_>,
 ) -> Tensor {
+    let (y, parts) = forward_in_parts(gpu, geometry, method, operands, epilogue);
+    if let Some((parts, count)) = parts {
+        sum(gpu, &parts, count, &y, epilogue);
+    }
+    y
+}
+
+/// Records the forward pass but for adding up the parts of sums that workgroups share, of which it returns
+/// all and how many there are: with them, the output is yet to be written and the epilogue yet to be done.
+fn forward_in_parts(
+    gpu: &Gpu,
+    geometry: &Geometry,
+    method: Method,
+    operands @ [x, weight]: [&Operand; 2],
+    epilogue: Epilogue<'_>,
+) -> (Tensor, Option<(Slice, usize)>) {
     let y = Tensor::empty_as(gpu, geometry.y, geometry.dtype);
     let tiling = match method {
         Method::Winograd(tiling) => {
             let winograd = Winograd::forward(geometry).expect("offered where it applies");
             winograd.run(gpu, tiling, x.tensor(), weight.tensor(), &y, epilogue);
-            return y;
+            return (y, None);
         }
         Method::Direct(tiling) => tiling,
     };
@@ -426,10 +476,7 @@ fn forward(
     let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
-    if let Some(parts) = &parts {
-        sum(gpu, parts, sharing.parts, &y, epilogue);
-    }
-    y
+    (y, parts.map(|parts| (parts, sharing.parts)))
 }
 
 fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
