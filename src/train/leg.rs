@@ -45,6 +45,13 @@ pub(super) struct Leg<'a> {
     epoch_steps: u64,
 }
 
+/// What the layers before a stage make of all images, as long as these layers are frozen.
+pub(super) struct Cached {
+    first: Stage,
+    train: Rc<Features>,
+    val: Rc<Features>,
+}
+
 impl Leg<'_> {
     /// The learning rate of a step, counted from the start of the phase.
     pub fn learning_rate(&self, step: u64) -> f64 {
@@ -69,9 +76,20 @@ impl<'r> Run<'r> {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let count = images.train.len() + images.val.len();
         let bytes = network.activation(phase.train_from, count).len() as u64 * 4;
+        // The phase before may have had the same layers frozen.
+        let cached = self.cached.take().filter(|cached| cached.first == phase.train_from);
         let (source, frozen_seconds) = if phase.caches(config, bytes) {
-            let (source, seconds) = self.cache(network, phase.train_from, images)?;
-            (source, Some(seconds))
+            let targets = self.targets(images)?;
+            let (cached, seconds) = match cached {
+                Some(cached) => (cached, None),
+                None => {
+                    let (cached, seconds) = self.cache(network, phase.train_from, images)?;
+                    (cached, Some(seconds))
+                }
+            };
+            let (train, val) = (cached.train.clone(), cached.val.clone());
+            self.cached = Some(cached);
+            (Source::Features { train, val, targets }, seconds)
         } else {
             // Images that are never the same are shown to the teachers step by step.
             let targets = match config.augment {
@@ -192,24 +210,23 @@ impl<'r> Run<'r> {
 
     /// Computes once what the layers before `first` make of all images. Returns also the seconds that
     /// the training images took.
-    fn cache(&mut self, network: &Network, first: Stage, images: &Images) -> Result<(Source, f64)> {
-        let targets = self.targets(images)?;
+    fn cache(&mut self, network: &Network, first: Stage, images: &Images) -> Result<(Cached, f64)> {
         let started = Instant::now();
-        let mut compute = |items: &Arc<[Item]>| -> Result<Features> {
+        let mut compute = |items: &Arc<[Item]>| -> Result<Rc<Features>> {
             let (features, failed) =
                 Features::compute(self.gpu, network, first, items, self.config, self.interrupt)?;
             self.unreadable.tell(self.console, &failed);
-            Ok(features)
+            Ok(Rc::new(features))
         };
         let train = compute(&images.train)?;
         let seconds = started.elapsed().as_secs_f64();
-        let source = Source::Features { train, val: compute(&images.val)?, targets };
+        let cached = Cached { first, train, val: compute(&images.val)? };
         self.console.line(format_args!(
             "features of {} images computed once, in {:.1} s",
             images.train.len() + images.val.len(),
             started.elapsed().as_secs_f64()
         ));
-        Ok((source, seconds))
+        Ok((cached, seconds))
     }
 }
 

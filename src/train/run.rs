@@ -10,7 +10,7 @@ use super::config::Config;
 use super::console::Console;
 use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
-use super::leg::Leg;
+use super::leg::{Cached, Leg};
 use super::metrics::{Epoch, Metrics, Validation};
 use super::network::Network;
 use super::opening::{Args, Unreadable, scan, tell_network, tell_teachers, tell_weights};
@@ -116,6 +116,7 @@ pub fn run(
         under_way: false,
         teachers: teachers.as_ref(),
         targets: None,
+        cached: None,
         before: progress.seconds,
         progress,
         started,
@@ -205,6 +206,8 @@ pub(super) struct Run<'a> {
     pub teachers: Option<&'a Teachers>,
     /// What they make of the training images, once that was needed.
     pub targets: Option<Rc<Targets>>,
+    /// What the frozen layers make of the images, if the latest phase had that computed once.
+    pub cached: Option<Cached>,
 }
 
 impl Run<'_> {

@@ -20,9 +20,9 @@ pub enum Source {
     /// Cached features of the training and validation images.
     Features {
         /// Of the training images.
-        train: Features,
+        train: Rc<Features>,
         /// Of the validation images.
-        val: Features,
+        val: Rc<Features>,
         /// What the teachers make of the training images, where there are teachers.
         targets: Option<Rc<Targets>>,
     },

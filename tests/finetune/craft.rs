@@ -194,3 +194,17 @@ fn what_frozen_layers_make_of_the_same_pixels_is_computed_once() {
     let seen = told("head-augmented", "--freeze backbone --augment light --cache-features never");
     assert!(!seen.0);
 }
+
+#[test]
+fn phases_that_freeze_the_same_share_what_was_computed_once() {
+    let wgrad = Wgrad::with_images();
+    let options = "--freeze backbone --freeze-epochs 1 --epochs 1";
+    let whole = wgrad.finetune("whole", options);
+    assert_eq!(whole.answer().matches("computed once").count(), 1, "{}", whole.stdout);
+    assert_eq!(whole.stdout.matches("times as fast").count(), 1, "{}", whole.stdout);
+    // A run that begins with the second phase computes them anew, to the same bits.
+    wgrad.finetune("stopped", &format!("{options} --max-steps 3")).answer();
+    let resumed = wgrad.run(&["finetune", "--resume", "stopped", "--max-steps", "6"]);
+    assert_eq!(resumed.answer().matches("computed once").count(), 1, "{}", resumed.stdout);
+    assert!(wgrad.last("stopped") == wgrad.last("whole"));
+}
