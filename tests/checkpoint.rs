@@ -442,6 +442,8 @@ fn hostile_and_broken_files_are_refused() {
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n".to_vec(),
             "git lfs pull",
         ),
+        ("an ensemble", br#"{ "average": "logits", "members": [] }"#.to_vec(), "fuse distill"),
+        ("a web page", b"<!DOCTYPE html><title>404</title>".to_vec(), "web page"),
     ] {
         let message = refusal(&bytes);
         assert!(message.contains(part), "{lie}: {message}");

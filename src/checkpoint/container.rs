@@ -107,6 +107,14 @@ fn refuse_other_formats(bytes: &[u8]) -> std::result::Result<(), String> {
                     weights_only=True), 'model.safetensors')"
             .into());
     }
+    if bytes.starts_with(b"{") && !header_follows {
+        return Err("is JSON, not a safetensors file; an ensemble is for `wgrad evaluate` and \
+                    `wgrad predict`, and `wgrad fuse distill` makes one network of several"
+            .into());
+    }
+    if bytes.starts_with(b"<") && !header_follows {
+        return Err("is a web page, not a safetensors file; download the file itself".into());
+    }
     if bytes.starts_with(b"version https://git-lfs") {
         return Err(
             "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`".into()
