@@ -40,6 +40,7 @@ static BACKWARD_WEIGHT_COOPERATIVE: Shader = shader!("conv2d_backward_weight_coo
 static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
 static PEAKS: Shader = shader!("conv2d_peaks");
 static SUM: Shader = shader!("conv2d_sum");
+static SUM_BOTH: Shader = shader!("conv2d_sum_both");
 
 const FORWARD: Shaders = Shaders {
     lanes: &FORWARD_LANES,
@@ -72,6 +73,7 @@ pub(super) const OP: Op = Op {
         &BACKWARD_BIAS,
         &PEAKS,
         &SUM,
+        &SUM_BOTH,
         &winograd::INPUT,
         &winograd::WEIGHT,
         &winograd::MULTIPLY_LANES,
@@ -321,11 +323,11 @@ fn with_stats(
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
     let (y, parts) = forward_in_parts(gpu, &geometry, method, operands.each_ref(), epilogue);
     let stats = match parts {
-        Some((parts, count)) if chunk.is_none() => {
-            Some(BatchStats::of_parts(geometry.y, parts, count))
+        Some(parts) if chunk.is_none() => {
+            Some(BatchStats::of_parts(geometry.y, parts.memory, parts.count))
         }
-        Some((parts, count)) => {
-            sum(gpu, &parts, count, &y, epilogue);
+        Some(parts) => {
+            sum(gpu, &parts, &y, epilogue);
             stats
         }
         None => stats,
@@ -438,21 +440,27 @@ fn forward(
     epilogue: Epilogue<'_>,
 ) -> Tensor {
     let (y, parts) = forward_in_parts(gpu, geometry, method, operands, epilogue);
-    if let Some((parts, count)) = parts {
-        sum(gpu, &parts, count, &y, epilogue);
+    if let Some(parts) = parts {
+        sum(gpu, &parts, &y, epilogue);
     }
     y
 }
 
-/// Records the forward pass but for adding up the parts of sums that workgroups share, of which it returns
-/// all and how many there are: with them, the output is yet to be written and the epilogue yet to be done.
+/// Sums that workgroups share, yet to be added up from their parts: [part][row][column].
+struct Parts {
+    memory: Slice,
+    count: usize,
+}
+
+/// Records the forward pass but for adding up parts: where there are any, the output is yet to be written
+/// and the epilogue yet to be done.
 fn forward_in_parts(
     gpu: &Gpu,
     geometry: &Geometry,
     method: Method,
     operands @ [x, weight]: [&Operand; 2],
     epilogue: Epilogue<'_>,
-) -> (Tensor, Option<(Slice, usize)>) {
+) -> (Tensor, Option<Parts>) {
     let y = Tensor::empty_as(gpu, geometry.y, geometry.dtype);
     let tiling = match method {
         Method::Winograd(tiling) => {
@@ -476,7 +484,7 @@ fn forward_in_parts(
     let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
     let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
     gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
-    (y, parts.map(|parts| (parts, sharing.parts)))
+    (y, parts.map(|memory| Parts { memory, count: sharing.parts }))
 }
 
 fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
@@ -487,8 +495,8 @@ fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
 /// Rows that a thread sums up where it gathers statistics; the shader's `ROWS`.
 const ROWS_WITH_STATS: usize = 8;
 
-/// Records what adds up the parts of sums that workgroups share, with what follows the sums.
-fn sum(gpu: &Gpu, parts: &Slice, count: usize, y: &Tensor, epilogue: Epilogue<'_>) {
+/// Records what adds up parts, with what follows the sums.
+fn sum(gpu: &Gpu, parts: &Parts, y: &Tensor, epilogue: Epilogue<'_>) {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct SumParams {
@@ -503,14 +511,44 @@ fn sum(gpu: &Gpu, parts: &Slice, count: usize, y: &Tensor, epilogue: Epilogue<'_
     let params = SumParams {
         rows: rows as u32,
         co4: co4 as u32,
-        splits: count as u32,
+        splits: parts.count as u32,
         accumulate: matches!(epilogue, Epilogue::Accumulate).into(),
         epsilon: epilogue.epsilon(),
     };
-    let mut slices = vec![parts, y.memory()];
+    let mut slices = vec![&parts.memory, y.memory()];
     let kernel = Kernel::new(&SUM).with("ROWS", at_a_time as u32).half(y.dtype().is_half());
     let kernel = epilogue.attach(kernel, &mut slices);
     gpu.run(kernel, &params, &slices, gpu.groups((rows.div_ceil(at_a_time) * co4).div_ceil(64)));
+}
+
+/// Records what adds up the parts of gradients, by the weight and by the input.
+fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, Target)>; 2]) {
+    #[repr(C)]
+    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+    struct BothParams {
+        quads: [u32; 2],
+        parts: [u32; 2],
+        accumulate: [u32; 2],
+    }
+    let [Some(of_weight), Some(of_input)] = &unsummed else {
+        for (parts, Target { tensor, accumulate }) in unsummed.into_iter().flatten() {
+            let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
+            sum(gpu, &parts, &tensor, epilogue);
+        }
+        return;
+    };
+    let both = [of_weight, of_input];
+    let params = BothParams {
+        quads: both.map(|(_, target)| target.tensor.shape().vec4s() as u32),
+        parts: both.map(|(parts, _)| parts.count as u32),
+        accumulate: both.map(|(_, target)| target.accumulate.into()),
+    };
+    let [d_w, d_x] = both.map(|(_, target)| &target.tensor);
+    let [of_weight, of_input] = both.map(|(parts, _)| &parts.memory);
+    let kernel = Kernel::new(&SUM_BOTH).half(d_x.dtype().is_half());
+    let threads = d_w.shape().vec4s() + d_x.shape().vec4s();
+    let slices = [of_weight, of_input, d_w.memory(), d_x.memory()];
+    gpu.run(kernel, &params, &slices, gpu.groups(threads.div_ceil(64)));
 }
 
 /// Finds what a kernel that splits numbers must know of the sizes of both operands' numbers; nothing for
@@ -550,12 +588,17 @@ impl Backward for Conv2dBackward {
             backward_bias(grads.gpu(), &d_y, &d_b);
         }
         let d_y = Operand::new(&d_y);
+        let mut unsummed = [None, None];
         if let (Some(x), Some(d_w)) = (&self.x.1, grads.target(self.weight.0)) {
-            backward_weight(grads.gpu(), &self.geometry, [x, &d_y], &d_w);
+            let parts = backward_weight(grads.gpu(), &self.geometry, [x, &d_y], &d_w);
+            unsummed[0] = parts.map(|parts| (parts, d_w));
         }
         if let (Some(weight), Some(d_x)) = (&self.weight.1, grads.target(self.x.0)) {
-            backward_data(grads.gpu(), &self.geometry, [&d_y, weight], &d_x);
+            let parts = backward_data(grads.gpu(), &self.geometry, [&d_y, weight], &d_x);
+            unsummed[1] = parts.map(|parts| (parts, d_x));
         }
+        // Only now, so that a GPU can do both products at the same time.
+        sum_gradients(grads.gpu(), unsummed);
         Ok(())
     }
 }
@@ -579,12 +622,13 @@ fn backward_bias(gpu: &Gpu, d_y: &Tensor, Target { tensor: d_b, accumulate }: &T
     gpu.run(kernel, &params, &slices, gpu.groups(shape.c4()));
 }
 
+/// Records the gradient by the input but for adding up parts.
 fn backward_data(
     gpu: &Gpu,
     geometry: &Geometry,
     operands @ [d_y, weight]: [&Operand; 2],
     Target { tensor: d_x, accumulate }: &Target,
-) {
+) -> Option<Parts> {
     let (Geometry { x, conv, .. }, accumulate) = (geometry, *accumulate);
     let [stride_h, stride_w] = conv.stride;
     // The largest class of input pixels that share their taps.
@@ -594,7 +638,7 @@ fn backward_data(
             let winograd = Winograd::backward_data(geometry).expect("offered where it applies");
             let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
             winograd.run(gpu, tiling, d_y.tensor(), weight.tensor(), d_x, epilogue);
-            return;
+            return None;
         }
         Method::Direct(tiling) => tiling,
     };
@@ -622,18 +666,16 @@ fn backward_data(
     slices.push(parts.as_ref().unwrap_or(d_x.memory()));
     slices.extend(&peaks);
     gpu.run(kernel.with("SHARED", parts.is_some().into()), &params, &slices, groups);
-    if let Some(parts) = &parts {
-        let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
-        sum(gpu, parts, sharing.parts, d_x, epilogue);
-    }
+    parts.map(|memory| Parts { memory, count: sharing.parts })
 }
 
+/// Records the gradient by the weight but for adding up parts.
 fn backward_weight(
     gpu: &Gpu,
     geometry: &Geometry,
     operands: [&Operand; 2],
     Target { tensor: d_w, accumulate }: &Target,
-) {
+) -> Option<Parts> {
     let (Geometry { weight, y, .. }, accumulate) = (geometry, *accumulate);
     let quads = weight.n * weight.h * geometry.x.c4();
     // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels: processors
@@ -662,10 +704,10 @@ fn backward_weight(
         gpu.run(kernel, &params, &slices, groups);
     };
     if splits == 1 && !accumulate {
-        return run(d_w.memory());
+        run(d_w.memory());
+        return None;
     }
-    let parts = gpu.lease(weight.bytes() * splits as u64);
-    run(&parts);
-    let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
-    sum(gpu, &parts, splits, d_w, epilogue);
+    let memory = gpu.lease(weight.bytes() * splits as u64);
+    run(&memory);
+    Some(Parts { memory, count: splits })
 }
