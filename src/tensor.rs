@@ -49,6 +49,11 @@ impl Shape {
         self.c.div_ceil(4)
     }
 
+    /// Takes the padding out of numbers as they lie on the device.
+    pub fn unpad(&self, padded: &[f32]) -> Vec<f32> {
+        padded.chunks_exact(self.c4() * 4).flat_map(|row| &row[..self.c]).copied().collect()
+    }
+
     /// Numbers without padding.
     pub const fn len(&self) -> usize {
         self.pixels() * self.c
@@ -95,6 +100,17 @@ impl Dtype {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
+        }
+    }
+
+    /// The numbers of a tensor of this type, in NHWC order without padding, from the bytes of its memory.
+    pub fn read(self, shape: Shape, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => shape.unpad(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
+            Self::F16 => {
+                let halves = bytemuck::pod_collect_to_vec::<u8, f16>(bytes);
+                shape.unpad(&halves.into_iter().map(f16::to_f32).collect::<Vec<_>>())
+            }
         }
     }
 
@@ -235,23 +251,11 @@ impl Tensor {
     /// # Errors
     /// What the device reported.
     pub fn download(&self, gpu: &Gpu) -> Result<Vec<f32>> {
-        Ok(self.read(&gpu.download(&self.memory).wait()?))
-    }
-
-    /// The numbers, in NHWC order without padding, from the bytes of the tensor's memory.
-    pub fn read(&self, bytes: &[u8]) -> Vec<f32> {
-        match self.dtype {
-            Dtype::F32 => self.unpad(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
-            Dtype::F16 => {
-                let halves = bytemuck::pod_collect_to_vec::<u8, f16>(bytes);
-                self.unpad(&halves.into_iter().map(f16::to_f32).collect::<Vec<_>>())
-            }
-        }
+        Ok(self.dtype.read(self.shape, &gpu.download(&self.memory).wait()?))
     }
 
     /// Takes the padding out of numbers as they lie on the device.
     pub fn unpad(&self, padded: &[f32]) -> Vec<f32> {
-        let Shape { c, .. } = self.shape;
-        padded.chunks_exact(self.shape.c4() * 4).flat_map(|row| &row[..c]).copied().collect()
+        self.shape.unpad(padded)
     }
 }

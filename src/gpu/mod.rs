@@ -2,6 +2,7 @@
 //! `wgpu`.
 
 mod adapter;
+mod again;
 mod buffer;
 mod choice;
 mod device;
@@ -14,6 +15,7 @@ mod recorder;
 mod shader;
 
 pub use adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
+pub use again::Again;
 pub use buffer::{Buffer, Slice};
 pub use choice::{Problem, Sizes};
 pub use device::{Gpu, GpuOptions, Plan};

@@ -8,7 +8,7 @@ use super::arch::{Arch, BlockSpec, ConvNorm};
 use super::parameters::{ALIGNMENT, Parameters, Stage};
 use crate::autograd::{Tape, Var};
 use crate::checkpoint::HostTensor;
-use crate::gpu::{Gpu, Slice};
+use crate::gpu::{Again, Gpu, Slice};
 use crate::ops::{
     BatchNorm, BatchNormState, Conv2d, Dropout, MaxPool2d, Per, add, batch_norm_max_pool, conv2d,
     conv2d_batch_norm, conv2d_with_stats, dropout, global_avg_pool, linear, relu,
@@ -100,7 +100,12 @@ pub struct ResNet {
     head: Head,
     /// What is dropped in training, and the key that says which.
     noise: OnceCell<(Noise, Slice)>,
+    evaluations: Again<Evaluation>,
 }
+
+/// What decides which commands evaluate a network: images, their side in pixels, and bits of what is taken from
+/// them and what they are divided by.
+pub(crate) type Evaluation = (usize, u32, [[u32; 3]; 2]);
 
 struct Block {
     /// Number of the block, from 0, and its share of the way to the last.
@@ -165,7 +170,8 @@ impl ResNet {
         let head =
             Head { weight: parameters.index("fc.weight"), bias: parameters.index("fc.bias") };
         let noise = OnceCell::new();
-        Ok(Self { arch, classes, parameters, statistics, stem, layers, head, noise })
+        let evaluations = Again::default();
+        Ok(Self { arch, classes, parameters, statistics, stem, layers, head, noise, evaluations })
     }
 
     /// Sets γ of the last batch norm of every block to zero, so that each block begins as the identity
@@ -197,6 +203,11 @@ impl ResNet {
     pub fn draw(&self, gpu: &Gpu, key: [u32; 2], row: usize) -> Result<()> {
         let Some((_, memory)) = self.noise.get() else { return Ok(()) };
         gpu.upload(memory, bytemuck::cast_slice(&[key[0], key[1], row as u32, 0]))
+    }
+
+    /// Evaluations from the images on, which are the same commands for as many images as before.
+    pub(crate) fn evaluations(&self) -> &Again<Evaluation> {
+        &self.evaluations
     }
 
     /// What kind of ResNet it is.

@@ -250,10 +250,19 @@ impl Network {
     /// What the device reported.
     pub fn evaluate(&self, gpu: &Gpu, pixels: &[u8], count: usize) -> Result<Answer> {
         let pixels = self.upload(gpu, pixels)?;
-        let tape = Tape::no_grad(gpu);
-        let input = self.input(&tape, &pixels, count)?;
-        let logits = self.net.forward(&tape, &input, Mode::EVAL)?;
-        Answer::new(gpu, logits.value())
+        let preprocessing = [self.mean, self.std].map(|numbers| numbers.map(f32::to_bits));
+        let kind = (count, self.image_size, preprocessing);
+        let mut downloads = self.net.evaluations().record(gpu, kind, || {
+            let tape = Tape::no_grad(gpu);
+            let input = self.input(&tape, &pixels, count)?;
+            drop(pixels);
+            let logits = self.net.forward(&tape, &input, Mode::EVAL)?;
+            Ok(vec![logits.value().memory().clone()])
+        })?;
+        gpu.submit()?;
+        let download = downloads.pop().expect("there are logits");
+        let shape = Shape::matrix(count, self.net.classes());
+        Ok(Answer { shape, dtype: tensor::Dtype::F32, download })
     }
 
     /// Shape of what the stages before `first` make of `count` images: for the classifier, after the
@@ -323,7 +332,8 @@ impl Network {
 
 /// Numbers on their way from the device.
 pub struct Answer {
-    tensor: Tensor,
+    shape: Shape,
+    dtype: tensor::Dtype,
     download: crate::gpu::Download,
 }
 
@@ -335,7 +345,7 @@ impl Answer {
     pub fn new(gpu: &Gpu, tensor: &Tensor) -> Result<Self> {
         let download = gpu.download(tensor.memory());
         gpu.submit()?;
-        Ok(Self { tensor: tensor.clone(), download })
+        Ok(Self { shape: tensor.shape(), dtype: tensor.dtype(), download })
     }
 
     /// Waits for the numbers.
@@ -343,7 +353,7 @@ impl Answer {
     /// # Errors
     /// What the device reported.
     pub fn wait(self) -> Result<Vec<f32>> {
-        Ok(self.tensor.read(&self.download.wait()?))
+        Ok(self.dtype.read(self.shape, &self.download.wait()?))
     }
 }
 

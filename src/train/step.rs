@@ -1,6 +1,5 @@
 //! One training step: forward, loss, backward, update, recorded as one submission.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
@@ -10,7 +9,7 @@ use super::source::Batch;
 use super::teachers::Teachers;
 use crate::Tape;
 use crate::error::{Error, Result};
-use crate::gpu::{Download, Gpu, Plan, Recording, Slice};
+use crate::gpu::{Again, Download, Gpu, Plan, Slice};
 use crate::nn::{Mode, Stage};
 use crate::ops::{
     ClassWeights, CrossEntropy, CrossEntropyOutput, Distillation, Target, Targets, add,
@@ -51,8 +50,8 @@ pub struct Stepper<'a> {
     image_size: u32,
     /// What averages the weights after each step.
     ema: Option<Rc<Ema>>,
-    /// The latest step that did a batch at once, and what it was like.
-    latest: RefCell<Option<(Kind, Recording)>>,
+    /// The steps that do a batch at once.
+    at_once: Again<Kind>,
 }
 
 /// What decides which commands a step consists of, besides the stepper.
@@ -102,7 +101,7 @@ impl<'a> Stepper<'a> {
             micro_batch,
             image_size: network.image_size,
             ema: None,
-            latest: RefCell::default(),
+            at_once: Again::default(),
         }
     }
 
@@ -128,7 +127,7 @@ impl<'a> Stepper<'a> {
     pub fn weigh(&mut self, class_weights: Vec<f32>) -> Result<()> {
         let on_device = ClassWeights::new(self.gpu, &class_weights)?;
         self.class_weights = Some((class_weights, on_device));
-        self.latest.take();
+        self.at_once.forget();
         Ok(())
     }
 
@@ -222,7 +221,7 @@ impl<'a> Stepper<'a> {
         Ok(losses)
     }
 
-    /// Records a step of which all images are one part: if it is like the one before, by its commands.
+    /// Records a step of which all images are one part.
     fn record_at_once(
         &self,
         optimizer: &Optimizer,
@@ -237,20 +236,12 @@ impl<'a> Stepper<'a> {
             images: part.images,
             inputs: [features, part.goals.is_some()],
         };
-        let latest = self.latest.take().filter(|(latest, _)| *latest == kind);
-        if let Some((kind, recording)) = latest
-            && let Some(losses) = self.gpu.again(&recording)
-        {
-            self.latest.replace(Some((kind, recording)));
-            return Ok(losses);
-        }
-        let (losses, recording) = self.gpu.keep(|| {
-            let stats = self.gradients(part, kind.images, self.mode, optimizer.seed())?;
+        let images = part.images;
+        self.at_once.record(self.gpu, kind, || {
+            let stats = self.gradients(part, images, self.mode, optimizer.seed())?;
             optimizer.step_if_finite(self.gpu, stats[0].memory())?;
             Ok(stats.iter().map(|stats| stats.memory().clone()).collect())
-        })?;
-        self.latest.replace(Some((kind, recording)));
-        Ok(losses)
+        })
     }
 
     /// Uploads the part of a batch with these targets, which begins with image `start`.

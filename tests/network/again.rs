@@ -145,3 +145,28 @@ fn steps_done_again_come_to_the_same_bits() {
         assert!(recorded < 6 && recorded_anew == 6, "{recorded} and {recorded_anew}");
     }
 }
+
+#[test]
+fn evaluations_done_again_are_of_the_images_given() {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        let path = package("weights/resnet18-tiny-imagenet.safetensors");
+        let load = || Network::load(&gpu, &path, Some(SIZE)).unwrap();
+        let network = load();
+        let logits = |network: &Network, number: u32, images: usize| {
+            network.evaluate(&gpu, &batch(number, images).pixels, images).unwrap()
+        };
+        for _ in 0..2 {
+            logits(&network, 0, 3).wait().unwrap();
+        }
+        gpu.forget_kernels();
+        // Several on their way, as in a run.
+        let answers: Vec<_> = (0..4).map(|number| logits(&network, number, 3)).collect();
+        assert_eq!(gpu.chosen_kernel("conv2d_forward"), None, "{}: recorded", name(&gpu));
+        let other = load();
+        for (number, answer) in (0..4).zip(answers) {
+            let anew = logits(&other, number, 3).wait().unwrap();
+            assert!(answer.wait().unwrap() == anew, "{}: batch {number}", name(&gpu));
+        }
+        assert_eq!(logits(&network, 0, 2).wait().unwrap().len(), 2 * 200);
+    }
+}

@@ -522,7 +522,7 @@ fn sum(gpu: &Gpu, parts: &Parts, y: &Tensor, epilogue: Epilogue<'_>) {
 }
 
 /// Records what adds up the parts of gradients, by the weight and by the input.
-fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, Target)>; 2]) {
+fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, &Target)>; 2]) {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct BothParams {
@@ -532,8 +532,8 @@ fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, Target)>; 2]) {
     }
     let [Some(of_weight), Some(of_input)] = &unsummed else {
         for (parts, Target { tensor, accumulate }) in unsummed.into_iter().flatten() {
-            let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
-            sum(gpu, &parts, &tensor, epilogue);
+            let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::None };
+            sum(gpu, &parts, tensor, epilogue);
         }
         return;
     };
@@ -588,17 +588,17 @@ impl Backward for Conv2dBackward {
             backward_bias(grads.gpu(), &d_y, &d_b);
         }
         let d_y = Operand::new(&d_y);
-        let mut unsummed = [None, None];
-        if let (Some(x), Some(d_w)) = (&self.x.1, grads.target(self.weight.0)) {
-            let parts = backward_weight(grads.gpu(), &self.geometry, [x, &d_y], &d_w);
-            unsummed[0] = parts.map(|parts| (parts, d_w));
-        }
-        if let (Some(weight), Some(d_x)) = (&self.weight.1, grads.target(self.x.0)) {
-            let parts = backward_data(grads.gpu(), &self.geometry, [&d_y, weight], &d_x);
-            unsummed[1] = parts.map(|parts| (parts, d_x));
-        }
+        let d_w = self.x.1.as_ref().zip(grads.target(self.weight.0));
+        let d_x = self.weight.1.as_ref().zip(grads.target(self.x.0));
+        let (gpu, geometry) = (grads.gpu(), &self.geometry);
+        let of_weight = d_w.as_ref().and_then(|(x, d_w)| {
+            backward_weight(gpu, geometry, [x, &d_y], d_w).map(|parts| (parts, d_w))
+        });
+        let of_input = d_x.as_ref().and_then(|(weight, d_x)| {
+            backward_data(gpu, geometry, [&d_y, weight], d_x).map(|parts| (parts, d_x))
+        });
         // Only now, so that a GPU can do both products at the same time.
-        sum_gradients(grads.gpu(), unsummed);
+        sum_gradients(gpu, [of_weight, of_input]);
         Ok(())
     }
 }
@@ -623,6 +623,7 @@ fn backward_bias(gpu: &Gpu, d_y: &Tensor, Target { tensor: d_b, accumulate }: &T
 }
 
 /// Records the gradient by the input but for adding up parts.
+#[must_use]
 fn backward_data(
     gpu: &Gpu,
     geometry: &Geometry,
@@ -670,6 +671,7 @@ fn backward_data(
 }
 
 /// Records the gradient by the weight but for adding up parts.
+#[must_use]
 fn backward_weight(
     gpu: &Gpu,
     geometry: &Geometry,

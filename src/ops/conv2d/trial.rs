@@ -1,7 +1,9 @@
 //! One pass of a convolution by itself, to measure and compare the kernels it can be done by.
 
 use super::kernels::{self, Operand};
-use super::{Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward};
+use super::{
+    Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward, sum_gradients,
+};
 use crate::autograd::Target;
 use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Fill, filled};
@@ -85,12 +87,14 @@ impl Trial {
             }
             pass if pass == PASSES[1] => {
                 let d_x = target(Tensor::empty_as(gpu, x, dtype));
-                backward_data(gpu, &self.geometry, operands, &d_x);
+                let parts = backward_data(gpu, &self.geometry, operands, &d_x);
+                sum_gradients(gpu, [None, parts.map(|parts| (parts, &d_x))]);
                 d_x.tensor
             }
             _ => {
                 let d_w = target(Tensor::empty(gpu, weight));
-                backward_weight(gpu, &self.geometry, operands, &d_w);
+                let parts = backward_weight(gpu, &self.geometry, operands, &d_w);
+                sum_gradients(gpu, [parts.map(|parts| (parts, &d_w)), None]);
                 d_w.tensor
             }
         }
