@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
-use super::{Download, Gpu, Recording, Slice};
+use super::{Download, Gpu, Place, Recording, Slice};
 use crate::Result;
 
-/// The latest work of one place in the program. What else the work's commands depend on than the memory that
-/// is free is its kind `K`.
+/// The latest work of one place in the program. What else the work's commands depend on than its inputs and the
+/// memory that is free is its kind `K`.
 pub struct Again<K>(RefCell<Option<(K, Recording)>>);
 
 impl<K> Default for Again<K> {
@@ -17,7 +17,8 @@ impl<K> Default for Again<K> {
 
 impl<K: PartialEq> Again<K> {
     /// Records `work`, by its commands of the time before if it is of the same kind and they are still what it
-    /// would come to, and the download of the slices that it returns. `work` must not upload.
+    /// would come to, and the download of the slices that it returns. `inputs` is all it uses that was leased
+    /// for it alone. It must not upload.
     ///
     /// # Errors
     /// Those of `work`.
@@ -25,16 +26,17 @@ impl<K: PartialEq> Again<K> {
         &self,
         gpu: &Gpu,
         kind: K,
+        inputs: &[Place],
         work: impl FnOnce() -> Result<Vec<Slice>>,
     ) -> Result<Vec<Download>> {
         let latest = self.0.take().filter(|(latest, _)| *latest == kind);
         if let Some((kind, recording)) = latest
-            && let Some(downloads) = gpu.again(&recording)
+            && let Some(downloads) = gpu.again(&recording, inputs)
         {
             self.0.replace(Some((kind, recording)));
             return Ok(downloads);
         }
-        let (downloads, recording) = gpu.keep(work)?;
+        let (downloads, recording) = gpu.keep(inputs, work)?;
         self.0.replace(Some((kind, recording)));
         Ok(downloads)
     }

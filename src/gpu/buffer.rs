@@ -74,6 +74,11 @@ enum Raw {
 }
 
 impl Storage {
+    /// A range of it.
+    pub fn place(&self, offset: u64, bytes: u64) -> Place {
+        Place { storage: self.id, offset, bytes }
+    }
+
     /// The device's buffer, allocated now if this is the first use.
     ///
     /// # Panics
@@ -228,7 +233,21 @@ pub struct Slice {
     pub bytes: u64,
 }
 
+/// Where a slice lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    storage: u64,
+    offset: u64,
+    bytes: u64,
+}
+
 impl Slice {
+    /// Where it lies, which holds nothing.
+    pub fn place(&self) -> Place {
+        let Self { buffer, offset, bytes } = self;
+        buffer.storage().place(*offset, *bytes)
+    }
+
     /// The part of `bytes` bytes from `offset` on, a multiple of 256.
     ///
     /// # Panics

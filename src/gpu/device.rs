@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
-use super::buffer::{Form, Pool, Slice, TEXELS_IN_ROW};
+use super::buffer::{Form, Place, Pool, Slice, TEXELS_IN_ROW};
 use super::choice::{Choices, Problem, Sizes};
 use super::disk_cache::PipelineStore;
 use super::download::{Download, StagingRing};
 use super::matrix_units::MatrixUnits;
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
-use super::recorder::{Binding, Command, Recorder, Recording, Uniforms};
+use super::recorder::{Binding, Command, Given, Recorder, Recording, Uniforms};
 use super::shader::{Kernel, Shader};
 use crate::{Error, Result};
 
@@ -471,14 +471,15 @@ impl Gpu {
         Download { gpu: self.clone(), staging, bytes, mapped, submission }
     }
 
-    /// Records what `work` records and the download of the slices that it returns, and keeps both, the
-    /// latest such work only, to be recorded [`Gpu::again`] without it. What it uploads would not be
+    /// Records what `work` makes of `inputs` and the download of the slices that it returns, and keeps both,
+    /// the latest such work only, to be recorded [`Gpu::again`] without it. What it uploads would not be
     /// uploaded again, so nothing is kept of work that does.
     ///
     /// # Errors
     /// Those of `work`.
     pub fn keep(
         &self,
+        inputs: &[Place],
         work: impl FnOnce() -> Result<Vec<Slice>>,
     ) -> Result<(Vec<Download>, Recording)> {
         let here = || {
@@ -486,21 +487,23 @@ impl Gpu {
             (recorder.commands.len(), recorder.interruptions)
         };
         let (first, interruptions) = here();
-        let free = self.0.pool.free();
+        let given = Given { inputs: inputs.to_vec(), free: self.0.pool.free() };
         let slices = work()?;
         let mut recording = Recording::default();
         if !self.0.planning.get() && here().1 == interruptions {
             let downloads = slices.iter().map(Binding::of).collect();
-            recording = self.0.recorder.borrow_mut().keep(first, free, downloads);
+            recording = self.0.recorder.borrow_mut().keep(first, given, downloads);
         }
         Ok((slices.iter().map(|slice| self.download(slice)).collect(), recording))
     }
 
     /// Records once more what was kept. None if it no longer is, or if it would now come out
-    /// differently: other memory is free than was then, or kernels are chosen differently.
-    pub fn again(&self, recording: &Recording) -> Option<Vec<Download>> {
+    /// differently: the inputs lie elsewhere, other memory is free than was then, or kernels are chosen
+    /// differently.
+    pub fn again(&self, recording: &Recording, inputs: &[Place]) -> Option<Vec<Download>> {
         let kept = self.0.recorder.borrow().kept(recording)?;
-        if self.0.planning.get() || !self.0.pool.has_free(&kept.free) {
+        let alike = kept.given.inputs == inputs && self.0.pool.has_free(&kept.given.free);
+        if self.0.planning.get() || !alike {
             return None;
         }
         self.record(Command::Kept(kept.clone()));

@@ -16,7 +16,7 @@ mod shader;
 
 pub use adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
 pub use again::Again;
-pub use buffer::{Buffer, Slice};
+pub use buffer::{Buffer, Place, Slice};
 pub use choice::{Problem, Sizes};
 pub use device::{Gpu, GpuOptions, Plan};
 pub use download::Download;

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
-use super::buffer::{Slice, Storage, StorageKey, range};
+use super::buffer::{Place, Slice, Storage, StorageKey, range};
 use super::pipeline::Pipelines;
 use super::profile::Profiler;
 use super::shader::Kernel;
@@ -28,8 +28,8 @@ impl Binding {
         Self { storage: buffer.storage().clone(), offset: *offset, bytes: *bytes }
     }
 
-    fn range(&self) -> (u64, u64, u64) {
-        (self.storage.id, self.offset, self.bytes)
+    fn place(&self) -> Place {
+        self.storage.place(self.offset, self.bytes)
     }
 }
 
@@ -79,28 +79,35 @@ pub(super) enum Command {
 pub(super) struct Kept {
     commands: Vec<Command>,
     bound: RefCell<Vec<Bound>>,
-    /// What was free when they were recorded, which decides what was leased.
-    pub free: Vec<StorageKey>,
+    pub given: Given,
     /// What is downloaded afterwards.
     pub downloads: Vec<Binding>,
+}
+
+/// What decides which memory work uses.
+pub(super) struct Given {
+    /// What was leased for it before.
+    pub inputs: Vec<Place>,
+    /// What was free when it began, which decides what it leased.
+    pub free: Vec<StorageKey>,
 }
 
 /// Names commands that are kept; see [`super::Gpu::keep`].
 #[derive(Clone, Default)]
 pub struct Recording(Weak<Kept>);
 
-/// What a dispatch binds: the kernel, its parameters, and id, offset and size of each binding.
+/// What a dispatch binds.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     kernel: Kernel,
     params: Option<UniformSlot>,
-    ranges: Vec<(u64, u64, u64)>,
+    places: Vec<Place>,
 }
 
 impl Key {
     fn is(&self, kernel: &Kernel, params: Option<UniformSlot>, bindings: &[Binding]) -> bool {
         self.params == params
-            && self.ranges.iter().copied().eq(bindings.iter().map(Binding::range))
+            && self.places.iter().copied().eq(bindings.iter().map(Binding::place))
             && self.kernel == *kernel
     }
 }
@@ -228,7 +235,7 @@ impl Recorder {
         bindings: &[Binding],
     ) -> Bound {
         let key =
-            Rc::new(Key { kernel, params, ranges: bindings.iter().map(Binding::range).collect() });
+            Rc::new(Key { kernel, params, places: bindings.iter().map(Binding::place).collect() });
         let bind = || {
             let params = params.map(|slot| {
                 let buffer = &uniforms.blocks[slot.block];
@@ -253,14 +260,9 @@ impl Recorder {
     }
 
     /// Puts the commands recorded from number `first` on aside, as one that can be recorded again.
-    pub fn keep(
-        &mut self,
-        first: usize,
-        free: Vec<StorageKey>,
-        downloads: Vec<Binding>,
-    ) -> Recording {
+    pub fn keep(&mut self, first: usize, given: Given, downloads: Vec<Binding>) -> Recording {
         let commands = self.commands.split_off(first);
-        let kept = Rc::new(Kept { commands, bound: RefCell::default(), free, downloads });
+        let kept = Rc::new(Kept { commands, bound: RefCell::default(), given, downloads });
         self.commands.push(Command::Kept(kept.clone()));
         let recording = Recording(Rc::downgrade(&kept));
         self.kept = Some(kept);

@@ -1,9 +1,9 @@
 //! A convolution and the batch norm after it, with the residual add and ReLU that may follow:
 //! y = max(batch_norm(x ∗ w) + residual, 0).
 //!
-//! In training the convolution gathers the statistics on the way, or leaves its output in parts to the batch norm. Where the running statistics are
-//! used and nothing is differentiated, all of it happens in the convolution, before the sums are
-//! written: y = max(scale·(x ∗ w) + shift + residual, 0).
+//! In training the convolution gathers the statistics on the way, or leaves its output in parts to the batch
+//! norm. Where the running statistics are used and nothing is differentiated, all of it happens in the
+//! convolution, before the sums are written: y = max(scale·(x ∗ w) + shift + residual, 0).
 
 use super::Op;
 use super::batch_norm::{BatchNorm, BatchNormState, batch_norm, reference as norm, statistics};

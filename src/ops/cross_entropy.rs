@@ -70,6 +70,11 @@ impl Targets {
         Ok(Self { rows, weights: None })
     }
 
+    /// The targets on the device.
+    pub fn memory(&self) -> &Slice {
+        &self.rows
+    }
+
     /// The same with weights of the classes; without, each is 1.
     pub fn weighted(self, weights: Option<&ClassWeights>) -> Self {
         Self { weights: weights.cloned(), ..self }

@@ -252,7 +252,8 @@ impl Network {
         let pixels = self.upload(gpu, pixels)?;
         let preprocessing = [self.mean, self.std].map(|numbers| numbers.map(f32::to_bits));
         let kind = (count, self.image_size, preprocessing);
-        let mut downloads = self.net.evaluations().record(gpu, kind, || {
+        let place = pixels.place();
+        let mut downloads = self.net.evaluations().record(gpu, kind, &[place], || {
             let tape = Tape::no_grad(gpu);
             let input = self.input(&tape, &pixels, count)?;
             drop(pixels);

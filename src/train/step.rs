@@ -9,7 +9,7 @@ use super::source::Batch;
 use super::teachers::Teachers;
 use crate::Tape;
 use crate::error::{Error, Result};
-use crate::gpu::{Again, Download, Gpu, Plan, Slice};
+use crate::gpu::{Again, Download, Gpu, Place, Plan, Slice};
 use crate::nn::{Mode, Stage};
 use crate::ops::{
     ClassWeights, CrossEntropy, CrossEntropyOutput, Distillation, Target, Targets, add,
@@ -71,6 +71,18 @@ struct Part {
     goals: Option<Tensor>,
     inputs: PartInputs,
     images: usize,
+}
+
+impl Part {
+    /// Where all of it lies.
+    fn places(&self) -> Vec<Place> {
+        let inputs = match &self.inputs {
+            PartInputs::Pixels(pixels) => pixels,
+            PartInputs::Features(features) => features.memory(),
+        };
+        let goals = self.goals.as_ref().map(Tensor::memory);
+        [self.targets.memory(), inputs].into_iter().chain(goals).map(Slice::place).collect()
+    }
 }
 
 enum PartInputs {
@@ -237,7 +249,8 @@ impl<'a> Stepper<'a> {
             inputs: [features, part.goals.is_some()],
         };
         let images = part.images;
-        self.at_once.record(self.gpu, kind, || {
+        let inputs = part.places();
+        self.at_once.record(self.gpu, kind, &inputs, || {
             let stats = self.gradients(part, images, self.mode, optimizer.seed())?;
             optimizer.step_if_finite(self.gpu, stats[0].memory())?;
             Ok(stats.iter().map(|stats| stats.memory().clone()).collect())

@@ -24,13 +24,14 @@ fn kept_work_is_done_again_on_what_is_there_then() {
     for gpu in common::every_gpu(GpuOptions::default()) {
         let x = Tensor::from_host(&gpu, Shape::vector(4), &[-1.0, 2.0, -3.0, 4.0]).unwrap();
         // The first time allocates what the second finds free.
-        gpu.keep(|| work(&gpu, &x)).unwrap();
-        let (mut downloads, recording) = gpu.keep(|| work(&gpu, &x)).unwrap();
+        gpu.keep(&[x.memory().place()], || work(&gpu, &x)).unwrap();
+        let (mut downloads, recording) =
+            gpu.keep(&[x.memory().place()], || work(&gpu, &x)).unwrap();
         let first = downloads.remove(0).wait_f32().unwrap();
         assert_eq!(first, [0.0, 2.0, 0.0, 4.0], "{}", name(&gpu));
         for _ in 0..2 {
             x.upload(&gpu, &[5.0, -6.0, 7.0, -8.0]).unwrap();
-            let mut downloads = gpu.again(&recording).expect("it is kept");
+            let mut downloads = gpu.again(&recording, &[x.memory().place()]).expect("it is kept");
             assert_eq!(downloads.remove(0).wait_f32().unwrap(), [5.0, 0.0, 7.0, 0.0]);
         }
     }
@@ -41,15 +42,22 @@ fn kept_work_is_not_done_again_where_it_would_come_out_differently() {
     for gpu in common::every_gpu(GpuOptions::default()) {
         let x = Tensor::from_host(&gpu, Shape::vector(4), &[1.0; 4]).unwrap();
         let keep = || {
-            let (mut downloads, recording) = gpu.keep(|| work(&gpu, &x)).unwrap();
+            let (mut downloads, recording) =
+                gpu.keep(&[x.memory().place()], || work(&gpu, &x)).unwrap();
             downloads.remove(0).wait().unwrap();
             recording
         };
-        let again =
-            |recording| gpu.again(recording).map(|mut found| found.remove(0).wait().unwrap());
+        let on = |recording, x: &Tensor| {
+            let found = gpu.again(recording, &[x.memory().place()]);
+            found.map(|mut found| found.remove(0).wait().unwrap())
+        };
+        let again = |recording| on(recording, &x);
 
+        let y = Tensor::from_host(&gpu, Shape::vector(4), &[2.0; 4]).unwrap();
         keep();
         let recording = keep();
+        // It would be of another input.
+        assert!(on(&recording, &y).is_none() && again(&recording).is_some());
         // Its memory is somebody else's, and free once more.
         let other = gpu.lease(16);
         assert!(again(&recording).is_none(), "{}", name(&gpu));
@@ -67,7 +75,7 @@ fn kept_work_is_not_done_again_where_it_would_come_out_differently() {
         assert!(again(&recording).is_none() && again(&newer).is_some());
         // An upload would be missing.
         let (downloads, recording) = gpu
-            .keep(|| {
+            .keep(&[x.memory().place()], || {
                 x.upload(&gpu, &[2.0; 4])?;
                 work(&gpu, &x)
             })
