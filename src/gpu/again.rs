@@ -18,7 +18,7 @@ impl<K> Default for Again<K> {
 impl<K: PartialEq> Again<K> {
     /// Records `work`, by its commands of the time before if it is of the same kind and they are still what it
     /// would come to, and the download of the slices that it returns. `inputs` is all it uses that was leased
-    /// for it alone. It must not upload.
+    /// for it alone. What it uploads is not uploaded again, so it must not.
     ///
     /// # Errors
     /// Those of `work`.
