@@ -60,6 +60,9 @@ fn main(
   let ow_${j} = i32(m_${j} % class_columns) + (i32(class_w + p.pad_w) - i32(first_s)) / i32(p.stride_w);
   let at_${j} = ((i32(image_${j}) + oh_${j}) * i32(p.ow) + ow_${j}) * i32(co);
   //#end
+  // And of the weight: the same packet of input channels. Past the last tap stands any other, which d_y has
+  // only zeros for, and past the last channel any other, whose sums are not stored.
+  let last_row = p.r * p.s * columns - 1u;
   //#for j in 0..B_LOADS
   let column_${j} = column0 + thread / GROUPS + ${j * THREADS / GROUPS}u;
   //#end
@@ -83,7 +86,12 @@ fn main(
   var r = k / co / max(taps_s, 1u);
   var s = k / co % max(taps_s, 1u);
   let steps = (last - first + GROUPS - 1u) / GROUPS;
-  for (var step = 0u; step <= steps; step++) {
+  //#for ahead in 0..2
+  //#if ahead
+  for (var step = 0u; step < steps; step++) {
+  //#else
+  {
+  //#end
     while c >= co {
       c -= co;
       s++;
@@ -92,49 +100,51 @@ fn main(
     let tap_at = i32(c) - i32((r * p.ow + s) * co);
     let inside = k < last;
     //#for j in 0..A_LOADS
-    var a_${j} = packet();
-    if inside && u32(oh_${j} - i32(r)) < p.oh && u32(ow_${j} - i32(s)) < p.ow {
-      a_${j} = d_y[at_${j} + tap_at];
-    }
+    let a_live_${j} = inside & (u32(oh_${j} - i32(r)) < p.oh) & (u32(ow_${j} - i32(s)) < p.ow);
+    let a_${j} = d_y[select(0, at_${j} + tap_at, a_live_${j})];
     //#end
     let tap = ((first_r + r * p.stride_h) * p.s + first_s + s * p.stride_w) * columns;
     //#for j in 0..B_LOADS
-    var b_${j} = packet();
-    if inside && column_${j} < columns { b_${j} = weight[(tap + column_${j}) * co + c]; }
+    let b_${j} = weight[min(tap + column_${j}, last_row) * co + c];
     //#end
-    k += GROUPS;
-    c += GROUPS;
-    if step > 0u {
-      //#include cooperative_multiply
-    }
+    //#if ahead
+    //#include cooperative_multiply
     workgroupBarrier();
+    //#end
     //#for j in 0..A_LOADS
-    stage_a((thread / GROUPS + ${j * THREADS / GROUPS}u) * A_STRIDE + lane, a_${j});
+    stage_a((thread / GROUPS + ${j * THREADS / GROUPS}u) * A_STRIDE + lane, masked(a_${j}, a_live_${j}));
     //#end
     //#for j in 0..B_LOADS
     stage_b((thread / GROUPS + ${j * THREADS / GROUPS}u) * B_STRIDE + lane, b_${j});
     //#end
     workgroupBarrier();
+    k += GROUPS;
+    c += GROUPS;
   }
+  //#end
 
   //#include cooperative_places
+  // The input pixels of the sums that this invocation stores.
+  //#for i in 0..SM / SIDE
+  //#for q in 0..QUADS
+  let m_${i}_${q} = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;
+  let q_${i}_${q} = m_${i}_${q} / class_columns;
+  let ih_${i}_${q} = q_${i}_${q} % class_rows * p.stride_h + class_h;
+  let iw_${i}_${q} = m_${i}_${q} % class_columns * p.stride_w + class_w;
+  let pixel_${i}_${q} = ((split * p.n + q_${i}_${q} / class_rows) * p.h + ih_${i}_${q}) * p.w + iw_${i}_${q};
+  //#end
+  //#end
   //#for j in 0..SN / WIDTH
   {
     let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
     //#for i in 0..SM / SIDE
     //#include cooperative_sums
     //#for q in 0..QUADS
-    {
-      let m = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;
-      if m < rows && column4 < p.ci4 {
-        var sum = sums_at(band_row_${q}, band_column);
-        let q = m / class_columns;
-        let ih = q % class_rows * p.stride_h + class_h;
-        let iw = m % class_columns * p.stride_w + class_w;
-        let at = (((split * p.n + q / class_rows) * p.h + ih) * p.w + iw) * p.ci4 + column4;
-        if p.accumulate != 0u { sum += vec4<f32>(d_x[at]); }
-        d_x[at] = vec4<written>(sum);
-      }
+    if m_${i}_${q} < rows && column4 < p.ci4 {
+      let at = pixel_${i}_${q} * p.ci4 + column4;
+      var sum = sums_at(band_row_${q}, band_column);
+      if p.accumulate != 0u { sum += vec4<f32>(d_x[at]); }
+      d_x[at] = vec4<written>(sum);
     }
     //#end
     //#end

@@ -54,8 +54,10 @@ fn main(
   let dw_${j} = i32(tap_${j} % p.s) - i32(p.pad_w);
   let from_here_${j} = (dh_${j} * i32(p.w) + dw_${j}) * i32(ci) + i32(packet_${j} % ci);
   //#end
-  // And of d_y: a packet of columns, of every THREADS / (BN / PACKET)-th pixel.
-  let column = column0 / PACKET + thread % ${BN / PACKET}u;
+  // And of d_y: a packet of columns, of every THREADS / (BN / PACKET)-th pixel. Past the last pixel stands any
+  // other, which x has only zeros for, and past the last column any other, whose sums are not stored.
+  let column = min(column0 / PACKET + thread % ${BN / PACKET}u, co - 1u);
+  let last_pixel = p.n * p.oh * p.ow - 1u;
   let b_pixel = thread / ${BN / PACKET}u;
 
   let part_row = subgroup % ${BM / SM}u * SM;
@@ -74,7 +76,12 @@ fn main(
   var image = pixel / p.ow / p.oh;
   var k_b = first + b_pixel;
   let steps = (last - first + DEPTH - 1u) / DEPTH;
-  for (var step = 0u; step <= steps; step++) {
+  //#for ahead in 0..2
+  //#if ahead
+  for (var step = 0u; step < steps; step++) {
+  //#else
+  {
+  //#end
     let h = select(i32(oh * p.stride_h), -0x40000000, pixel >= last);
     let w = i32(ow * p.stride_w);
     let here = i32(((image * p.h + oh * p.stride_h) * p.w + ow * p.stride_w) * ci);
@@ -91,28 +98,24 @@ fn main(
     }
     //#for j in 0..B_LOADS
     let k_${j} = k_b + ${j * THREADS * PACKET / BN}u;
-    let b_live_${j} = (k_${j} < last) & (column < co);
-    let b_${j} = d_y[select(0u, k_${j} * co + column, b_live_${j})];
+    let b_${j} = d_y[min(k_${j}, last_pixel) * co + column];
     //#end
     k_b += DEPTH;
-    if step > 0u {
-      //#include cooperative_multiply
-    }
+    //#if ahead
+    //#include cooperative_multiply
     workgroupBarrier();
+    //#end
     //#for j in 0..A_LOADS
     stage_a(a_pixel * A_STRIDE + a_lane + ${j * A_LANES}u, masked(a_${j}, a_live_${j}));
     //#end
     //#for j in 0..B_LOADS
-    stage_b((b_pixel + ${j * THREADS * PACKET / BN}u) * B_STRIDE + thread % ${BN / PACKET}u, masked(b_${j}, b_live_${j}));
+    stage_b((b_pixel + ${j * THREADS * PACKET / BN}u) * B_STRIDE + thread % ${BN / PACKET}u, b_${j});
     //#end
     workgroupBarrier();
   }
-
-  //#if TAPS
-  let rows = p.r * ${TAPS * 4}u;
-  //#else
-  let rows = row_packets * PACKET;
   //#end
+
+  let rows = rows_of_weight();
   //#include cooperative_places
   //#for j in 0..SN / WIDTH
   {

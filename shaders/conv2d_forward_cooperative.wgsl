@@ -86,10 +86,11 @@ fn main(
   var c = k_a % ci;
   var r = k_a / ci / p.s;
   var s = k_a / ci % p.s;
-  // And of the weight: packet `thread % (BN / PACKET)` of a row.
-  let column = column0 / PACKET + thread % ${BN / PACKET}u;
+  // And of the weight: packet `thread % (BN / PACKET)` of a row. Past the last row stands any other, which x
+  // has only zeros for, and past the last column any other, whose sums are not stored.
+  let column = min(column0 / PACKET + thread % ${BN / PACKET}u, co - 1u);
   let ty = thread / ${BN / PACKET}u;
-  let live = column < co;
+  let last_row = rows_of_weight() - 1u;
   var k_b = first * PACKET + ty;
 
   // This subgroup's part of the tile.
@@ -102,7 +103,14 @@ fn main(
   //#end
 
   let steps = (last - first + GROUPS - 1u) / GROUPS;
-  for (var step = 0u; step <= steps; step++) {
+  // The first step's numbers, then each next step's while the units multiply: nothing waits for a load
+  // before its number is staged, so what must be zero is made so there.
+  //#for ahead in 0..2
+  //#if ahead
+  for (var step = 0u; step < steps; step++) {
+  //#else
+  {
+  //#end
     while c >= ci {
       c -= ci;
       s++;
@@ -111,35 +119,34 @@ fn main(
     let tap_at = i32((r * p.w + s) * ci + c);
     let inside = k_a < last;
     //#for j in 0..A_LOADS
-    var a_${j} = packet();
-    if inside && u32(ih_${j} + i32(r)) < p.h && u32(iw_${j} + i32(s)) < p.w {
-      a_${j} = x[at_${j} + tap_at];
-    }
-    //#if TAPS
-    a_${j} = of_window(a_${j}, s);
-    //#end
+    let a_live_${j} = inside & (u32(ih_${j} + i32(r)) < p.h) & (u32(iw_${j} + i32(s)) < p.w);
+    let a_${j} = x[select(0, at_${j} + tap_at, a_live_${j})];
     //#end
     //#for j in 0..B_LOADS
     let k_${j} = k_b + ${j * THREADS * PACKET / BN}u;
-    var b_${j} = packet();
-    let row_${j} = row_of_weight(k_${j});
-    if live && k_${j} < last * PACKET && row_${j} != NOWHERE { b_${j} = weight[row_${j} * co + column]; }
+    let b_${j} = weight[min(row_of_weight(k_${j}), last_row) * co + column];
     //#end
-    k_a += GROUPS;
-    c += GROUPS;
-    k_b += DEPTH;
-    if step > 0u {
-      //#include cooperative_multiply
-    }
+    //#if ahead
+    //#include cooperative_multiply
     workgroupBarrier();
+    //#end
     //#for j in 0..A_LOADS
-    stage_a((thread / GROUPS + ${j * THREADS / GROUPS}u) * A_STRIDE + lane, a_${j});
+    //#if TAPS
+    let numbers_${j} = masked(of_window(a_${j}, s), a_live_${j});
+    //#else
+    let numbers_${j} = masked(a_${j}, a_live_${j});
+    //#end
+    stage_a((thread / GROUPS + ${j * THREADS / GROUPS}u) * A_STRIDE + lane, numbers_${j});
     //#end
     //#for j in 0..B_LOADS
     stage_b((ty + ${j * THREADS * PACKET / BN}u) * B_STRIDE + thread % ${BN / PACKET}u, b_${j});
     //#end
     workgroupBarrier();
+    k_a += GROUPS;
+    c += GROUPS;
+    k_b += DEPTH;
   }
+  //#end
 
   //#include cooperative_places
   //#for j in 0..SN / WIDTH

@@ -25,3 +25,12 @@ fn row_of_weight(term: u32) -> u32 {
   return term;
   //#end
 }
+
+// Rows that the weight has.
+fn rows_of_weight() -> u32 {
+  //#if TAPS
+  return p.r * ${TAPS * 4}u;
+  //#else
+  return p.r * p.s * p.ci4 * 4u;
+  //#end
+}
