@@ -272,14 +272,9 @@ impl Gpu {
         self.0.limits.max_storage_buffer_binding_size.min(i32::MAX as u64 & !255)
     }
 
-    /// Bytes of memory that a workgroup may have, as opened.
+    /// Bytes of workgroup memory, as opened.
     pub fn workgroup_memory(&self) -> u32 {
         self.0.limits.max_compute_workgroup_storage_size
-    }
-
-    /// Invocations that a workgroup may have, as opened.
-    pub fn workgroup_invocations(&self) -> u32 {
-        self.0.limits.max_compute_invocations_per_workgroup
     }
 
     /// Device memory that has been allocated, in use or kept for reuse, in bytes.

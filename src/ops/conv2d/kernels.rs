@@ -41,20 +41,6 @@ pub struct Cooperative {
     depth: u32,
 }
 
-/// What a workgroup may have.
-#[derive(Clone, Copy)]
-struct Room {
-    /// Bytes of memory.
-    memory: u32,
-    invocations: u32,
-}
-
-impl Room {
-    fn of(gpu: &Gpu) -> Self {
-        Self { memory: gpu.workgroup_memory(), invocations: gpu.workgroup_invocations() }
-    }
-}
-
 /// Numbers that matrix units multiply.
 #[derive(Clone, Copy, PartialEq)]
 enum Numbers {
@@ -69,19 +55,18 @@ enum Numbers {
 }
 
 impl Cooperative {
-    /// The tile with the longest steps that a workgroup has room for; `None` if it has for none.
+    /// The tile with the longest steps that `memory` bytes of a workgroup hold; `None` if none do.
     fn new(
         units: MatrixUnits,
         numbers: Numbers,
         [rows, columns]: [u32; 2],
-        room: Room,
+        memory: u32,
     ) -> Option<Self> {
         let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
         let tile = |depth| Self { units, numbers, rows, columns, depth };
         let fits = |it: &Self| {
             let each_has_a_term = it.depth <= longest.min(it.threads());
-            let has_room = it.memory() <= room.memory && it.threads() <= room.invocations;
-            each_has_a_term && it.is_staged_evenly() && has_room
+            each_has_a_term && it.is_staged_evenly() && it.memory() <= memory
         };
         [64, 32].map(tile).into_iter().find(fits)
     }
@@ -102,6 +87,7 @@ impl Cooperative {
     /// fewer subgroups fit. As an H200 has them fastest.
     fn part(self) -> [u32; 2] {
         match self.rows * self.columns {
+            0x8000.. => [64, 64],
             0x4000.. => [64, 32],
             0x3000.. => [48, 32],
             _ => [32, 32],
@@ -355,18 +341,14 @@ struct Product {
 }
 
 impl Product {
-    /// [`Product::order`] for tiles on matrix units. Where workgroups share no sums, a lower tile takes the
-    /// place of one as wide if all are done sooner then.
+    /// [`Product::order`] for tiles on matrix units, with the lower of two alike in front where all are done
+    /// sooner then.
     fn order_on_units(self, tilings: Vec<Named<Tiling>>) -> Vec<Named<Tiling>> {
         let mut tilings = self.order(tilings, ENOUGH_ON_UNITS);
-        let Some(&(_, front)) = tilings.first() else { return tilings };
-        let takes_its_place = |&(_, tiling): &(usize, Tiling)| {
-            tiling.columns() == front.columns() && tiling.rows() <= front.rows()
-        };
-        let all = tilings.iter().map(|&(_, tiling)| tiling).enumerate().filter(takes_its_place);
-        let soonest = all.min_by_key(|&(_, tiling)| self.height_of_rounds(tiling));
-        if let Some((soonest, _)) = soonest.filter(|_| self.parts == 1) {
-            tilings[..=soonest].rotate_right(1);
+        if let [(SQUARE_NAME, square), (LOW_NAME, low), ..] = tilings[..]
+            && self.height_of_rounds(low) < self.height_of_rounds(square)
+        {
+            tilings.swap(0, 1);
         }
         tilings
     }
@@ -477,8 +459,11 @@ fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Ti
         false => Numbers::Single,
     };
     let sizes = sizes_on_units(product.parts > 1, geometry.flops());
-    product.order_on_units(on_units(Room::of(gpu), units, numbers, sizes))
+    product.order_on_units(on_units(gpu.workgroup_memory(), units, numbers, sizes))
 }
+
+const SQUARE_NAME: &str = "cooperative 128x128";
+const LOW_NAME: &str = "cooperative 96x128";
 
 /// Tiles on matrix units that are enough, since workgroups share the sums of fewer than keep a GPU busy.
 const ENOUGH_ON_UNITS: usize = 64;
@@ -487,12 +472,12 @@ const ENOUGH_ON_UNITS: usize = 64;
 /// many multiplications and additions, whose sums are long ones that are shared or not.
 fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     const LARGE: Named<[u32; 2]> = ("cooperative 256x128", [256, 128]);
-    const SQUARE: Named<[u32; 2]> = ("cooperative 128x128", [128, 128]);
-    const LOW: Named<[u32; 2]> = ("cooperative 96x128", [96, 128]);
+    const SQUARE: Named<[u32; 2]> = (SQUARE_NAME, [128, 128]);
+    const LOW: Named<[u32; 2]> = (LOW_NAME, [96, 128]);
     const MIDDLE: Named<[u32; 2]> = ("cooperative 128x64", [128, 64]);
     const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
     match shared {
-        false => &[LARGE, SQUARE, LOW, MIDDLE, SMALL],
+        false => &[SQUARE, LOW, MIDDLE, SMALL],
         // By the weight, whose sums are the longest: larger tiles are read less often, but there are
         // more parts of sums to add up.
         true if flops >= 2e10 => &[LARGE, MIDDLE, SQUARE, SMALL],
@@ -500,15 +485,15 @@ fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     }
 }
 
-/// Those of the tiles on matrix units that a workgroup has room for.
+/// Those of the tiles on matrix units that fit into so many bytes of a workgroup's memory.
 fn on_units(
-    room: Room,
+    memory: u32,
     units: MatrixUnits,
     numbers: Numbers,
     sizes: &[Named<[u32; 2]>],
 ) -> Vec<Named<Tiling>> {
     let tile = |&(name, size)| {
-        let tile = Cooperative::new(units, numbers, size, room)?;
+        let tile = Cooperative::new(units, numbers, size, memory)?;
         Some((name, Tiling::Cooperative(tile)))
     };
     sizes.iter().filter_map(tile).collect()
@@ -523,7 +508,7 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
     }
     const SIZES: &[Named<[u32; 2]>] =
         &[("split 128x128", [128, 128]), ("split 128x64", [128, 64]), ("split 64x64", [64, 64])];
-    on_units(Room::of(gpu), units, Numbers::Split, SIZES)
+    on_units(gpu.workgroup_memory(), units, Numbers::Split, SIZES)
 }
 
 /// Tilings for a product, the best for this adapter first, with those in registers `alone`.
@@ -654,8 +639,7 @@ mod tests {
         let units = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
         let first = |rows, columns, parts, flops| {
             let sizes = sizes_on_units(parts > 1, flops);
-            let room = Room { memory: 48 << 10, invocations: 1024 };
-            let tiles = on_units(room, units, Numbers::Octets, sizes);
+            let tiles = on_units(48 << 10, units, Numbers::Octets, sizes);
             let product = Product { rows, columns, count: 1, parts, pairs: false };
             product.order_on_units(tiles)[0].0
         };
@@ -670,18 +654,14 @@ mod tests {
         // layer3 and layer4, of whose large tiles the last round would have few.
         assert_eq!(first(64 * 14 * 14, 256, 1, 1e10), "cooperative 96x128");
         assert_eq!(first(64 * 7 * 7, 512, 1, 1e10), "cooperative 96x128");
-        // And those of which large ones fill the last round, or do not.
-        assert_eq!(first(256 * 14 * 14, 256, 1, 4e10), "cooperative 256x128");
-        assert_eq!(first(256 * 28 * 28, 128, 1, 4e10), "cooperative 256x128");
-        assert_eq!(first(256 * 7 * 7, 512, 1, 4e10), "cooperative 128x128");
+        assert_eq!(first(256 * 14 * 14, 256, 1, 4e10), "cooperative 128x128");
     }
 
     #[test]
     fn steps_on_units_are_as_long_as_memory_allows() {
         let units = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
         let depth = |size, memory| {
-            let room = Room { memory, invocations: 512 };
-            Cooperative::new(units, Numbers::Octets, size, room).map(|tile| tile.depth)
+            Cooperative::new(units, Numbers::Octets, size, memory).map(|tile| tile.depth)
         };
         assert_eq!(depth([128, 128], 48 << 10), Some(64));
         assert_eq!(depth([128, 128], 32 << 10), Some(32));
@@ -690,14 +670,9 @@ mod tests {
         // Steps of 32 would leave half of the lanes without rows of 96 to stage.
         assert_eq!(depth([96, 128], 48 << 10), Some(64));
         assert_eq!(depth([96, 128], 32 << 10), None);
-        // The largest takes all memory, and sixteen subgroups.
-        assert_eq!(depth([256, 128], 48 << 10), Some(32));
-        let few = Room { memory: 48 << 10, invocations: 256 };
-        assert!(Cooperative::new(units, Numbers::Octets, [256, 128], few).is_none());
         // Each lane has a term of a step to stage at least.
         let units = MatrixUnits { side: 8, lanes: 8, ..units };
-        let room = Room { memory: 48 << 10, invocations: 128 };
-        let tile = Cooperative::new(units, Numbers::Octets, [64, 64], room).unwrap();
+        let tile = Cooperative::new(units, Numbers::Octets, [64, 64], 48 << 10).unwrap();
         assert_eq!((tile.threads(), tile.depth), (32, 32));
     }
 }
