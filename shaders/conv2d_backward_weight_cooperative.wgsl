@@ -5,7 +5,7 @@
 // the `chunk` output image rows of the workgroup's split, DEPTH pixels a step;
 // conv2d_sum.wgsl adds the splits up. The first tile keeps rows together, as x does,
 // and is read by columns. An invocation keeps image, row and column of the pixel it stages. A round loads
-// its step while the units multiply the one before.
+// the next step while the units multiply this one.
 
 //#const A_BY_ROWS = 0
 //#const B_BY_ROWS = 1

@@ -5,8 +5,8 @@
 // subgroup of LANES invocations. A workgroup computes BM output pixels × BN output channels, its
 // subgroups SM × SN each. The sum runs over (tap, ci), or the `chunk` groups of four of these that are
 // the workgroup's share, in steps of DEPTH: GROUPS packets of channels, each invocation staging one such
-// packet of some rows, whose tap and channel it keeps. A round loads its step while the units multiply the
-// one before.
+// packet of some rows, whose tap and channel it keeps. A round loads the next step while the units multiply
+// this one, and neither waits for a load nor multiplies under a condition, for which drivers would copy sums.
 // Rows of the tiles have a gap of 16 bytes (f16) that spreads them over the memory banks. Fragments have no
 // elements that could be reached, so the sums pass through workgroup memory, a band at a time.
 
@@ -103,8 +103,7 @@ fn main(
   //#end
 
   let steps = (last - first + GROUPS - 1u) / GROUPS;
-  // The first step's numbers, then each next step's while the units multiply: nothing waits for a load
-  // before its number is staged, so what must be zero is made so there.
+  // The first step's numbers, then each next one's. What must be zero is made so where it is staged.
   //#for ahead in 0..2
   //#if ahead
   for (var step = 0u; step < steps; step++) {

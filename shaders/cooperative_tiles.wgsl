@@ -53,8 +53,8 @@ alias factor = stored;
 
 // Sums of every subgroup, of SIDE rows and as many columns of fragments as give each lane four sums or
 // more, those of subgroups side by side: groups of four of [row][column], with a gap that spreads the rows
-// of a fragment over the memory banks. With a gap of two groups the code that NVIDIA's 580 made of tiles of
-// 128 × 64 took 1.4 times as long forward, and 3.5 times by the input.
+// of a fragment over the memory banks. More of a gap is more memory, and memory decides how many workgroups a
+// processor holds: an H200's two of 24,576 bytes, but one of any larger (benches/results/README.md).
 //#if LANES * 4 > SIDE * SIDE
 //#const WIDTH = LANES * 4 / SIDE
 //#else
