@@ -114,3 +114,26 @@ fn a_second_run_gives_the_same_bits() {
         assert_eq!(run(), run(), "{} ({})", op.name, case.name);
     });
 }
+
+/// Small uploads share staging memory, which is filled again once it was read; large ones have their own.
+#[test]
+fn uploads_take_their_turn_among_other_commands() {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        let sizes = [4, 1 << 12, (1 << 16) + 4, 1 << 20];
+        let places = sizes.map(|bytes| gpu.lease(bytes));
+        for round in 0..12u8 {
+            let mut copies = Vec::new();
+            for turn in [2 * round, 2 * round + 1] {
+                for (place, bytes) in places.iter().zip(sizes) {
+                    gpu.upload(place, &vec![turn; bytes as usize]).unwrap();
+                    let copy = gpu.lease(bytes);
+                    gpu.copy(place, &copy);
+                    copies.push((gpu.download(&copy), turn));
+                }
+            }
+            for (copy, turn) in copies {
+                assert!(copy.wait().unwrap().iter().all(|&byte| byte == turn), "round {round}");
+            }
+        }
+    }
+}

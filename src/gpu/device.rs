@@ -15,6 +15,7 @@ use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
 use super::recorder::{Binding, Command, Given, Recorder, Recording, Uniforms};
 use super::shader::{Kernel, Shader};
+use super::upload::UploadRing;
 use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
@@ -64,6 +65,7 @@ struct Inner {
     matrix_units: Cell<[Option<MatrixUnits>; 2]>,
     pool: Rc<Pool>,
     staging: Rc<StagingRing>,
+    uploads: RefCell<UploadRing>,
     recorder: RefCell<Recorder>,
     pipelines: RefCell<Pipelines>,
     uniforms: RefCell<Uniforms>,
@@ -210,6 +212,7 @@ impl Gpu {
             matrix_units: Cell::new(matrix_units),
             pool: Rc::default(),
             staging: Rc::default(),
+            uploads: RefCell::default(),
             recorder: RefCell::default(),
             profiler: RefCell::new(profiler),
             maps: RefCell::default(),
@@ -321,18 +324,21 @@ impl Gpu {
         Ok(slices.len())
     }
 
-    /// Writes `data` to the start of `slice`, after everything recorded so far.
+    /// Records the writing of `data`, whole words, to the start of `slice`.
     ///
     /// # Errors
-    /// What the device reported if recorded work had to be submitted first.
+    /// What the device reported, such as that there is no memory for the data on its way.
     pub fn upload(&self, slice: &Slice, data: &[u8]) -> Result<()> {
         if self.0.planning.get() || data.is_empty() {
             return Ok(());
         }
-        self.submit()?;
+        let staging = self.0.uploads.borrow_mut().fill(&self.0.device, data);
+        self.0.faults.check()?;
+        let (staging, offset) =
+            staging.ok_or_else(|| Error::Gpu("memory for an upload was refused".into()))?;
         self.0.recorder.borrow_mut().interruptions += 1;
-        let raw = slice.buffer.storage().buffer(&self.0.device);
-        self.0.queue.write_buffer(raw, slice.offset, data);
+        let to = Binding { bytes: data.len() as u64, ..Binding::of(slice) };
+        self.record(Command::Upload { staging, offset, to });
         Ok(())
     }
 
@@ -533,7 +539,10 @@ impl Gpu {
             &inner.uniforms.borrow(),
             inner.profiler.borrow_mut().as_mut(),
         );
+        let mut uploads = inner.uploads.borrow_mut();
+        uploads.unmap();
         let index = inner.queue.submit([commands]);
+        uploads.recall();
         for PendingMap { staging, sender, submission } in inner.maps.borrow_mut().drain(..) {
             submission.get_or_init(|| index.clone());
             staging.map_async(wgpu::MapMode::Read, .., move |answer| {

@@ -13,6 +13,7 @@ mod pipeline;
 mod profile;
 mod recorder;
 mod shader;
+mod upload;
 
 pub use adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
 pub use again::Again;

@@ -68,6 +68,11 @@ pub(super) enum Command {
         offset: u64,
         bytes: u64,
     },
+    Upload {
+        staging: wgpu::Buffer,
+        offset: u64,
+        to: Binding,
+    },
     Download {
         from: Binding,
         staging: wgpu::Buffer,
@@ -301,6 +306,10 @@ fn encode_transfer(to: &mut Encoding<'_>, command: &Command) {
         }
         Command::Clear { storage, offset, bytes } => {
             encoder.clear_buffer(storage.buffer(device), *offset, Some(*bytes));
+        }
+        Command::Upload { staging, offset: from, to: Binding { storage, offset, bytes } } => {
+            let to = storage.buffer(device);
+            encoder.copy_buffer_to_buffer(staging, *from, to, *offset, *bytes);
         }
         Command::Download { from: Binding { storage, offset, bytes }, staging } => {
             encoder.copy_buffer_to_buffer(storage.buffer(device), *offset, staging, 0, *bytes);

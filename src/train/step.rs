@@ -226,8 +226,10 @@ impl<'a> Stepper<'a> {
             let stats = self.gradients(part, batch.labels.len(), mode, optimizer.seed())?;
             losses.extend(stats.iter().map(|stats| self.gpu.download(stats.memory())));
             start += targets.len();
-            if parts.peek().is_none() {
-                optimizer.step_if_finite(self.gpu, stats[0].memory())?;
+            match parts.peek() {
+                // The device begins with this part while the next is prepared.
+                Some(_) => self.gpu.submit()?,
+                None => optimizer.step_if_finite(self.gpu, stats[0].memory())?,
             }
         }
         Ok(losses)
