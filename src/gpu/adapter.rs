@@ -1,5 +1,7 @@
 //! Which adapters there are, which one to use, and what it can do.
 
+use std::sync::LazyLock;
+
 use crate::{Error, Result};
 
 /// What the user said about the adapter; empty means "the best there is".
@@ -82,14 +84,27 @@ pub struct FoundAdapter {
 }
 
 impl AdapterReport {
-    /// Whether kernels that load texels are faster than those that load the same from arrays: Mesa's software
-    /// adapters load an array's numbers for one lane after the other, in a loop. Measured with Mesa 22.3 and
-    /// 25.0; with 26.2 either is as fast.
+    /// Whether kernels that load texels are faster than those that load the same from arrays. Mesa's software
+    /// adapters up to 25 load an array's numbers for one lane after the other, in a loop; 26 does not, and
+    /// either was as fast on an Intel Xeon, but texels still were on an AMD EPYC.
     pub fn prefers_texels(&self) -> bool {
         let mesa = major_version_of_mesa(&self.driver);
-        self.class == AdapterClass::Software && mesa.is_some_and(|major| major < 26)
+        self.class == AdapterClass::Software && mesa.is_some_and(|major| major < 26 || *AMD)
     }
 }
+
+/// Whether the processor is one of AMD's.
+static AMD: LazyLock<bool> = LazyLock::new(|| {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[allow(unused_unsafe, reason = "Rust 1.88 has it unsafe")]
+        // SAFETY: every processor of this architecture has the instruction.
+        let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+        bytemuck::bytes_of(&[vendor.ebx, vendor.edx, vendor.ecx]) == b"AuthenticAMD"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+});
 
 /// Of a driver such as `llvmpipe Mesa 22.3.6 (LLVM 15.0.6)`.
 fn major_version_of_mesa(driver: &str) -> Option<u32> {
