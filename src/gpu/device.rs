@@ -3,17 +3,17 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::mpsc;
 
-use super::adapter::{AdapterChoice, AdapterClass, AdapterReport, FoundAdapter, adapters, choose};
-use super::buffer::{Form, Place, Pool, Slice, TEXELS_IN_ROW};
-use super::choice::{Choices, Problem, Sizes};
-use super::disk_cache::PipelineStore;
+use super::adapter::{AdapterClass, AdapterReport};
+use super::buffer::{Form, Pool, Slice, TEXELS_IN_ROW};
+use super::choice::{Choices, Sizes};
 use super::download::{Download, StagingRing};
+use super::faults::Faults;
 use super::matrix_units::MatrixUnits;
 use super::pipeline::Pipelines;
 use super::profile::{Profiler, Timing};
-use super::recorder::{Binding, Command, Given, Recorder, Recording, Uniforms};
+use super::recorder::{Binding, Command, Recorder, Uniforms};
 use super::shader::{Kernel, Shader};
 use super::upload::UploadRing;
 use crate::{Error, Result};
@@ -21,209 +21,44 @@ use crate::{Error, Result};
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
 const GUARD: u64 = 256;
 
-/// Runs after which a plan takes the pool for as flat as it gets.
-const MOST_RUNS: usize = 8;
-
-/// How a device is opened.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GpuOptions {
-    /// Keep the shader compiler's bounds checks.
-    pub checked: bool,
-    /// Ask for WebGPU's guaranteed limits only (128 MiB a binding and so on), to see how a weak
-    /// adapter would fare.
-    pub floor_limits: bool,
-    /// Do not use subgroup operations even if the adapter has them.
-    pub no_subgroups: bool,
-    /// Choose kernels as for a discrete GPU, whatever the adapter is, for tests of these choices.
-    pub as_gpu: bool,
-    /// Offer the kernels for such matrix units, of f16 and of f32, whatever the adapter has, for tests
-    /// that only look at those or put plain arithmetic in the units' place.
-    pub pretended_matrix_units: [Option<MatrixUnits>; 2],
-    /// Surround every allocation with guard bytes and fill it with NaN; see [`Gpu::check_guards`].
-    pub guards: bool,
-    /// Store activations and the weights of convolutions in f16, if the adapter can; see
-    /// [`Gpu::mixed`].
-    pub mixed: bool,
-    /// Measure every dispatch, if the adapter can; see [`Gpu::timings`].
-    pub profile: bool,
-}
-
 /// An opened adapter. Clones share it.
 #[derive(Clone)]
-pub struct Gpu(Rc<Inner>);
+pub struct Gpu(pub(super) Rc<Inner>);
 
-struct Inner {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
-    report: AdapterReport,
-    limits: wgpu::Limits,
-    subgroup_size: Option<u32>,
-    f16: bool,
-    words: bool,
-    mixed: bool,
+pub(super) struct Inner {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub report: AdapterReport,
+    pub limits: wgpu::Limits,
+    pub subgroup_size: Option<u32>,
+    pub f16: bool,
+    pub words: bool,
+    pub mixed: bool,
     /// Units for matrices of f16 and of f32, as long as they are trusted.
-    matrix_units: Cell<[Option<MatrixUnits>; 2]>,
-    pool: Rc<Pool>,
-    staging: Rc<StagingRing>,
-    uploads: RefCell<UploadRing>,
-    recorder: RefCell<Recorder>,
-    pipelines: RefCell<Pipelines>,
-    uniforms: RefCell<Uniforms>,
-    profiler: RefCell<Option<Profiler>>,
+    pub matrix_units: Cell<[Option<MatrixUnits>; 2]>,
+    pub pool: Rc<Pool>,
+    pub staging: Rc<StagingRing>,
+    pub uploads: RefCell<UploadRing>,
+    pub recorder: RefCell<Recorder>,
+    pub pipelines: RefCell<Pipelines>,
+    pub uniforms: RefCell<Uniforms>,
+    pub profiler: RefCell<Option<Profiler>>,
     /// Downloads recorded and not yet submitted.
-    maps: RefCell<Vec<PendingMap>>,
-    planning: Cell<bool>,
-    choices: Choices,
-    replaced: RefCell<HashMap<&'static str, &'static Shader>>,
-    guarded: Option<RefCell<Vec<Slice>>>,
-    faults: Faults,
+    pub maps: RefCell<Vec<PendingMap>>,
+    pub planning: Cell<bool>,
+    pub choices: Choices,
+    pub replaced: RefCell<HashMap<&'static str, &'static Shader>>,
+    pub guarded: Option<RefCell<Vec<Slice>>>,
+    pub faults: Faults,
 }
 
-struct PendingMap {
+pub(super) struct PendingMap {
     staging: wgpu::Buffer,
     sender: mpsc::Sender<Result<(), wgpu::BufferAsyncError>>,
     submission: Rc<OnceCell<wgpu::SubmissionIndex>>,
 }
 
-/// What recorded work would take; see [`Gpu::plan`].
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Bytes of device memory in all, everything leased before included.
-    pub peak_bytes: u64,
-    /// Bytes of the largest single tensor.
-    pub largest_bytes: u64,
-    /// Bytes one binding may have on this adapter.
-    pub binding_limit: u64,
-    /// Dispatches recorded.
-    pub dispatches: usize,
-    /// The choices between kernels that were made.
-    pub problems: Vec<Problem>,
-    /// With the bytes of its parameters.
-    kernels: HashMap<Kernel, u64>,
-}
-
-impl Plan {
-    /// Whether every tensor can be bound.
-    pub fn fits(&self) -> bool {
-        self.largest_bytes <= self.binding_limit
-    }
-
-    /// Every kernel recorded, with the bytes of its parameters in whole blocks of 16.
-    pub fn kernels(&self) -> impl Iterator<Item = (Kernel, u64)> {
-        self.kernels.iter().map(|(&kernel, &bytes)| (kernel, bytes))
-    }
-}
-
 impl Gpu {
-    /// Opens the adapter that `choice` (completed by the environment) names.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] without a usable adapter or if it refuses to be opened.
-    pub fn open(choice: AdapterChoice, options: GpuOptions) -> Result<Self> {
-        Self::open_adapter(choose(&choice.or_environment())?, options)
-    }
-
-    /// Opens the adapter of this place in the list of [`adapters`].
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] if there is none any more, or it refuses to be opened.
-    pub fn open_index(index: usize, options: GpuOptions) -> Result<Self> {
-        let found = adapters().into_iter().find(|found| found.report.index == index);
-        let found = found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))?;
-        Self::open_adapter(found, options)
-    }
-
-    /// Opens a found adapter.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] if the adapter refuses.
-    pub fn open_adapter(found: FoundAdapter, options: GpuOptions) -> Result<Self> {
-        let FoundAdapter { mut report, raw } = found;
-        if options.as_gpu {
-            report.class = AdapterClass::Discrete;
-        }
-        let mut wanted = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SHADER_F16;
-        if !options.no_subgroups {
-            wanted |= wgpu::Features::SUBGROUP;
-        }
-        if options.profile {
-            wanted |= wgpu::Features::TIMESTAMP_QUERY;
-        }
-        if report.class == AdapterClass::Software {
-            wanted |= wgpu::Features::SHADER_INT64;
-        }
-        let mut features = wanted & raw.features();
-        let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        let mut matrix_units = [None; 2];
-        if let Some((smallest, largest)) = report.subgroup_size
-            && !options.no_subgroups
-            && smallest == largest
-            && raw.features().contains(matrices)
-        {
-            features |= matrices;
-            matrix_units = [wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32]
-                .map(|of| MatrixUnits::of(&raw, of, smallest));
-        }
-        if options.pretended_matrix_units != [None; 2] {
-            matrix_units = options.pretended_matrix_units;
-        }
-        // SAFETY: what is experimental is the cooperative matrices; kernels keep to what the adapter
-        // lists, and `tune::check_matrix_units` compares them with plain ones before they are used.
-        let experimental_features = match features.contains(matrices) {
-            true => unsafe { wgpu::ExperimentalFeatures::enabled() },
-            false => wgpu::ExperimentalFeatures::disabled(),
-        };
-        let limits = match options.floor_limits {
-            true => wgpu::Limits::default().or_worse_values_from(&raw.limits()),
-            false => raw.limits(),
-        };
-        let (device, queue) = pollster::block_on(raw.request_device(&wgpu::DeviceDescriptor {
-            label: Some("wgrad"),
-            required_features: features,
-            required_limits: limits.clone(),
-            experimental_features,
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            trace: wgpu::Trace::Off,
-        }))
-        .map_err(|error| Error::Gpu(format!("opening {}: {error}", report.name)))?;
-        let faults = Faults::watch(&device);
-        let info = raw.get_info();
-        let f16 = features.contains(wgpu::Features::SHADER_F16);
-        let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
-            && info.subgroup_min_size == info.subgroup_max_size)
-            .then_some(info.subgroup_min_size);
-        let profiler = features
-            .contains(wgpu::Features::TIMESTAMP_QUERY)
-            .then(|| Profiler::new(&device, &queue));
-        Ok(Self(Rc::new(Inner {
-            uniforms: RefCell::new(Uniforms::new(limits.min_uniform_buffer_offset_alignment)),
-            pipelines: RefCell::new(Pipelines::new(
-                options.checked,
-                PipelineStore::open(&device, &info),
-            )),
-            device,
-            queue,
-            report,
-            limits,
-            subgroup_size,
-            f16,
-            words: features.contains(wgpu::Features::SHADER_INT64),
-            mixed: options.mixed && f16,
-            matrix_units: Cell::new(matrix_units),
-            pool: Rc::default(),
-            staging: Rc::default(),
-            uploads: RefCell::default(),
-            recorder: RefCell::default(),
-            profiler: RefCell::new(profiler),
-            maps: RefCell::default(),
-            planning: Cell::new(false),
-            choices: Choices::default(),
-            replaced: RefCell::default(),
-            guarded: options.guards.then(RefCell::default),
-            faults,
-        })))
-    }
-
     /// What the adapter is.
     pub fn report(&self) -> &AdapterReport {
         &self.0.report
@@ -463,7 +298,7 @@ impl Gpu {
         self.download_from(Binding::of(slice))
     }
 
-    fn download_from(&self, from: Binding) -> Download {
+    pub(super) fn download_from(&self, from: Binding) -> Download {
         let bytes = from.bytes;
         let staging = self.0.staging.take(&self.0.device, bytes);
         let (sender, mapped) = mpsc::channel();
@@ -477,50 +312,11 @@ impl Gpu {
         Download { gpu: self.clone(), staging, bytes, mapped, submission }
     }
 
-    /// Records what `work` makes of `inputs` and the download of the slices that it returns, and keeps both,
-    /// the latest such work only, to be recorded [`Gpu::again`] without it. What it uploads would not be
-    /// uploaded again, so nothing is kept of work that does.
-    ///
-    /// # Errors
-    /// Those of `work`.
-    pub fn keep(
-        &self,
-        inputs: &[Place],
-        work: impl FnOnce() -> Result<Vec<Slice>>,
-    ) -> Result<(Vec<Download>, Recording)> {
-        let here = || {
-            let recorder = self.0.recorder.borrow();
-            (recorder.commands.len(), recorder.interruptions)
-        };
-        let (first, interruptions) = here();
-        let given = Given { inputs: inputs.to_vec(), free: self.0.pool.free() };
-        let slices = work()?;
-        let mut recording = Recording::default();
-        if !self.0.planning.get() && here().1 == interruptions {
-            let downloads = slices.iter().map(Binding::of).collect();
-            recording = self.0.recorder.borrow_mut().keep(first, given, downloads);
-        }
-        Ok((slices.iter().map(|slice| self.download(slice)).collect(), recording))
-    }
-
-    /// Records once more what was kept. None if it no longer is, or if it would now come out
-    /// differently: the inputs lie elsewhere, other memory is free than was then, or kernels are chosen
-    /// differently.
-    pub fn again(&self, recording: &Recording, inputs: &[Place]) -> Option<Vec<Download>> {
-        let kept = self.0.recorder.borrow().kept(recording)?;
-        let alike = kept.given.inputs == inputs && self.0.pool.has_free(&kept.given.free);
-        if self.0.planning.get() || !alike {
-            return None;
-        }
-        self.record(Command::Kept(kept.clone()));
-        Some(kept.downloads.iter().map(|from| self.download_from(from.clone())).collect())
-    }
-
     fn forget_kept(&self) {
         self.0.recorder.borrow_mut().forget_kept();
     }
 
-    fn record(&self, command: Command) {
+    pub(super) fn record(&self, command: Command) {
         self.0.recorder.borrow_mut().commands.push(command);
     }
 
@@ -574,67 +370,6 @@ impl Gpu {
         self.0.staging.give_back(staging);
     }
 
-    /// Records what `work` records, without running it or allocating anything, and tells what it
-    /// takes when it is done again and again. The storages it leased stay in the pool, so that the
-    /// same work run next allocates exactly these, and smaller work nothing else.
-    ///
-    /// `work` is called several times: each run but the first finds in the pool what the one before
-    /// it left, and may take other storages than from an empty one.
-    ///
-    /// # Errors
-    /// Those of `work`, and of what was recorded before.
-    pub fn plan(&self, work: impl FnMut() -> Result<()>) -> Result<Plan> {
-        self.submit()?;
-        self.0.pool.trim();
-        self.0.recorder.borrow_mut().forget_groups();
-        self.0.planning.set(true);
-        let commands = self.record_until_flat(work);
-        self.0.planning.set(false);
-        self.0.pool.settle();
-        let problems = self.0.choices.seen();
-        let commands = commands?;
-        let kernels = commands.iter().filter_map(|command| match command {
-            Command::Dispatch { kernel, params, .. } => {
-                Some((*kernel, params.map_or(0, |slot| slot.bytes)))
-            }
-            _ => None,
-        });
-        Ok(Plan {
-            peak_bytes: self.0.pool.total_bytes(),
-            largest_bytes: self.0.pool.largest_bytes(),
-            binding_limit: self.binding_limit(),
-            dispatches: kernels.clone().count(),
-            problems,
-            kernels: kernels.collect(),
-        })
-    }
-
-    /// What `work` records once the pool has stopped growing, which it does at the second run or
-    /// soon after, unless `work` keeps what it leases.
-    fn record_until_flat(&self, mut work: impl FnMut() -> Result<()>) -> Result<Vec<Command>> {
-        let mut runs = 0;
-        loop {
-            let before = self.0.pool.total_bytes();
-            self.0.choices.watch();
-            let result = work();
-            self.0.maps.borrow_mut().clear();
-            let commands = std::mem::take(&mut self.0.recorder.borrow_mut().commands);
-            result?;
-            runs += 1;
-            if self.0.pool.total_bytes() == before || runs == MOST_RUNS {
-                return Ok(commands);
-            }
-        }
-    }
-
-    /// Compiles the kernels of a plan, in parallel.
-    ///
-    /// # Errors
-    /// What the device reported.
-    pub fn prepare(&self, plan: &Plan) -> Result<()> {
-        self.compile(plan.kernels().map(|(kernel, _)| kernel))
-    }
-
     /// Compiles kernels, in parallel.
     ///
     /// # Errors
@@ -660,59 +395,5 @@ impl Gpu {
         self.finish()?;
         let mut profiler = self.0.profiler.borrow_mut();
         Ok(profiler.as_mut().map_or_else(Vec::new, |profiler| profiler.take(&self.0.device)))
-    }
-}
-
-/// The first thing that went wrong on the device since it was last asked.
-///
-/// The native backends report errors while the call that causes them runs, so a handler for
-/// errors outside any scope sees everything, and one check after each submission suffices.
-#[derive(Clone, Default)]
-struct Faults(Arc<Mutex<Option<Fault>>>);
-
-enum Fault {
-    OutOfMemory,
-    Lost(String),
-    Other(String),
-}
-
-impl Faults {
-    fn watch(device: &wgpu::Device) -> Self {
-        let faults = Self::default();
-        let errors = faults.clone();
-        device.on_uncaptured_error(Arc::new(move |error| {
-            errors.set(match error {
-                wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory,
-                error => Fault::Other(error.to_string()),
-            });
-        }));
-        let losses = faults.clone();
-        device.set_device_lost_callback(move |reason, text| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                losses.set(Fault::Lost(text));
-            }
-        });
-        faults
-    }
-
-    fn set(&self, fault: Fault) {
-        if let Ok(mut first) = self.0.lock() {
-            first.get_or_insert(fault);
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let fault = self.0.lock().ok().and_then(|mut first| first.take());
-        Err(match fault {
-            None => return Ok(()),
-            Some(Fault::OutOfMemory) => Error::OutOfMemory("(device memory)".into()),
-            Some(Fault::Lost(text)) => Error::Gpu(format!(
-                "the device was lost ({text}); the driver may have reset it because a submission \
-                 took too long: try a smaller --batch-size, or another --adapter"
-            )),
-            Some(Fault::Other(text)) => {
-                Error::Gpu(format!("the device refused a command; this is a bug in wgrad: {text}"))
-            }
-        })
     }
 }
