@@ -15,7 +15,7 @@ use super::{NETWORK, Row, Verdict};
 use crate::checkpoint::{
     Checkpoint, HeadPolicy, HostData, HostTensor, IMAGENET_MEAN, IMAGENET_STD, Source,
 };
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::gpu::{Download, Gpu, Slice};
 use crate::nn::{BnPolicy, Mode, ResNet, Stage};
 use crate::ops::case::Worst;
@@ -312,7 +312,7 @@ impl Fixture {
     /// Those of [`start`], and what the device reported.
     pub fn train(&self, gpu: &Gpu, config: &Config) -> Result<Trained> {
         let mut comparison = Comparison::default();
-        let mut net = start(gpu).context(|| "starting from the bundled weights")?;
+        let mut net = start(gpu)?;
         let before = net.tensors(gpu)?;
         let from = config.train_from()?;
         let mode = Mode::train_from(from, config.batch_norm()?);
