@@ -8,7 +8,7 @@
 //! with step_size = lr / (1 − β1ᵗ) and bias2_sqrt = √(1 − β2ᵗ) at step t = 1, 2, …. Weight decay is
 //! `coupled_decay` in Adam and shrink = 1 − lr·decay in AdamW.
 
-use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input, given};
 use super::{Op, arena};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
@@ -125,14 +125,15 @@ fn cases() -> Vec<Case> {
     // `biases` are 1 − βᵗ that the device knows, in mixed precision.
     let case_of = |length: usize,
                    moments: f64,
-                   hyper: AdamHyper,
+                   (algorithm, hyper): (String, AdamHyper),
                    [scale, loss]: [f32; 2],
                    biases: Option<[f32; 2]>| {
         let input =
             |low: f64, high: f64| Input::constant(Shape::vector(length), Fill::Uniform(low, high));
         let case = Case::new(
             format!(
-                "{length} parameters moments {moments} {hyper:?} scale {scale} loss {loss} {biases:?}"
+                "{length} parameters {algorithm} moments {moments} scale {scale} loss {loss}{}",
+                given("biases", biases.map(|[bias1, bias2]| format!("{bias1} {bias2}")))
             ),
             vec![input(-1.0, 1.0), input(-1.0, 1.0), input(-moments, moments), input(0.0, moments)],
             move |tape, inputs| {
@@ -176,7 +177,10 @@ fn cases() -> Vec<Case> {
     };
     let case = |length, moments, hyper, scalars| case_of(length, moments, hyper, scalars, None);
     let hyper = |step: u64, weight_decay: f64, decoupled: bool| {
-        AdamHyper::new(step, 1e-3, [0.9, 0.999], 1e-8, weight_decay, decoupled)
+        let algorithm = if decoupled { "adamw" } else { "adam" };
+        let step_name = if step == u64::MAX { "any".into() } else { step.to_string() };
+        let hyper = AdamHyper::new(step, 1e-3, [0.9, 0.999], 1e-8, weight_decay, decoupled);
+        (format!("{algorithm} step {step_name} weight_decay {weight_decay}"), hyper)
     };
     vec![
         case(1000, 0.5, hyper(10, 0.0, false), [1.0, 0.5]),

@@ -74,7 +74,7 @@ fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill| {
         let input = Input::variable(shape).filled(fill).activation();
         Case::new(
-            format!("{shape} {fill:?}"),
+            format!("{shape} {fill}"),
             vec![input, input],
             |tape, inputs| Ok(vec![add(tape, &inputs[0], &inputs[1])?]),
             |inputs| vec![Expected::rounded(sum(&inputs[0], &inputs[1]), 1.0)],

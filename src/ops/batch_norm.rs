@@ -726,7 +726,7 @@ fn case(shape: Shape, fill: Fill, residual: bool, options: BatchNorm) -> Case {
         inputs.push(Input::variable(shape).activation());
     }
     let name = format!(
-        "{shape} {fill:?} {}{}{}",
+        "{shape} {fill} {}{}{}",
         if options.training { "train" } else { "eval" },
         if residual { " +residual" } else { "" },
         if options.relu { " +relu" } else { "" }

@@ -5,6 +5,8 @@
 //! operation cannot be added without being checked and measured. [`super::Op::cases`] adds each case
 //! that has activations again with those stored in f16.
 
+use std::fmt;
+
 use half::f16;
 
 use crate::autograd::{Tape, Var};
@@ -190,6 +192,22 @@ pub enum Fill {
     /// Uniform in −1…1, times powers of ten from 1e-15 to 1e15 that vary by channel; from 1e-3 to
     /// 1e3 in f16.
     Extremes,
+}
+
+impl fmt::Display for Fill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uniform(low, high) => write!(f, "in {low} to {high}"),
+            Self::Ties => f.write_str("with ties"),
+            Self::Channels(channels) => write!(f, "of {channels} channels"),
+            Self::Extremes => f.write_str("of all sizes"),
+        }
+    }
+}
+
+/// A part of a case's name: what is given for `what`, if anything.
+pub(super) fn given(what: &str, value: Option<impl fmt::Display>) -> String {
+    value.map_or_else(String::new, |value| format!(" {what} {value}"))
 }
 
 /// How an input is stored in mixed precision.
@@ -472,8 +490,8 @@ pub struct Worst {
     pub allowance: f64,
 }
 
-impl std::fmt::Display for Worst {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Worst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { share, position, found, expected, allowance } = self;
         write!(
             f,

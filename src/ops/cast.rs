@@ -41,7 +41,7 @@ fn cases() -> Vec<Case> {
     let case = |length: usize, fill: Fill| {
         let input = Input::constant(Shape::vector(length), fill);
         Case::new(
-            format!("{length} numbers {fill:?}"),
+            format!("{length} numbers {fill}"),
             vec![input],
             |tape, inputs| {
                 let y = Tensor::empty_as(tape.gpu(), inputs[0].shape(), Dtype::F16);

@@ -309,7 +309,7 @@ fn cases() -> Vec<Case> {
         };
         Case::new(
             format!(
-                "{rows} rows {classes} classes smoothing {label_smoothing} over {divisor} {fill:?}\
+                "{rows} rows {classes} classes smoothing {label_smoothing} over {divisor} {fill}\
                  {kind}"
             ),
             vec![Input::variable(Shape::matrix(rows, classes)).filled(fill)],

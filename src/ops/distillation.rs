@@ -169,7 +169,7 @@ fn cases() -> Vec<Case> {
         let options = Distillation { temperature, divisor };
         let shape = Shape::matrix(rows, classes);
         Case::new(
-            format!("{rows} rows {classes} classes T {temperature} over {divisor} {fill:?}"),
+            format!("{rows} rows {classes} classes T {temperature} over {divisor} {fill}"),
             vec![
                 Input::variable(shape).filled(fill),
                 // Any numbers above 0 will do; probabilities are of this size.
@@ -189,7 +189,7 @@ fn cases() -> Vec<Case> {
     let softened = |rows: usize, classes: usize, fill: Fill, temperature: f32, teachers: usize| {
         let input = Input::constant(Shape::matrix(rows, classes), fill);
         Case::new(
-            format!("soften {rows} rows {classes} classes of {teachers} T {temperature} {fill:?}"),
+            format!("soften {rows} rows {classes} classes of {teachers} T {temperature} {fill}"),
             vec![input; teachers],
             move |tape, inputs| {
                 let targets = Tensor::empty(tape.gpu(), inputs[0].shape());

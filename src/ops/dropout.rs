@@ -123,7 +123,7 @@ fn cases() -> Vec<Case> {
     let case = |shape: Shape, p: f32, per: Per, fill: Fill| {
         let options = Dropout { p, per, site: 2 };
         Case::new(
-            format!("{shape} p {p} per {per:?} {fill:?}"),
+            format!("{shape} p {p} per {per:?} {fill}"),
             vec![Input::variable(shape).filled(fill).activation()],
             move |tape, inputs| {
                 let key = tape.gpu().lease(16);

@@ -82,7 +82,7 @@ impl Backward for GlobalAvgPoolBackward {
 fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill| {
         Case::new(
-            format!("{shape} {fill:?}"),
+            format!("{shape} {fill}"),
             vec![Input::variable(shape).filled(fill).activation()],
             |tape, inputs| Ok(vec![global_avg_pool(tape, &inputs[0])?]),
             |inputs| vec![reference(&inputs[0])],

@@ -3,7 +3,7 @@
 //!
 //! norm = √Σ g², scale = min(1, max_norm / (norm + 1e-6)).
 
-use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input, given};
 use super::{Op, arena};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
@@ -84,7 +84,7 @@ fn cases() -> Vec<Case> {
     let case = |lengths: &[usize], max_norm: Option<f32>| {
         let input = |&length| Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
         Case::new(
-            format!("slices of {lengths:?} max_norm {max_norm:?}"),
+            format!("slices of {lengths:?}{}", given("max_norm", max_norm)),
             lengths.iter().map(input).collect(),
             move |tape, inputs| {
                 let slices: Vec<_> = inputs.iter().map(|input| input.value().memory()).collect();

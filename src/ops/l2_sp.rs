@@ -1,7 +1,7 @@
 //! Gradient of the penalty ½·strength·‖θ − θ₀‖² that keeps parameters near where they started
 //! (L2-SP): gradient += scale·strength·(θ − θ₀), where the gradient is that of scale·loss.
 
-use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input, given};
 use super::{Op, arena};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
@@ -57,7 +57,7 @@ fn cases() -> Vec<Case> {
     let case = |length: usize, strength: f32, scale: Option<f32>| {
         let input = Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
         Case::new(
-            format!("{length} parameters strength {strength} scale {scale:?}"),
+            format!("{length} parameters strength {strength}{}", given("scale", scale)),
             vec![input; 3],
             move |tape, inputs| {
                 let gradients = inputs[0].value().duplicate(tape.gpu());

@@ -7,7 +7,7 @@
 //! norm = √Σ g² / scale, factor = min(1, max_norm / (norm + 1e-6)) / scale; cₜ₊₁ = cₜ + (1 − β)·(1 − cₜ),
 //! which is 1 − βᵗ of the steps that were done.
 
-use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
+use super::case::{Array, Case, EPSILON, Expected, Fill, Input, given};
 use super::{Op, grad_norm};
 use crate::Result;
 use crate::gpu::{Gpu, Kernel, Shader, Slice};
@@ -129,7 +129,11 @@ fn cases() -> Vec<Case> {
         let input = |length| Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
         let state = [state[0], state[1], state[2], state[3], state[0], 3.0, 0.0, 0.0];
         Case::new(
-            format!("state {state:?} loss {loss} max_norm {max_norm:?} among them {poison:?}"),
+            format!(
+                "state {state:?} loss {loss}{}{}",
+                given("max_norm", max_norm),
+                given("with a gradient of", poison)
+            ),
             lengths.map(input).to_vec(),
             move |tape, inputs| {
                 let gpu = tape.gpu();

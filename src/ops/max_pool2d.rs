@@ -184,7 +184,10 @@ fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill, pool: MaxPool2d| {
         let MaxPool2d { kernel: [r, s], stride, padding } = pool;
         Case::new(
-            format!("{shape} {r}x{s} stride {stride:?} padding {padding:?} {fill:?}"),
+            format!(
+                "{shape} {r}x{s} s{}x{} p{}x{} {fill}",
+                stride[0], stride[1], padding[0], padding[1]
+            ),
             vec![Input::variable(shape).filled(fill).activation()],
             move |tape, inputs| Ok(vec![max_pool2d(tape, &inputs[0], pool)?]),
             move |inputs| vec![Expected::exact(reference(&inputs[0], pool).0)],

@@ -64,7 +64,7 @@ impl Backward for ReluBackward {
 fn cases() -> Vec<Case> {
     let case = |shape: Shape, fill: Fill| {
         Case::new(
-            format!("{shape} {fill:?}"),
+            format!("{shape} {fill}"),
             vec![Input::variable(shape).filled(fill).activation()],
             |tape, inputs| Ok(vec![relu(tape, &inputs[0])?]),
             |inputs| vec![Expected::exact(inputs[0].map(|x| x.max(0.0)))],

@@ -6,6 +6,8 @@
 //!
 //! nothing changes where the loss is not finite.
 
+use std::fmt;
+
 use super::case::{Array, Case, EPSILON, Expected, Fill, Input};
 use super::{Op, arena, cast};
 use crate::Result;
@@ -33,6 +35,15 @@ pub struct SgdHyper {
     pub nesterov: f32,
     /// Zeros.
     pub unused: [f32; 3],
+}
+
+impl fmt::Display for SgdHyper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { learning_rate, momentum, weight_decay, .. } = self;
+        write!(f, "lr {learning_rate} momentum {momentum} weight_decay {weight_decay}")?;
+        f.write_str(if self.nesterov == 1.0 { " nesterov" } else { "" })?;
+        f.write_str(if self.first == 1.0 { " first step" } else { "" })
+    }
 }
 
 /// What [`sgd`] works on. The slices must lie in different buffers; the arenas are equally long.
@@ -86,7 +97,7 @@ fn cases() -> Vec<Case> {
     let case_of = |length: usize, hyper: SgdHyper, [scale, loss]: [f32; 2], half: bool| {
         let input = Input::constant(Shape::vector(length), Fill::Uniform(-1.0, 1.0));
         let case = Case::new(
-            format!("{length} parameters {hyper:?} scale {scale} loss {loss}"),
+            format!("{length} parameters {hyper} scale {scale} loss {loss}"),
             vec![input; 3],
             move |tape, inputs| {
                 let gpu = tape.gpu();
