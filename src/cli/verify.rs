@@ -9,7 +9,7 @@ use super::shared::{AdapterOptions, OutputOptions};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterReport, Gpu, GpuOptions};
 use crate::train::Console;
-use crate::verify::{Drift, Row, Selection, verify, worst_by_kernel};
+use crate::verify::{Drift, Row, Selection, Verdict, verify, worst_by_kernel};
 
 /// Every kernel, forward and backward, and a whole network on the adapter against references in f64
 ///
@@ -155,7 +155,11 @@ impl std::fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Row { op, case, kernel, .. } = self.0;
         let share = self.0.share().map_or("-".into(), |share| format!("{share:.3}"));
-        let kernel = if kernel.is_empty() { String::new() } else { format!("  [{kernel}]") };
-        write!(f, "{op:<15} {share:>6}  {:<7}  {case}{kernel}", self.0.word())
+        write!(f, "{op:<15} {share:>6}  {:<7}  {case}", self.0.word())?;
+        match &self.0.verdict {
+            Verdict::Unsupported(reason) => write!(f, ": {reason}"),
+            _ if kernel.is_empty() => Ok(()),
+            _ => write!(f, "  [{kernel}]"),
+        }
     }
 }

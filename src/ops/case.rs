@@ -198,9 +198,9 @@ impl fmt::Display for Fill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Uniform(low, high) => write!(f, "in {low} to {high}"),
-            Self::Ties => f.write_str("with ties"),
+            Self::Ties => f.write_str("ties"),
             Self::Channels(channels) => write!(f, "of {channels} channels"),
-            Self::Extremes => f.write_str("of all sizes"),
+            Self::Extremes => f.write_str("extremes"),
         }
     }
 }
