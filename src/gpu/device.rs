@@ -159,22 +159,26 @@ impl Gpu {
         Ok(slices.len())
     }
 
-    /// Records the writing of `data`, whole words, to the start of `slice`.
+    /// Writes `data`, whole words, to the start of `slice`, after everything recorded so far.
     ///
     /// # Errors
-    /// What the device reported, such as that there is no memory for the data on its way.
+    /// What the device reported, if recorded work had to be submitted first or there is no memory.
     pub fn upload(&self, slice: &Slice, data: &[u8]) -> Result<()> {
         if self.0.planning.get() || data.is_empty() {
             return Ok(());
         }
-        let staging = self.0.uploads.borrow_mut().fill(&self.0.device, data);
-        self.0.faults.check()?;
-        let (staging, offset) =
-            staging.ok_or_else(|| Error::Gpu("memory for an upload was refused".into()))?;
         self.0.recorder.borrow_mut().interruptions += 1;
         let to = Binding { bytes: data.len() as u64, ..Binding::of(slice) };
-        self.record(Command::Upload { staging, offset, to });
-        Ok(())
+        let staged = self.0.uploads.borrow_mut().fill(&self.0.device, data);
+        match staged {
+            Some((staging, from)) => self.record(Command::Upload { staging, from, to }),
+            None => {
+                self.submit()?;
+                let buffer = to.storage.buffer(&self.0.device);
+                self.0.queue.write_buffer(buffer, to.offset, data);
+            }
+        }
+        self.0.faults.check()
     }
 
     /// Records a dispatch of `kernel` with `params` at binding 0 and `slices` from binding 1 on.

@@ -70,7 +70,7 @@ pub(super) enum Command {
     },
     Upload {
         staging: wgpu::Buffer,
-        offset: u64,
+        from: u64,
         to: Binding,
     },
     Download {
@@ -307,7 +307,7 @@ fn encode_transfer(to: &mut Encoding<'_>, command: &Command) {
         Command::Clear { storage, offset, bytes } => {
             encoder.clear_buffer(storage.buffer(device), *offset, Some(*bytes));
         }
-        Command::Upload { staging, offset: from, to: Binding { storage, offset, bytes } } => {
+        Command::Upload { staging, from, to: Binding { storage, offset, bytes } } => {
             let to = storage.buffer(device);
             encoder.copy_buffer_to_buffer(staging, *from, to, *offset, *bytes);
         }
