@@ -9,7 +9,7 @@ use super::stopwatch::Summary;
 const STYLE: &str = "
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 72em; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; font-size: 13px } th, td { padding: .2em .6em; text-align: right }
-th { border-bottom: 1px solid #999 } td:first-child, th:first-child, .text td { text-align: left }
+th { border-bottom: 1px solid #999 } td:first-child, th:first-child, .text td, .text th { text-align: left }
 tr:nth-child(even) td { background-color: #f6f6f6 } .none { color: #999 } svg text { font-size: 12px }
 .wide { overflow-x: auto }";
 
@@ -24,7 +24,7 @@ pub fn html(files: &[BenchFile]) -> String {
          <meta name=\"viewport\" content=\"width=device-width\"><title>wgrad bench</title>\
          <style>{STYLE}</style>\n<h1>wgrad bench</h1>\n\
          <p>ResNet-18 through WebGPU. Medians of samples after a warm-up; a kernel that did not pass \
-         <code>wgrad verify</code> in the same process shows no time.</p>\n"
+         <code>wgrad verify</code> in the same process shows no time. The longer a bar, the faster.</p>\n"
     );
     adapters(&mut page, files);
     let lines = lines(files);
@@ -103,8 +103,8 @@ fn adapters(page: &mut String, files: &[BenchFile]) {
 
 /// Bars, the longer the faster; each line of the chart has a scale of its own.
 fn chart(page: &mut String, lines: &[&Line<'_>]) {
-    const LABEL: f64 = 330.0;
-    const LENGTH: f64 = 460.0;
+    const LABEL: f64 = 410.0;
+    const LENGTH: f64 = 400.0;
     const BAR: f64 = 18.0;
     let height: f64 = lines.iter().map(|line| BAR * line.rows.len() as f64 + 10.0).sum();
     let _ = writeln!(
