@@ -28,13 +28,15 @@ impl Download {
         if self.submission.get().is_none() {
             self.gpu.submit()?;
         }
-        let answer = match self.mapped.try_recv() {
-            Ok(answer) => answer,
-            Err(_) => {
-                self.gpu.wait_for(self.submission.get().cloned())?;
-                self.mapped.recv().map_err(|_| Error::Gpu("the device was lost".into()))?
+        let mut answer = self.mapped.try_recv();
+        // Waiting for the copy has it mapped; waiting for all that is submitted is the last resort.
+        for submission in [self.submission.get().cloned(), None] {
+            if answer.is_err() {
+                self.gpu.wait_for(submission)?;
+                answer = self.mapped.try_recv();
             }
-        };
+        }
+        let answer = answer.map_err(|_| Error::Gpu("the device was lost".into()))?;
         answer.map_err(|error| Error::Gpu(format!("reading device memory back: {error}")))?;
         let view = self
             .staging
