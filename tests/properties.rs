@@ -115,7 +115,8 @@ fn a_second_run_gives_the_same_bits() {
     });
 }
 
-/// Small uploads share staging memory, which is filled again once it was read; large ones have their own.
+/// Small uploads share staging memory, which is filled again once it was read; large ones that come again have
+/// their own.
 #[test]
 fn uploads_take_their_turn_among_other_commands() {
     for gpu in common::every_gpu(GpuOptions::default()) {

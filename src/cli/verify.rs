@@ -163,3 +163,21 @@ impl std::fmt::Display for Line<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_why_a_case_is_unsupported() {
+        let row = Row {
+            op: "relu",
+            case: "8 numbers".into(),
+            kernel: "plain".into(),
+            judged: Vec::new(),
+            what: "start".into(),
+            verdict: Verdict::Unsupported("no f16".into()),
+        };
+        assert!(Line(&row).to_string().ends_with("unsupported  8 numbers: no f16"));
+    }
+}

@@ -46,7 +46,11 @@ impl UploadRing {
         });
         let (buffer, end) = &mut self.filled[place];
         let start = *end;
-        buffer.get_mapped_range_mut(start..start + bytes).ok()?.copy_from_slice(data);
+        let Ok(mut view) = buffer.get_mapped_range_mut(start..start + bytes) else {
+            self.filled.swap_remove(place);
+            return None;
+        };
+        view.copy_from_slice(data);
         *end = (start + bytes).next_multiple_of(ALIGNMENT);
         Some((buffer.clone(), start))
     }
