@@ -40,7 +40,11 @@ fn a_file_is_measured_compared_and_shown() {
     assert!(passes.chunks(2).all(|passes| passes == ["forward", "backward"]), "{passes:?}");
     for row in rows {
         assert_eq!(row["status"], "measured", "{row}");
-        assert!(row["samples"].as_array().unwrap().len() >= 5, "{row}");
+        let samples = row["samples"].as_array().unwrap();
+        assert!(samples.len() >= 5, "{row}");
+        let [beside] = &row["beside"].as_array().unwrap()[..] else { panic!("{row}") };
+        assert_eq!(beside["name"], "copy");
+        assert_eq!(beside["samples"].as_array().unwrap().len(), samples.len());
     }
 
     let compare = ["--compare", "a.json", "a.json", "--html", "page.html"];

@@ -25,69 +25,144 @@ pub(super) const MATRIX_FLOPS: &str = "matrix multiply-add";
 /// Name of the ceiling that memory has.
 pub(super) const BANDWIDTH: &str = "copy";
 
-/// Measures each ceiling, with matrix units' for numbers of type `dtype`.
-pub(super) fn measure(
-    stopwatch: &Stopwatch<'_>,
-    effort: &Effort,
-    dtype: Dtype,
-) -> Result<Vec<Ceiling>> {
-    let gpu = stopwatch.gpu;
-    let lanes = |name: &str, half: bool| {
-        let operations = f64::from(ROUNDS) * GROUPS as f64 * 64.0 * 8.0;
-        best(stopwatch, effort, name, |chains| {
-            let kernel = Kernel::new(&FMA).half(half).with("CHAINS", chains);
-            (kernel, GROUPS * 64, operations * f64::from(chains))
+/// Work that keeps an adapter at one of its ceilings, to be timed whenever that is asked for.
+pub(super) struct Yardstick<'a> {
+    stopwatch: &'a Stopwatch<'a>,
+    /// What a sample of it does.
+    work: Box<dyn Fn() + 'a>,
+    /// Operations or bytes of a sample, in 1e9.
+    amount: f64,
+    /// As it was found.
+    ceiling: Ceiling,
+}
+
+impl<'a> Yardstick<'a> {
+    fn new(stopwatch: &'a Stopwatch<'a>, amount: f64, work: impl Fn() + 'a) -> Self {
+        let ceiling = Ceiling { name: String::new(), unit: String::new(), samples: Vec::new() };
+        Self { stopwatch, work: Box::new(work), amount: amount * 1e-9, ceiling }
+    }
+
+    fn seconds(&self) -> Result<f64> {
+        self.stopwatch.time(|| {
+            (self.work)();
+            Ok(())
         })
-    };
-    let mut ceilings = vec![lanes(FLOPS, false)?];
-    if gpu.report().f16 {
-        ceilings.push(lanes("f16 multiply-add", true)?);
     }
-    // On Metal, units that load from single numbers only have no ceiling here.
-    if let Some(units) = gpu.matrix_units(dtype.is_half()).filter(|units| units.wide_loads) {
-        let side = f64::from(units.side);
-        let operations = f64::from(ROUNDS) * GROUPS as f64 * 2.0 * side * side * side;
-        ceilings.push(best(stopwatch, effort, MATRIX_FLOPS, |chains| {
-            let kernel = Kernel::new(&MATRIX).half(dtype.is_half()).with("CHAINS", chains);
-            let kernel = kernel.with("SIDE", units.side).with("LANES", units.lanes);
-            (kernel, GROUPS * units.lanes as usize, operations * f64::from(chains))
-        })?);
+
+    /// In the ceiling's unit.
+    fn sample(&self) -> Result<f64> {
+        Ok(self.amount / self.seconds()?)
     }
-    ceilings.push(copy(stopwatch, effort)?);
-    Ok(ceilings)
+
+    /// With the ceiling that it finds.
+    fn measured(mut self, effort: &Effort, name: &str, unit: &str) -> Result<Self> {
+        let samples = (0..effort.samples).map(|_| self.sample()).collect::<Result<_>>()?;
+        self.ceiling = Ceiling { name: name.into(), unit: unit.into(), samples };
+        Ok(self)
+    }
+}
+
+/// What the adapter can do at most.
+pub(super) struct Yardsticks<'a>(Vec<Yardstick<'a>>);
+
+impl<'a> Yardsticks<'a> {
+    /// Finds each ceiling, with matrix units' for numbers of type `dtype`.
+    pub(super) fn find(
+        stopwatch: &'a Stopwatch<'a>,
+        effort: &Effort,
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let gpu = stopwatch.gpu;
+        let lanes = |name: &str, half: bool| {
+            let operations = f64::from(ROUNDS) * GROUPS as f64 * 64.0 * 8.0;
+            best(stopwatch, effort, name, |chains| {
+                let kernel = Kernel::new(&FMA).half(half).with("CHAINS", chains);
+                (kernel, GROUPS * 64, operations * f64::from(chains))
+            })
+        };
+        let mut all = vec![lanes(FLOPS, false)?];
+        if gpu.report().f16 {
+            all.push(lanes("f16 multiply-add", true)?);
+        }
+        // On Metal, units that load from single numbers only have no ceiling here.
+        if let Some(units) = gpu.matrix_units(dtype.is_half()).filter(|units| units.wide_loads) {
+            let side = f64::from(units.side);
+            let operations = f64::from(ROUNDS) * GROUPS as f64 * 2.0 * side * side * side;
+            all.push(best(stopwatch, effort, MATRIX_FLOPS, |chains| {
+                let kernel = Kernel::new(&MATRIX).half(dtype.is_half()).with("CHAINS", chains);
+                let kernel = kernel.with("SIDE", units.side).with("LANES", units.lanes);
+                (kernel, GROUPS * units.lanes as usize, operations * f64::from(chains))
+            })?);
+        }
+        all.push(copy(stopwatch, effort)?);
+        Ok(Self(all))
+    }
+
+    /// As they were found.
+    pub(super) fn ceilings(&self) -> Vec<Ceiling> {
+        self.0.iter().map(|yardstick| yardstick.ceiling.clone()).collect()
+    }
+
+    /// What to lay beside work that does arithmetic, or that moves memory alone: nothing measured yet.
+    pub(super) fn beside(&self, arithmetic: bool) -> Beside<'_> {
+        let names: &[_] = if arithmetic { &[FLOPS, MATRIX_FLOPS] } else { &[BANDWIDTH] };
+        let wanted = self.0.iter().filter(|one| names.contains(&one.ceiling.name.as_str()));
+        let empty = |one: &Yardstick<'_>| Ceiling { samples: Vec::new(), ..one.ceiling.clone() };
+        Beside(wanted.map(|one| (one, empty(one))).collect())
+    }
+}
+
+/// Ceilings measured between the samples of other work: others may use the adapter too, and clocks change.
+pub(super) struct Beside<'a>(Vec<(&'a Yardstick<'a>, Ceiling)>);
+
+impl Beside<'_> {
+    /// Takes one more sample of each.
+    pub(super) fn sample(&mut self) -> Result<()> {
+        let take = |(yardstick, ceiling): &mut (&Yardstick<'_>, Ceiling)| {
+            ceiling.samples.push(yardstick.sample()?);
+            Ok(())
+        };
+        self.0.iter_mut().try_for_each(take)
+    }
+
+    /// What was measured.
+    pub(super) fn ceilings(self) -> Vec<Ceiling> {
+        self.0.into_iter().map(|(_, ceiling)| ceiling).collect()
+    }
 }
 
 /// Of the same ceilings measured twice, each as it was the higher.
 pub(super) fn higher(first: Vec<Ceiling>, second: Vec<Ceiling>) -> Vec<Ceiling> {
     let pairs = first.into_iter().zip(second);
-    pairs.map(|(a, b)| if median(&b.samples) > median(&a.samples) { b } else { a }).collect()
+    pairs.map(|(a, b)| if median(&b) > median(&a) { b } else { a }).collect()
 }
 
-fn median(samples: &[f64]) -> f64 {
-    Summary::of(samples).map_or(0.0, |all| all.median)
+fn median(ceiling: &Ceiling) -> f64 {
+    Summary::of(&ceiling.samples).map_or(0.0, |all| all.median)
 }
 
 /// The best that a kernel reaches with some number of chains; `kernel` gives it with the numbers it
 /// writes and the operations of a round.
-fn best(
-    stopwatch: &Stopwatch<'_>,
+fn best<'a>(
+    stopwatch: &'a Stopwatch<'a>,
     effort: &Effort,
     name: &str,
     kernel: impl Fn(u32) -> (Kernel, usize, f64),
-) -> Result<Ceiling> {
-    let measure = |chains| arithmetic(stopwatch, effort, kernel(chains));
-    let all = CHAINS.map(measure).into_iter().collect::<Result<Vec<_>>>()?;
-    let samples = all.into_iter().max_by(|a, b| median(a).total_cmp(&median(b)));
-    let (name, unit) = (name.into(), "GFLOP/s".into());
-    Ok(Ceiling { name, unit, samples: samples.unwrap_or_default() })
+) -> Result<Yardstick<'a>> {
+    let measure = |chains| arithmetic(stopwatch, effort, name, kernel(chains));
+    let [first, others @ ..] = CHAINS.map(measure);
+    others.into_iter().try_fold(first?, |best, other| {
+        let other = other?;
+        Ok(if median(&other.ceiling) > median(&best.ceiling) { other } else { best })
+    })
 }
 
-/// Samples in GFLOP/s.
-fn arithmetic(
-    stopwatch: &Stopwatch<'_>,
+fn arithmetic<'a>(
+    stopwatch: &'a Stopwatch<'a>,
     effort: &Effort,
+    name: &str,
     (kernel, numbers, operations): (Kernel, usize, f64),
-) -> Result<Vec<f64>> {
+) -> Result<Yardstick<'a>> {
     #[repr(C)]
     #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
     struct Params {
@@ -97,24 +172,22 @@ fn arithmetic(
     }
     let gpu = stopwatch.gpu;
     let y = gpu.lease(numbers as u64 * 4);
-    let time = |count: u32| {
-        let params = Params { count, numbers: [0.5; 2] };
-        stopwatch.time(|| {
+    let rounds = |count: u32| {
+        let (y, params) = (y.clone(), Params { count, numbers: [0.5; 2] });
+        Yardstick::new(stopwatch, operations * f64::from(count), move || {
             gpu.run(kernel, &params, &[&y], gpu.groups(GROUPS));
-            Ok(())
         })
     };
-    time(1)?;
+    rounds(1).seconds()?;
     // As many rounds as make a sample long enough to be measured well, and no driver impatient.
     let mut count = 4;
-    while time(count)? < effort.sample_seconds && count < 1 << 20 {
+    while rounds(count).seconds()? < effort.sample_seconds && count < 1 << 20 {
         count *= 2;
     }
-    let seconds: Vec<f64> = (0..effort.samples).map(|_| time(count)).collect::<Result<_>>()?;
-    Ok(seconds.iter().map(|seconds| operations * f64::from(count) / seconds * 1e-9).collect())
+    rounds(count).measured(effort, name, "GFLOP/s")
 }
 
-fn copy(stopwatch: &Stopwatch<'_>, effort: &Effort) -> Result<Ceiling> {
+fn copy<'a>(stopwatch: &'a Stopwatch<'a>, effort: &Effort) -> Result<Yardstick<'a>> {
     let gpu = stopwatch.gpu;
     // Larger than any cache.
     let wanted = if gpu.class() == AdapterClass::Software { 64 << 20 } else { 256 << 20 };
@@ -122,18 +195,13 @@ fn copy(stopwatch: &Stopwatch<'_>, effort: &Effort) -> Result<Ceiling> {
     let (x, y) = (gpu.lease(bytes), gpu.lease(bytes));
     gpu.clear(&x);
     let count = (bytes / 16) as u32;
-    let seconds = stopwatch.sample(effort, 16, |repeats| {
-        stopwatch.time(|| {
-            for _ in 0..repeats {
-                let groups = gpu.groups((count as usize).div_ceil(256));
-                gpu.run(Kernel::new(&COPY), &count, &[&x, &y], groups);
-            }
-            Ok(())
+    let groups = gpu.groups((count as usize).div_ceil(256));
+    let copies = |repeats: usize| {
+        let (x, y) = (x.clone(), y.clone());
+        Yardstick::new(stopwatch, 2.0 * bytes as f64 * repeats as f64, move || {
+            (0..repeats).for_each(|_| gpu.run(Kernel::new(&COPY), &count, &[&x, &y], groups));
         })
-    })?;
-    Ok(Ceiling {
-        name: BANDWIDTH.into(),
-        unit: "GB/s".into(),
-        samples: seconds.iter().map(|seconds| 2.0 * bytes as f64 / seconds * 1e-9).collect(),
-    })
+    };
+    let repeats = stopwatch.warm_up(effort, 16, |repeats| copies(repeats).seconds())?;
+    copies(repeats).measured(effort, BANDWIDTH, "GB/s")
 }

@@ -160,6 +160,10 @@ pub struct Row {
     pub micro_batch: Option<usize>,
     /// Seconds each.
     pub samples: Vec<f64>,
+    /// The ceilings that its share is of, measured between its own samples; where there are none, the
+    /// file's are meant.
+    #[serde(default)]
+    pub beside: Vec<Ceiling>,
     /// Seconds that the host needed to record and submit each, where that is known.
     pub host_samples: Vec<f64>,
     /// Device memory, in bytes.
@@ -189,6 +193,7 @@ impl Row {
             images: 0,
             micro_batch: None,
             samples: Vec::new(),
+            beside: Vec::new(),
             host_samples: Vec::new(),
             device_bytes: None,
             process_bytes: None,
@@ -200,6 +205,7 @@ impl Row {
     /// Takes the times away.
     pub(super) fn withhold(&mut self, status: Status, reason: String) {
         self.samples.clear();
+        self.beside.clear();
         self.host_samples.clear();
         self.status = status;
         self.reason = Some(reason);
@@ -240,7 +246,8 @@ impl Row {
     /// f32 for such units, since it is laid beside the ceiling of f32.
     pub fn share(&self, ceilings: &[Ceiling]) -> Option<f64> {
         let ceiling = |name: &str| {
-            let found = ceilings.iter().find(|ceiling| ceiling.name == name)?;
+            let mut all = self.beside.iter().chain(ceilings);
+            let found = all.find(|ceiling| ceiling.name == name)?;
             Some(Summary::of(&found.samples)?.median)
         };
         let of = |value: Option<f64>, name| Some(value? / ceiling(name)?);
@@ -342,5 +349,24 @@ impl BenchFile {
     /// A property of the adapter, as text.
     pub fn property(&self, name: &str) -> &str {
         self.adapter[name].as_str().unwrap_or("")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_the_ceiling_measured_beside_the_row() {
+        let ceiling = |samples: &[f64]| Ceiling {
+            name: FLOPS.into(),
+            unit: "GFLOP/s".into(),
+            samples: samples.to_vec(),
+        };
+        let file = [ceiling(&[100.0])];
+        let mut row = Row { flops: 1e9, samples: vec![0.02], ..Row::new(Group::Operation) };
+        assert_eq!(row.share(&file), Some(0.5));
+        row.beside = vec![ceiling(&[80.0, 20.0, 62.5])];
+        assert_eq!(row.share(&file), Some(0.8));
     }
 }

@@ -26,6 +26,7 @@ use crate::tensor::Dtype;
 use crate::train::Console;
 use crate::tune;
 use crate::verify::{Selection, losses, verify};
+use ceiling::Yardsticks;
 use stopwatch::{Clock, Effort, Stopwatch};
 use verified::Verified;
 
@@ -94,7 +95,7 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
         report.driver,
         precision(dtype)
     ));
-    let ceilings = ceiling::measure(&stopwatch, &effort, dtype)?;
+    let ceilings = Yardsticks::find(&stopwatch, &effort, dtype)?.ceilings();
 
     let guards = GpuOptions { guards: true, ..Default::default() };
     let selection = Selection { op: settings.op.clone(), case: None };
@@ -103,7 +104,9 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
     let verified = Verified::new(&checked);
     console.line(format_args!("verify: {verified}"));
     // Once more, since an adapter that others use too may have been slow.
-    let ceilings = ceiling::higher(ceilings, ceiling::measure(&stopwatch, &effort, dtype)?);
+    // In short samples, which rows will be laid beside.
+    let yardsticks = Yardsticks::find(&stopwatch, &Effort::QUICK, dtype)?;
+    let ceilings = ceiling::higher(ceilings, yardsticks.ceilings());
     ceilings.iter().for_each(|ceiling| console.line(ceiling));
 
     table.title(&ceilings);
@@ -114,7 +117,7 @@ pub fn run(index: usize, settings: &Settings, console: &Console) -> Result<Bench
         network::loader(&effort, |row| table.tell(row, &ceilings));
     }
     for (op, case) in ops::cases(settings.op.as_deref(), report.class, dtype) {
-        for row in ops::measure(&stopwatch, &effort, op, &case, &verified) {
+        for row in ops::measure(&stopwatch, &yardsticks, &effort, op, &case, &verified) {
             table.tell(row, &ceilings);
         }
     }

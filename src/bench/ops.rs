@@ -1,6 +1,7 @@
 //! The passes of every operation at the sizes its benchmark cases have.
 
-use super::file::{Group, Row, Status};
+use super::ceiling::Yardsticks;
+use super::file::{Ceiling, Group, Row, Status};
 use super::stopwatch::{Effort, Stopwatch};
 use super::verified::Verified;
 use crate::error::Result;
@@ -83,6 +84,7 @@ pub(super) fn problems(gpu: &Gpu, part: Option<&str>) -> Result<Vec<Problem>> {
 /// A row for each pass of a case.
 pub(super) fn measure(
     stopwatch: &Stopwatch<'_>,
+    yardsticks: &Yardsticks<'_>,
     effort: &Effort,
     op: &'static Op,
     case: &Case,
@@ -108,16 +110,16 @@ pub(super) fn measure(
         let unsupported = |pass| failed(pass, Status::Unsupported, reason.clone());
         return passes.into_iter().map(unsupported).collect();
     }
-    let subject = match Subject::new(stopwatch, case) {
+    let subject = match Subject::new(stopwatch, yardsticks, case) {
         Ok(subject) => subject,
         Err(error) => return vec![failed(passes[0], Status::Failed, error.to_string())],
     };
     let measure = |pass| match subject.samples(effort, pass) {
         Err(error) => Some(failed(pass, Status::Failed, error.to_string())),
         Ok(None) => None,
-        Ok(Some(Measured { samples, kernels, bytes })) => {
+        Ok(Some(Measured { samples, beside, kernels, bytes })) => {
             let names: Vec<_> = kernels.iter().map(|(_, name)| *name).collect();
-            let mut row = Row { samples, bytes, kernel: names.join(" / "), ..row(pass) };
+            let mut row = Row { samples, beside, bytes, kernel: names.join(" / "), ..row(pass) };
             if let Some(reason) = verified.objection(op.name, &kernels) {
                 row.withhold(Status::Unverified, reason);
             }
@@ -131,6 +133,7 @@ pub(super) fn measure(
 
 struct Measured {
     samples: Vec<f64>,
+    beside: Vec<Ceiling>,
     kernels: Vec<(&'static str, &'static str)>,
     /// Each tensor read or written counted once.
     bytes: f64,
@@ -139,14 +142,19 @@ struct Measured {
 /// A case with its inputs on the device.
 struct Subject<'a> {
     stopwatch: &'a Stopwatch<'a>,
+    yardsticks: &'a Yardsticks<'a>,
     case: &'a Case,
     inputs: Vec<Tensor>,
 }
 
 impl<'a> Subject<'a> {
-    fn new(stopwatch: &'a Stopwatch<'a>, case: &'a Case) -> Result<Self> {
+    fn new(
+        stopwatch: &'a Stopwatch<'a>,
+        yardsticks: &'a Yardsticks<'a>,
+        case: &'a Case,
+    ) -> Result<Self> {
         let inputs = case.tensors(stopwatch.gpu, &case.fill())?;
-        Ok(Self { stopwatch, case, inputs })
+        Ok(Self { stopwatch, yardsticks, case, inputs })
     }
 
     fn forward(&self, pass: Pass) -> Result<(Tape, Vec<Var>)> {
@@ -177,13 +185,14 @@ impl<'a> Subject<'a> {
         let read = total(&mut self.inputs.iter().map(bytes));
         let written = total(&mut outputs.iter().map(|output| bytes(output.value())));
         let most = (MOST_BYTES as f64 / (read + written)).max(1.0) as usize;
+        let beside = self.yardsticks.beside(self.case.flops > 0.0);
         if pass == Pass::Forward {
             gpu.forget_kernels();
-            let samples = stopwatch.sample(effort, most, |repeats| {
+            let (samples, beside) = stopwatch.sample(effort, most, beside, |repeats| {
                 stopwatch.time(|| (0..repeats).try_for_each(|_| self.forward(pass).map(|_| ())))
             })?;
             let kernels = self.case.kernels(gpu);
-            return Ok(Some(Measured { samples, kernels, bytes: read + written }));
+            return Ok(Some(Measured { samples, beside, kernels, bytes: read + written }));
         }
         let (shape, dtype) = (outputs[0].shape(), outputs[0].value().dtype());
         drop(outputs);
@@ -192,7 +201,7 @@ impl<'a> Subject<'a> {
         if self.dispatches(pass, &d_y)? == 0 {
             return Ok(None);
         }
-        let samples = stopwatch.sample(effort, most, |repeats| {
+        let (samples, beside) = stopwatch.sample(effort, most, beside, |repeats| {
             let recorded: Vec<_> =
                 (0..repeats).map(|_| self.forward(pass)).collect::<Result<_>>()?;
             gpu.finish()?;
@@ -209,7 +218,7 @@ impl<'a> Subject<'a> {
         // A matrix product's gradient by one operand does not read that operand.
         let unread = if matches!(pass, Pass::By(_)) { gradients } else { 0.0 };
         let bytes = bytes(&d_y) as f64 + read - unread + gradients;
-        Ok(Some(Measured { samples, kernels: self.case.kernels(gpu), bytes }))
+        Ok(Some(Measured { samples, beside, kernels: self.case.kernels(gpu), bytes }))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Instant;
 
+use super::ceiling::Beside;
+use super::file::Ceiling;
 use crate::error::Result;
 use crate::gpu::{AdapterClass, Gpu};
 
@@ -93,31 +95,46 @@ impl<'a> Stopwatch<'a> {
         }
     }
 
-    /// Seconds to work before what counts; none where a processor plays GPU.
-    fn warm_up(&self, effort: &Effort) -> f64 {
-        match self.gpu.class() {
-            AdapterClass::Software => 0.0,
-            _ => effort.warm_up_seconds,
-        }
-    }
-
-    /// Seconds of one unit of work, sampled after a warm-up. `time` prepares and times so many units
-    /// at once, at most `most`.
-    pub fn sample(
+    /// Works until what is timed counts, and returns how often to repeat a unit of work in a sample: as `time`,
+    /// which prepares and times so many units at once, shows, and at most `most` times.
+    pub fn warm_up(
         &self,
         effort: &Effort,
         most: usize,
         mut time: impl FnMut(usize) -> Result<f64>,
-    ) -> Result<Vec<f64>> {
+    ) -> Result<usize> {
         time(1)?;
         let once = time(1)?.max(1e-7);
         let repeats = (effort.sample_seconds / once).ceil().clamp(1.0, REPEATS.min(most) as f64);
         let repeats = repeats as usize;
+        // A processor that plays GPU is as warm as it gets.
+        let seconds = match self.gpu.class() {
+            AdapterClass::Software => 0.0,
+            _ => effort.warm_up_seconds,
+        };
         let started = Instant::now();
-        while started.elapsed().as_secs_f64() < self.warm_up(effort) {
+        while started.elapsed().as_secs_f64() < seconds {
             time(repeats)?;
         }
-        (0..effort.samples).map(|_| Ok(time(repeats)? / repeats as f64)).collect()
+        Ok(repeats)
+    }
+
+    /// Seconds of one unit of work, sampled after [`Stopwatch::warm_up`], with the ceilings that it is laid
+    /// beside, measured before each sample.
+    pub fn sample(
+        &self,
+        effort: &Effort,
+        most: usize,
+        mut beside: Beside<'_>,
+        mut time: impl FnMut(usize) -> Result<f64>,
+    ) -> Result<(Vec<f64>, Vec<Ceiling>)> {
+        let repeats = self.warm_up(effort, most, &mut time)?;
+        let mut sample = || {
+            beside.sample()?;
+            Ok(time(repeats)? / repeats as f64)
+        };
+        let samples = (0..effort.samples).map(|_| sample()).collect::<Result<_>>()?;
+        Ok((samples, beside.ceilings()))
     }
 }
 
