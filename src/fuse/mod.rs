@@ -24,6 +24,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::train::config::{DataSource, check_image_size};
+use crate::train::run_dir::check_empty;
 
 pub use average::{Tensors, distance, weighted_sum};
 pub use ensemble::{Ensemble, ensemble};
@@ -56,7 +57,7 @@ pub struct FuseConfig {
 }
 
 impl FuseConfig {
-    /// Checks what no single option's type can.
+    /// Checks what no single option's type can, and that the folder to write to is free.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the option, its value, and what it can be.
@@ -66,6 +67,7 @@ impl FuseConfig {
                         leave the statistics with --no-recalibrate";
             return Err(Error::Usage(what.into()));
         }
+        self.output_dir.as_deref().map_or(Ok(()), check_empty)?;
         self.image_size.map_or(Ok(()), check_image_size)
     }
 }

@@ -18,7 +18,7 @@ use super::phase::{Phase, Rates};
 use super::pictures::Pictures;
 use super::profile::Profile;
 use super::progress::{Best, Progress, Totals};
-use super::run_dir::{Results, RunDir, StepLog, read_json, write_json};
+use super::run_dir::{Results, RunDir, StepLog, check_empty, read_json, write_json};
 use super::state::{Saver, State};
 use super::teachers::{Targets, Teachers};
 use super::validate::Judged;
@@ -40,6 +40,9 @@ pub fn run(
 ) -> Result<()> {
     let started = Instant::now();
     let begun = config.resume.as_deref().map(RunDir::reopen).transpose()?;
+    if let (None, Some(folder)) = (&begun, &config.output_dir) {
+        check_empty(folder)?;
+    }
     let state = match &begun {
         Some(folder) => State::read(&folder.state())?,
         None => None,

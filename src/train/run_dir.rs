@@ -190,13 +190,23 @@ fn newest_best_in(runs: &Path) -> Result<PathBuf> {
 
 fn empty_folder(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    if fs::read_dir(folder).map_err(Error::io(folder))?.next().is_some() {
-        return Err(Error::Usage(format!(
+    check_empty(folder)?;
+    Ok(folder.to_owned())
+}
+
+/// Whether a run may have a folder to itself, told before its images are read: it holds nothing, or is not there yet.
+///
+/// # Errors
+/// [`Error::Usage`] if it holds something, [`Error::Io`] if it cannot be read.
+pub fn check_empty(folder: &Path) -> Result<()> {
+    match fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(folder)(error)),
+        Ok(false) => Err(Error::Usage(format!(
             "--output-dir {} is not empty, and a run overwrites nothing; name a new folder",
             folder.display()
-        )));
+        ))),
+        _ => Ok(()),
     }
-    Ok(folder.to_owned())
 }
 
 fn next_folder(runs: &Path, name: &str) -> Result<PathBuf> {

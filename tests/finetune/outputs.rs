@@ -139,6 +139,7 @@ fn runs_are_numbered() {
     }
     let ran = wgrad.finetune("runs/finetune", "");
     assert!(ran.error(2).contains("is not empty"), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "", "it is told before anything is read");
 }
 
 #[test]
