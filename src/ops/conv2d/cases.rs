@@ -1,7 +1,8 @@
 //! What convolutions are checked and timed on.
 
+use super::geometry::Geometry;
 use super::reference::{reference, reference_bias, reference_data, reference_weight};
-use super::{Conv2d, Geometry, PASSES, conv2d};
+use super::{Conv2d, PASSES, conv2d};
 use crate::autograd::{Tape, Var};
 use crate::ops::case::{Case, Fill, Input};
 use crate::tensor::Shape;

@@ -10,21 +10,35 @@
 //! meet zeros.
 
 mod cases;
+mod epilogue;
+mod geometry;
 mod kernels;
+mod passes;
 mod reference;
+mod sharing;
+mod tiling;
 mod trial;
 mod winograd;
 
 use super::Op;
-use super::batch_norm::{BatchNormState, BatchStats};
-use crate::autograd::{Backward, Grads, Slot, Tape, Target, Var};
-use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Sizes, Slice};
+use super::batch_norm::BatchStats;
+use crate::autograd::{Backward, Grads, Slot, Tape, Var};
+use crate::gpu::{Gpu, Shader};
 use crate::shader;
-use crate::tensor::{Dtype, Shape, Tensor};
+use crate::tensor::{Shape, Tensor};
 use crate::{Error, Result};
 
-use kernels::{BUSY, Method, Operand, Shaders, Sharing, Tiling};
+pub(super) use epilogue::Affine;
+use epilogue::Epilogue;
+pub use geometry::Conv2d;
+use geometry::Geometry;
+use kernels::Method;
+use passes::{
+    backward_bias, backward_data, backward_weight, forward, forward_in_parts, forward_sharing,
+};
 pub(super) use reference::{reference, reference_bias, reference_data, reference_weight};
+use sharing::{ROWS_WITH_STATS, sum, sum_gradients};
+use tiling::{Operand, Shaders};
 pub use trial::{Operands, Trial};
 use winograd::Winograd;
 
@@ -86,171 +100,6 @@ pub(super) const OP: Op = Op {
 /// The passes whose kernel is chosen.
 pub(super) const PASSES: &[&str] =
     &["conv2d_forward", "conv2d_backward_data", "conv2d_backward_weight"];
-
-/// Stride and padding of a convolution, height first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conv2d {
-    /// Pixels from one window to the next.
-    pub stride: [usize; 2],
-    /// Zeros around the image.
-    pub padding: [usize; 2],
-}
-
-/// Parameters of the convolution kernels.
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n: u32,
-    h: u32,
-    w: u32,
-    /// Input channels over four.
-    ci4: u32,
-    oh: u32,
-    ow: u32,
-    /// Output channels over four.
-    co4: u32,
-    r: u32,
-    s: u32,
-    stride: [u32; 2],
-    padding: [u32; 2],
-    /// Backward by data: whether to add to what the output holds.
-    accumulate: u32,
-    /// Parts that sums are split into, and of each the output image rows, backward by weight, or else the
-    /// groups of four terms.
-    splits: u32,
-    chunk: u32,
-    /// Whether rows of a product go through the images at one place first, then to the next place.
-    images_first: u32,
-    /// Forward, where a batch norm follows: what is added to its variance.
-    epsilon: f32,
-}
-
-/// Pixels of an image up to which the rows of a product go through the images first: the fewer, the more
-/// of what they read is padding, which is passed over then.
-const FEW_PLACES: usize = 64;
-
-/// Sizes of one convolution, checked.
-#[derive(Clone, Copy)]
-struct Geometry {
-    x: Shape,
-    weight: Shape,
-    y: Shape,
-    conv: Conv2d,
-    /// Of x, y, the weight and the gradients by x and y; that by the weight is always in f32.
-    dtype: Dtype,
-}
-
-impl Geometry {
-    /// That of a convolution of tensors.
-    fn of(x: &Tensor, weight: &Tensor, conv: Conv2d) -> Result<Self> {
-        if x.dtype() != weight.dtype() {
-            let what = format!("an input in {} meets a weight in {}", x.dtype(), weight.dtype());
-            return Err(Error::shape("conv2d", what));
-        }
-        Ok(Self { dtype: x.dtype(), ..Self::new(x.shape(), weight.shape(), conv)? })
-    }
-
-    fn new(x: Shape, weight: Shape, conv: Conv2d) -> Result<Self> {
-        let Shape { n: r, h: s, w: c_in, c: c_out } = weight;
-        let error = |what: String| Err(Error::shape("conv2d", what));
-        if c_in != x.c.next_multiple_of(4) {
-            return error(format!("an input {x} does not meet a weight {weight} (r, s, in, out)"));
-        }
-        if conv.stride.contains(&0) {
-            return error("a stride of 0".into());
-        }
-        let reach = [x.h + 2 * conv.padding[0], x.w + 2 * conv.padding[1]];
-        if reach[0] < r || reach[1] < s {
-            return error(format!("a window {r}x{s} is larger than the padded input {x}"));
-        }
-        let y = Shape::new(
-            x.n,
-            (reach[0] - r) / conv.stride[0] + 1,
-            (reach[1] - s) / conv.stride[1] + 1,
-            c_out,
-        );
-        Ok(Self { x, weight, y, conv, dtype: Dtype::F32 })
-    }
-
-    fn params(&self) -> Params {
-        let Self { x, weight, y, conv, .. } = self;
-        Params {
-            n: x.n as u32,
-            h: x.h as u32,
-            w: x.w as u32,
-            ci4: x.c4() as u32,
-            oh: y.h as u32,
-            ow: y.w as u32,
-            co4: y.c4() as u32,
-            r: weight.n as u32,
-            s: weight.h as u32,
-            stride: conv.stride.map(|s| s as u32),
-            padding: conv.padding.map(|p| p as u32),
-            accumulate: 0,
-            splits: 1,
-            chunk: (x.n * y.h) as u32,
-            images_first: (y.h * y.w <= FEW_PLACES).into(),
-            epsilon: 0.0,
-        }
-    }
-
-    /// What the fastest kernel may depend on.
-    fn sizes(&self) -> Sizes {
-        let Self { x, weight, y, conv, dtype } = self;
-        let half = usize::from(dtype.is_half());
-        let [n, h, w] = [x.n, x.h, x.w];
-        let [stride_h, stride_w] = conv.stride;
-        let [pad_h, pad_w] = conv.padding;
-        [n, h, w, x.c, weight.n, weight.h, y.c, stride_h, stride_w, pad_h, pad_w, half]
-            .map(|size| size as u32)
-    }
-
-    /// The convolution of these [`Geometry::sizes`].
-    fn of_sizes(sizes: Sizes) -> Result<Self> {
-        let [n, h, w, c_in, r, s, c_out, stride_h, stride_w, pad_h, pad_w, half] =
-            sizes.map(|size| size as usize);
-        let geometry = Self::new(
-            Shape::new(n, h, w, c_in),
-            Shape::new(r, s, c_in.next_multiple_of(4), c_out),
-            Conv2d { stride: [stride_h, stride_w], padding: [pad_h, pad_w] },
-        )?;
-        let dtype = if half == 1 { Dtype::F16 } else { Dtype::F32 };
-        Ok(Self { dtype, ..geometry })
-    }
-
-    /// Whether two neighbouring pixels can be read as one: four channels of f16 each, windows that begin at
-    /// every second column, and rows of an even length.
-    fn has_pairs(&self) -> bool {
-        self.dtype.is_half()
-            && self.x.c <= 4
-            && self.conv.stride[1] == 2
-            && self.x.w.is_multiple_of(2)
-    }
-
-    /// Taps of padding in front of a window's first that complete a pair.
-    fn lead(&self) -> usize {
-        self.conv.padding[1] % 2
-    }
-
-    /// The same convolution where it [`Geometry::has_pairs`], over pixels of eight channels. Its windows have
-    /// one tap for two, and up to one before and one after those of the weight, which lacks these.
-    fn paired(&self) -> Self {
-        let Self { x, weight, conv, .. } = *self;
-        let ([stride, _], [padding_h, padding_w]) = (conv.stride, conv.padding);
-        let taps = (weight.h + self.lead()).div_ceil(2);
-        Self {
-            x: Shape { w: x.w / 2, c: 8, ..x },
-            weight: Shape { h: taps, w: 8, ..weight },
-            conv: Conv2d { stride: [stride, 1], padding: [padding_h, padding_w.div_ceil(2)] },
-            ..*self
-        }
-    }
-
-    /// Multiplications and additions of each of the three passes.
-    fn flops(&self) -> f64 {
-        2.0 * self.y.len() as f64 * (self.weight.n * self.weight.h * self.x.c) as f64
-    }
-}
 
 /// y = x ∗ weight + bias.
 ///
@@ -376,204 +225,6 @@ pub(super) fn conv2d_affine(
     Ok(forward(gpu, &geometry, method, operands.each_ref(), epilogue))
 }
 
-/// What follows a convolution in evaluation.
-#[derive(Clone, Copy)]
-pub(super) struct Affine<'a> {
-    /// The batch norm, whose running statistics count.
-    pub state: BatchNormState<'a>,
-    /// Added to the variance.
-    pub epsilon: f32,
-    /// Added after it.
-    pub residual: Option<&'a Tensor>,
-    /// Whether max(·, 0) comes last.
-    pub relu: bool,
-}
-
-/// What a forward kernel does with the sums before it writes them.
-#[derive(Clone, Copy)]
-enum Epilogue<'a> {
-    None,
-    /// Not in the kernels of the forward pass itself: adds to what the output holds.
-    Accumulate,
-    Bias(&'a Tensor),
-    Stats(&'a BatchStats),
-    Affine(Affine<'a>),
-}
-
-impl<'a> Epilogue<'a> {
-    /// The kernel with this epilogue, whose memory is added to what it binds.
-    fn attach(self, kernel: Kernel, slices: &mut Vec<&'a Slice>) -> Kernel {
-        match self {
-            Self::None | Self::Accumulate => kernel,
-            Self::Bias(bias) => {
-                slices.push(bias.memory());
-                kernel.with("BIAS", 1)
-            }
-            Self::Stats(stats) => {
-                slices.push(stats.memory());
-                kernel.with("STATS", 1)
-            }
-            Self::Affine(Affine { state, residual, relu, .. }) => {
-                slices.extend([state.gamma.value().memory(), state.beta.value().memory()]);
-                slices.push(state.running.memory());
-                slices.extend(residual.map(Tensor::memory));
-                kernel
-                    .with("AFFINE", 1)
-                    .with("RESIDUAL", residual.is_some().into())
-                    .with("RELU", relu.into())
-            }
-        }
-    }
-
-    /// What the kernel must be told to add to a variance.
-    fn epsilon(self) -> f32 {
-        if let Self::Affine(affine) = self { affine.epsilon } else { 0.0 }
-    }
-}
-
-/// Records the forward pass.
-fn forward(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    method: Method,
-    operands: [&Operand; 2],
-    epilogue: Epilogue<'_>,
-) -> Tensor {
-    let (y, parts) = forward_in_parts(gpu, geometry, method, operands, epilogue);
-    if let Some(parts) = parts {
-        sum(gpu, &parts, &y, epilogue);
-    }
-    y
-}
-
-/// Sums that workgroups share, yet to be added up from their parts: [part][row][column].
-struct Parts {
-    memory: Slice,
-    count: usize,
-}
-
-/// Records the forward pass but for adding up parts: where there are any, the output is yet to be written
-/// and the epilogue yet to be done.
-fn forward_in_parts(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    method: Method,
-    operands @ [x, weight]: [&Operand; 2],
-    epilogue: Epilogue<'_>,
-) -> (Tensor, Option<Parts>) {
-    let y = Tensor::empty_as(gpu, geometry.y, geometry.dtype);
-    let tiling = match method {
-        Method::Winograd(tiling) => {
-            let winograd = Winograd::forward(geometry).expect("offered where it applies");
-            winograd.run(gpu, tiling, x.tensor(), weight.tensor(), &y, epilogue);
-            return (y, None);
-        }
-        Method::Direct(tiling) => tiling,
-    };
-    let sharing = forward_sharing(geometry, tiling);
-    let parts = sharing.memory(gpu, geometry.y);
-    let kernel = tiling.kernel_for(&FORWARD, geometry).half(geometry.dtype.is_half());
-    let mut slices = vec![x.read_by(tiling, gpu), weight.read_by(tiling, gpu)];
-    slices.push(parts.as_ref().unwrap_or(y.memory()));
-    let kernel = match &parts {
-        Some(_) => kernel.with("SHARED", 1),
-        None => epilogue.attach(kernel, &mut slices),
-    };
-    let peaks = peaks(gpu, tiling, operands);
-    slices.extend(&peaks);
-    let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
-    let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
-    gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
-    (y, parts.map(|memory| Parts { memory, count: sharing.parts }))
-}
-
-fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
-    let Geometry { x, weight, y, .. } = tiling.seen(geometry);
-    tiling.share(tiling.count(y.pixels(), y.c), weight.n * weight.h * x.c4())
-}
-
-/// Rows that a thread sums up where it gathers statistics; the shader's `ROWS`.
-const ROWS_WITH_STATS: usize = 8;
-
-/// Records what adds up parts, with what follows the sums.
-fn sum(gpu: &Gpu, parts: &Parts, y: &Tensor, epilogue: Epilogue<'_>) {
-    #[repr(C)]
-    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-    struct SumParams {
-        rows: u32,
-        co4: u32,
-        splits: u32,
-        accumulate: u32,
-        epsilon: f32,
-    }
-    let (rows, co4) = (y.shape().pixels(), y.shape().c4());
-    let at_a_time = if let Epilogue::Stats(_) = epilogue { ROWS_WITH_STATS } else { 1 };
-    let params = SumParams {
-        rows: rows as u32,
-        co4: co4 as u32,
-        splits: parts.count as u32,
-        accumulate: matches!(epilogue, Epilogue::Accumulate).into(),
-        epsilon: epilogue.epsilon(),
-    };
-    let mut slices = vec![&parts.memory, y.memory()];
-    let kernel = Kernel::new(&SUM).with("ROWS", at_a_time as u32).half(y.dtype().is_half());
-    let kernel = epilogue.attach(kernel, &mut slices);
-    gpu.run(kernel, &params, &slices, gpu.groups((rows.div_ceil(at_a_time) * co4).div_ceil(64)));
-}
-
-/// Records what adds up the parts of gradients, by the weight and by the input.
-fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, &Target)>; 2]) {
-    #[repr(C)]
-    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-    struct BothParams {
-        quads: [u32; 2],
-        parts: [u32; 2],
-        accumulate: [u32; 2],
-    }
-    let [Some(of_weight), Some(of_input)] = &unsummed else {
-        for (parts, Target { tensor, accumulate }) in unsummed.into_iter().flatten() {
-            let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::None };
-            sum(gpu, &parts, tensor, epilogue);
-        }
-        return;
-    };
-    let both = [of_weight, of_input];
-    let params = BothParams {
-        quads: both.map(|(_, target)| target.tensor.shape().vec4s() as u32),
-        parts: both.map(|(parts, _)| parts.count as u32),
-        accumulate: both.map(|(_, target)| target.accumulate.into()),
-    };
-    let [d_w, d_x] = both.map(|(_, target)| &target.tensor);
-    let [of_weight, of_input] = both.map(|(parts, _)| &parts.memory);
-    let kernel = Kernel::new(&SUM_BOTH).half(d_x.dtype().is_half());
-    let threads = d_w.shape().vec4s() + d_x.shape().vec4s();
-    let slices = [of_weight, of_input, d_w.memory(), d_x.memory()];
-    gpu.run(kernel, &params, &slices, gpu.groups(threads.div_ceil(64)));
-}
-
-/// Finds what a kernel that splits numbers must know of the sizes of both operands' numbers; nothing for
-/// other kernels.
-fn peaks(gpu: &Gpu, tiling: Tiling, operands: [&Operand; 2]) -> Option<Slice> {
-    /// The shader's `PEAKS`, of each operand.
-    const PEAKS_OF_EACH: u32 = 256;
-    #[repr(C)]
-    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-    struct PeaksParams {
-        a: u32,
-        b: u32,
-    }
-    if !tiling.is_split() {
-        return None;
-    }
-    let [a, b] = operands.map(Operand::tensor);
-    let [of_a, of_b] = [a, b].map(|tensor| tensor.shape().vec4s() as u32);
-    let peaks = gpu.lease(2 * u64::from(PEAKS_OF_EACH) * 4);
-    let params = PeaksParams { a: of_a, b: of_b };
-    let slices = [a.memory(), b.memory(), &peaks];
-    gpu.run(Kernel::new(&PEAKS), &params, &slices, [PEAKS_OF_EACH, 2, 1]);
-    Some(peaks)
-}
-
 struct Conv2dBackward {
     geometry: Geometry,
     /// Either value is kept only if the other's gradient needs it.
@@ -601,115 +252,4 @@ impl Backward for Conv2dBackward {
         sum_gradients(gpu, [of_weight, of_input]);
         Ok(())
     }
-}
-
-fn backward_bias(gpu: &Gpu, d_y: &Tensor, Target { tensor: d_b, accumulate }: &Target) {
-    #[repr(C)]
-    #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-    struct BiasParams {
-        rows: u32,
-        co4: u32,
-        accumulate: u32,
-    }
-    let shape = d_y.shape();
-    let params = BiasParams {
-        rows: shape.pixels() as u32,
-        co4: shape.c4() as u32,
-        accumulate: (*accumulate).into(),
-    };
-    let slices = [d_y.memory(), d_b.memory()];
-    let kernel = Kernel::new(&BACKWARD_BIAS).half(d_y.dtype().is_half());
-    gpu.run(kernel, &params, &slices, gpu.groups(shape.c4()));
-}
-
-/// Records the gradient by the input but for adding up parts.
-#[must_use]
-fn backward_data(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    operands @ [d_y, weight]: [&Operand; 2],
-    Target { tensor: d_x, accumulate }: &Target,
-) -> Option<Parts> {
-    let (Geometry { x, conv, .. }, accumulate) = (geometry, *accumulate);
-    let [stride_h, stride_w] = conv.stride;
-    // The largest class of input pixels that share their taps.
-    let rows = x.n * x.h.div_ceil(stride_h) * x.w.div_ceil(stride_w);
-    let tiling = match kernels::backward_data(gpu, geometry, rows) {
-        Method::Winograd(tiling) => {
-            let winograd = Winograd::backward_data(geometry).expect("offered where it applies");
-            let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::None };
-            winograd.run(gpu, tiling, d_y.tensor(), weight.tensor(), d_x, epilogue);
-            return None;
-        }
-        Method::Direct(tiling) => tiling,
-    };
-    let kernel = tiling.kernel(&BACKWARD_DATA).half(geometry.dtype.is_half());
-    let classes = stride_h * stride_w;
-    let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
-    let tiles = tiling.count(rows, x.c);
-    let sharing = tiling.share(classes * tiles, taps * geometry.y.c4());
-    let parts = sharing.memory(gpu, *x);
-    let params = Params {
-        accumulate: (accumulate && parts.is_none()).into(),
-        images_first: (rows <= FEW_PLACES * x.n).into(),
-        ..sharing.params(geometry)
-    };
-    // Windows of one pixel stand on pixels of the first class alone.
-    let of_one_pixel = geometry.weight.n * geometry.weight.h == 1 && conv.padding == [0, 0];
-    let classes = if of_one_pixel && parts.is_none() { 1 } else { classes };
-    if classes < stride_h * stride_w && !accumulate {
-        gpu.clear(d_x.memory());
-    }
-    let [groups_x, groups_y, _] = gpu.groups(tiles * sharing.parts);
-    let groups = [groups_x, groups_y, classes as u32];
-    let peaks = peaks(gpu, tiling, operands);
-    let mut slices = vec![d_y.read_by(tiling, gpu), weight.read_by(tiling, gpu)];
-    slices.push(parts.as_ref().unwrap_or(d_x.memory()));
-    slices.extend(&peaks);
-    gpu.run(kernel.with("SHARED", parts.is_some().into()), &params, &slices, groups);
-    parts.map(|memory| Parts { memory, count: sharing.parts })
-}
-
-/// Records the gradient by the weight but for adding up parts.
-#[must_use]
-fn backward_weight(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    operands: [&Operand; 2],
-    Target { tensor: d_w, accumulate }: &Target,
-) -> Option<Parts> {
-    let (Geometry { weight, y, .. }, accumulate) = (geometry, *accumulate);
-    let quads = weight.n * weight.h * geometry.x.c4();
-    // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels: processors
-    // seldom have more than 32 cores, and every part costs them stores.
-    let image_rows = y.n * y.h;
-    let most = (y.pixels() / 64).clamp(1, image_rows);
-    let tiling = kernels::backward_weight(gpu, geometry, quads, most);
-    let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry).half(geometry.dtype.is_half());
-    let kernel = tiling.storing(gpu, y.c, kernel);
-    let seen = tiling.seen(geometry);
-    let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
-    let splits = match gpu.class() {
-        AdapterClass::Software => 32_usize.div_ceil(tiles),
-        // Not more workgroups than fill a GPU evenly, but two parts even of large products.
-        _ => (2 * BUSY / tiles).max((2 * BUSY).div_ceil(tiles).min(2)),
-    };
-    let splits = splits.min(most);
-    let chunk = image_rows.div_ceil(splits);
-    let splits = image_rows.div_ceil(chunk);
-    let params = Params { splits: splits as u32, chunk: chunk as u32, ..seen.params() };
-    let groups = gpu.groups(tiles * splits);
-    let peaks = peaks(gpu, tiling, operands);
-    let [left, right] = operands.map(|operand| operand.read_by(tiling, gpu));
-    let run = |into: &Slice| {
-        let slices: Vec<_> = [left, right, into].into_iter().chain(&peaks).collect();
-        gpu.run(kernel, &params, &slices, groups);
-    };
-    if splits == 1 && !accumulate {
-        run(d_w.memory());
-        return None;
-    }
-    let memory = gpu.lease(weight.bytes() * splits as u64);
-    run(&memory);
-    Some(Parts { memory, count: splits })
 }

@@ -1,6 +1,7 @@
 //! The three passes in f64, naively, and what rounding may do to them.
 
-use super::{Conv2d, Geometry, PASSES};
+use super::geometry::Geometry;
+use super::{Conv2d, PASSES};
 use crate::ops::case::{Array, Expected, Looser};
 use crate::tensor::Shape;
 

@@ -1,9 +1,11 @@
 //! One pass of a convolution by itself, to measure and compare the kernels it can be done by.
 
-use super::kernels::{self, Operand};
-use super::{
-    Conv2d, Epilogue, Geometry, PASSES, backward_data, backward_weight, forward, sum_gradients,
-};
+use super::epilogue::Epilogue;
+use super::geometry::Geometry;
+use super::passes::{backward_data, backward_weight, forward};
+use super::sharing::sum_gradients;
+use super::tiling::Operand;
+use super::{Conv2d, PASSES, kernels};
 use crate::autograd::Target;
 use crate::gpu::{Gpu, Problem};
 use crate::ops::case::{Fill, filled};

@@ -8,8 +8,9 @@
 //! The sums are 16 matrix products M = Σ_ci U·V. V and M take four times the memory of input and
 //! output; they are made for a few images at a time.
 
-use super::kernels::{Shaders, Tiling};
-use super::{Epilogue, Geometry};
+use super::epilogue::Epilogue;
+use super::geometry::Geometry;
+use super::tiling::{Shaders, Tiling};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Shader};
 use crate::shader;
 use crate::tensor::{Shape, Tensor};

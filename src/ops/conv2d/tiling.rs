@@ -1,0 +1,275 @@
+//! The tiles that kernels do products in, and what they read.
+
+use std::cell::OnceCell;
+
+use super::geometry::Geometry;
+use super::sharing::Sharing;
+use crate::gpu::{Gpu, Kernel, MatrixUnits, Shader, Slice};
+use crate::tensor::Tensor;
+
+/// The tile of a matrix product that one workgroup computes.
+#[derive(Clone, Copy)]
+pub enum Tiling {
+    /// Eight lanes with registers alone: rows × vec4 columns a lane, loads shared by `lanes` lanes, of the
+    /// operands themselves or of copies as texels.
+    Lanes { lanes: u32, rows: u32, columns: u32, texels: bool },
+    /// Workgroup memory: rows × columns of a workgroup.
+    Tiled { rows: u32, columns: u32 },
+    /// Matrix units, from tiles in workgroup memory.
+    Cooperative(Cooperative),
+}
+
+/// A tile that is done on matrix units.
+#[derive(Clone, Copy)]
+pub struct Cooperative {
+    units: MatrixUnits,
+    /// What is multiplied.
+    numbers: Numbers,
+    /// Rows and columns of a workgroup.
+    rows: u32,
+    columns: u32,
+    /// Terms of a step.
+    depth: u32,
+}
+
+/// Numbers that matrix units multiply.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Numbers {
+    Single,
+    /// f32 on units for f16, each number being two of theirs.
+    Split,
+    Half,
+    /// f16 that are read eight at a time, since there are multiples of eight channels.
+    Octets,
+    /// f16 that are read eight at a time, two pixels of four channels: [`Geometry::paired`].
+    Pairs,
+}
+
+impl Cooperative {
+    /// The tile with the longest steps that `memory` bytes of a workgroup hold; `None` if none do.
+    pub fn new(
+        units: MatrixUnits,
+        numbers: Numbers,
+        [rows, columns]: [u32; 2],
+        memory: u32,
+    ) -> Option<Self> {
+        let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
+        let tile = |depth| Self { units, numbers, rows, columns, depth };
+        let fits = |it: &Self| {
+            let each_has_a_term = it.depth <= longest.min(it.threads());
+            each_has_a_term && it.is_staged_evenly() && it.memory() <= memory
+        };
+        [64, 32].map(tile).into_iter().find(fits)
+    }
+
+    /// Whether each lane stages as much of either side's step as every other.
+    fn is_staged_evenly(self) -> bool {
+        let packet = if let Numbers::Octets | Numbers::Pairs = self.numbers { 8 } else { 4 };
+        let packets = [self.rows, self.columns].map(|side| side * self.depth / packet);
+        packets.iter().all(|packets| packets.is_multiple_of(self.threads()))
+    }
+
+    fn threads(self) -> u32 {
+        let [rows, columns] = self.part();
+        self.units.lanes * (self.rows / rows) * (self.columns / columns)
+    }
+
+    /// Rows and columns that a subgroup does: the more, the less is read from workgroup memory, and the
+    /// fewer subgroups fit. As an H200 has them fastest.
+    fn part(self) -> [u32; 2] {
+        match self.rows * self.columns {
+            0x8000.. => [64, 64],
+            0x4000.. => [64, 32],
+            0x3000.. => [48, 32],
+            _ => [32, 32],
+        }
+    }
+
+    /// Bytes of workgroup memory: the two tiles and the band that the sums pass through, with gaps, shares
+    /// of the statistics, and what finds the scales of split numbers. Two halves take what a number of f32 does.
+    fn memory(self) -> u32 {
+        let Self { units, numbers, rows, columns, depth } = self;
+        let number = if let Numbers::Single | Numbers::Split = numbers { 4 } else { 2 };
+        let tile = |side: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
+        let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
+        let [part_rows, part_columns] = self.part();
+        let band_rows = rows / part_rows * units.side;
+        let band_columns = columns / part_columns * units.side.max(units.lanes * 4 / units.side);
+        let band = band_rows * (band_columns + 4) + 4 * band_columns;
+        tile(rows) + tile(columns) + band * 4 + peaks
+    }
+
+    fn kernel(self, shader: &'static Shader) -> Kernel {
+        let Self { units, numbers, rows, columns, depth } = self;
+        let [part_rows, part_columns] = self.part();
+        let kernel = Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
+        let kernel = kernel.with("BM", rows).with("BN", columns).with("DEPTH", depth);
+        let kernel = kernel.with("SM", part_rows).with("SN", part_columns);
+        match numbers {
+            Numbers::Split => kernel.with("PARTS", 2),
+            Numbers::Octets | Numbers::Pairs => kernel.with("OCTETS", 1),
+            _ if units.wide_loads => kernel,
+            _ => kernel.with("WIDE", 0),
+        }
+    }
+}
+
+/// The shaders of a pass, by how their tiles are done.
+pub struct Shaders {
+    pub lanes: &'static Shader,
+    pub tiled: &'static Shader,
+    pub cooperative: Option<&'static Shader>,
+}
+
+impl Tiling {
+    /// The kernel for this tile, of the shaders of a pass. A workgroup does one tile.
+    pub fn kernel(self, shaders: &Shaders) -> Kernel {
+        match self {
+            Self::Lanes { lanes, rows, columns, texels } => {
+                let kernel = Kernel::new(shaders.lanes).with("LANES", lanes);
+                let kernel = kernel.with("ROWS", rows).with("COLS", columns);
+                if texels { kernel.with("TEXELS", 1) } else { kernel }
+            }
+            Self::Tiled { rows, columns } => {
+                Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
+            }
+            Self::Cooperative(tile) => {
+                tile.kernel(shaders.cooperative.expect("offered where there is one"))
+            }
+        }
+    }
+
+    /// [`Tiling::kernel`] for a sum over input channels, or for rows that are these at all taps: a first
+    /// layer's images have fewer than the four that a tensor stores.
+    pub fn kernel_for(self, shaders: &Shaders, geometry: &Geometry) -> Kernel {
+        let kernel = self.kernel(shaders);
+        match self {
+            Self::Lanes { .. } | Self::Tiled { .. } if geometry.x.c < 4 => {
+                kernel.with("DEPTH", geometry.x.c as u32)
+            }
+            _ if self.is_paired() => {
+                kernel.with("TAPS", geometry.weight.h as u32).with("LEAD", geometry.lead() as u32)
+            }
+            _ => kernel,
+        }
+    }
+
+    /// The kernel made to store rows of so many f32 eight at a time, where that takes less time.
+    pub fn storing(self, gpu: &Gpu, channels: usize, kernel: Kernel) -> Kernel {
+        let words = channels.div_ceil(4).is_multiple_of(2) && gpu.prefers_words();
+        match self {
+            Self::Lanes { columns: 2.., .. } if words => kernel.with("WORDS", 1),
+            _ => kernel,
+        }
+    }
+
+    /// An operand, of f16 if `half`, as this tile's kernel reads it.
+    pub fn operand(self, gpu: &Gpu, operand: &Slice, half: bool) -> Slice {
+        if self.reads_texels() { gpu.texels(operand, half) } else { operand.clone() }
+    }
+
+    fn reads_texels(self) -> bool {
+        matches!(self, Self::Lanes { texels: true, .. })
+    }
+
+    /// The convolution as this tile's kernel goes through it.
+    pub fn seen(self, geometry: &Geometry) -> Geometry {
+        if self.is_paired() { geometry.paired() } else { *geometry }
+    }
+
+    /// Whether two pixels are read as one.
+    fn is_paired(self) -> bool {
+        matches!(self, Self::Cooperative(Cooperative { numbers: Numbers::Pairs, .. }))
+    }
+
+    /// Whether numbers are split, for which the kernel binds what [`super::peaks`] found, at the end.
+    pub fn is_split(self) -> bool {
+        matches!(self, Self::Cooperative(Cooperative { numbers: Numbers::Split, .. }))
+    }
+
+    /// Rows of a tile.
+    pub fn rows(self) -> usize {
+        match self {
+            Self::Lanes { rows, .. }
+            | Self::Tiled { rows, .. }
+            | Self::Cooperative(Cooperative { rows, .. }) => rows as usize,
+        }
+    }
+
+    /// Columns of a tile.
+    pub fn columns(self) -> usize {
+        let columns = match self {
+            Self::Lanes { columns, .. } => 32 * columns,
+            Self::Tiled { columns, .. } | Self::Cooperative(Cooperative { columns, .. }) => columns,
+        };
+        columns as usize
+    }
+
+    /// How to share the sums of so many tiles, over `quads` groups of four terms.
+    pub fn share(self, tiles: usize, quads: usize) -> Sharing {
+        /// Groups of four terms of a part, at least.
+        const LEAST: usize = 32;
+        // Parts are whole numbers of a kernel's rounds, each of so many groups.
+        let (round, most) = match self {
+            Self::Lanes { .. } => (8, 1),
+            Self::Tiled { .. } => (8, quads / LEAST),
+            Self::Cooperative(tile) => (tile.depth as usize / 4, quads / LEAST),
+        };
+        Sharing::new(tiles, quads, round, most)
+    }
+
+    /// Tiles that cover a product of `rows` × `columns`.
+    pub fn count(self, rows: usize, columns: usize) -> usize {
+        rows.div_ceil(self.rows()) * columns.div_ceil(self.columns())
+    }
+}
+
+/// What passes read: a tensor and, once a kernel has asked for them, its copy as texels.
+pub struct Operand {
+    tensor: Tensor,
+    texels: OnceCell<Slice>,
+}
+
+impl Operand {
+    /// A tensor that keeps its numbers for as long as this lives.
+    pub fn new(tensor: &Tensor) -> Self {
+        Self { tensor: tensor.clone(), texels: OnceCell::new() }
+    }
+
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// The memory that a tile's kernel binds.
+    pub fn read_by(&self, tiling: Tiling, gpu: &Gpu) -> &Slice {
+        let (memory, half) = (self.tensor.memory(), self.tensor.dtype().is_half());
+        match tiling.reads_texels() {
+            true => self.texels.get_or_init(|| gpu.texels(memory, half)),
+            false => memory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_on_units_are_as_long_as_memory_allows() {
+        let units = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
+        let depth = |size, memory| {
+            Cooperative::new(units, Numbers::Octets, size, memory).map(|tile| tile.depth)
+        };
+        assert_eq!(depth([128, 128], 48 << 10), Some(64));
+        assert_eq!(depth([128, 128], 32 << 10), Some(32));
+        assert_eq!(depth([128, 128], 16 << 10), None);
+        assert_eq!(depth([128, 64], 48 << 10), Some(32));
+        // Steps of 32 would leave half of the lanes without rows of 96 to stage.
+        assert_eq!(depth([96, 128], 48 << 10), Some(64));
+        assert_eq!(depth([96, 128], 32 << 10), None);
+        // Each lane has a term of a step to stage at least.
+        let units = MatrixUnits { side: 8, lanes: 8, ..units };
+        let tile = Cooperative::new(units, Numbers::Octets, [64, 64], 48 << 10).unwrap();
+        assert_eq!((tile.threads(), tile.depth), (32, 32));
+    }
+}
