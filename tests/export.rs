@@ -85,6 +85,19 @@ fn windows(
     [height, width]
 }
 
+/// What `join` makes of the numbers at every place of arrays; an array of one number a channel has it everywhere.
+fn with_others(arrays: &[&Array], join: impl Fn(&[f64]) -> f64) -> Array {
+    let first = arrays[0];
+    let number = |array: &Array, at: usize| match array.sizes[..] {
+        [1, channels, 1, 1] if first.sizes[2..] != [1, 1] => {
+            array.data[at * channels / first.data.len()]
+        }
+        _ => array.data[at],
+    };
+    let place = |at| join(&arrays.iter().map(|array| number(array, at)).collect::<Vec<_>>());
+    Array { sizes: first.sizes.clone(), data: (0..first.data.len()).map(place).collect() }
+}
+
 /// The output of a node for a single image.
 fn run(node: &Node, inputs: &[&Array]) -> Array {
     let x = inputs[0];
@@ -119,7 +132,18 @@ fn run(node: &Node, inputs: &[&Array]) -> Array {
             like(x.data.iter().enumerate().map(normal).collect())
         }
         "Relu" => like(x.data.iter().map(|value| value.max(0.0)).collect()),
-        "Add" => like(x.data.iter().zip(&inputs[1].data).map(|(a, b)| a + b).collect()),
+        "Add" => with_others(inputs, |numbers| numbers.iter().sum()),
+        "Sub" => with_others(inputs, |numbers| numbers[0] - numbers[1]),
+        "Mul" => with_others(inputs, |numbers| numbers[0] * numbers[1]),
+        "Mean" => with_others(inputs, |numbers| numbers.iter().sum::<f64>() / numbers.len() as f64),
+        "Max" => with_others(inputs, |numbers| numbers.iter().copied().fold(f64::MIN, f64::max)),
+        "Exp" => like(x.data.iter().map(|value| value.exp()).collect()),
+        "Log" => like(x.data.iter().map(|value| value.ln()).collect()),
+        "LogSoftmax" => {
+            assert_eq!((node.attribute[0].name.as_str(), node.attribute[0].i), ("axis", 1));
+            let sum: f64 = x.data.iter().map(|value| value.exp()).sum();
+            like(x.data.iter().map(|value| value - sum.ln()).collect())
+        }
         "MaxPool" => {
             let mut most: Vec<Vec<f64>> = vec![Vec::new(); x.sizes[1]];
             let [height, width] = windows(x, node, |at, place, _, _| {
@@ -166,19 +190,29 @@ fn logits(model: &Model, image: Array) -> Vec<f64> {
     values[&graph.output[0].name].data.clone()
 }
 
-#[test]
-fn the_onnx_graph_is_the_network() {
-    let wgrad = Wgrad::new();
-    let picture = image::RgbImage::from_fn(SIZE as u32, SIZE as u32, |x, y| {
-        image::Rgb([(x * 8) as u8, (y * 8) as u8, (x * y % 251) as u8])
-    });
-    picture.save(wgrad.path("picture.png")).unwrap();
-    for arch in ["resnet18-w8", "resnet50-w8"] {
-        checkpoint(arch).write(wgrad.path("narrow.safetensors"), Dtype::F32).unwrap();
-        wgrad.run(&["export", "out.onnx", "--weights", "narrow.safetensors"]).answer();
+/// A folder with a picture of the networks' size.
+struct Gallery {
+    wgrad: Wgrad,
+    picture: image::RgbImage,
+}
+
+impl Gallery {
+    fn new() -> Self {
+        let wgrad = Wgrad::new();
+        let picture = image::RgbImage::from_fn(SIZE as u32, SIZE as u32, |x, y| {
+            image::Rgb([(x * 8) as u8, (y * 8) as u8, (x * y % 251) as u8])
+        });
+        picture.save(wgrad.path("picture.png")).unwrap();
+        Self { wgrad, picture }
+    }
+
+    /// Exports `weights`, and sees that the graph says of the picture what `wgrad predict` says.
+    fn export(&self, weights: &str) -> Model {
+        let Self { wgrad, picture } = self;
+        wgrad.run(&["export", "out.onnx", "--weights", weights]).answer();
         let model = Model::decode(&*std::fs::read(wgrad.path("out.onnx")).unwrap()).unwrap();
 
-        let arguments = ["predict", "picture.png", "--weights", "narrow.safetensors", "--json"];
+        let arguments = ["predict", "picture.png", "--weights", weights, "--json"];
         let answer: serde_json::Value =
             serde_json::from_str(wgrad.run(&arguments).answer().trim()).unwrap();
         let expected: Vec<f64> =
@@ -193,16 +227,53 @@ fn the_onnx_graph_is_the_network() {
         let largest = expected.iter().fold(0.0, |most: f64, logit| most.max(logit.abs()));
         assert!(largest > 0.1, "{expected:?}");
         for (found, expected) in found.iter().zip(&expected) {
-            assert!((found - expected).abs() < 1e-5 * largest, "{arch}: {found} for {expected}");
+            assert!((found - expected).abs() < 1e-5 * largest, "{weights}: {found} for {expected}");
         }
         assert_eq!(found.len(), expected.len());
+        model
+    }
+}
 
-        let property = |key: &str| {
-            model.metadata_props.iter().find(|it| it.key == key).map(|it| it.value.as_str())
-        };
-        assert_eq!(property("wgrad.classes"), Some(r#"["ant","bee","wasp"]"#));
-        assert_eq!(property("wgrad.image_size"), Some("32"));
-        assert_eq!(property("wgrad.arch"), Some(arch));
+fn property<'a>(model: &'a Model, key: &str) -> Option<&'a str> {
+    model.metadata_props.iter().find(|it| it.key == key).map(|it| it.value.as_str())
+}
+
+#[test]
+fn the_onnx_graph_is_the_network() {
+    let gallery = Gallery::new();
+    for arch in ["resnet18-w8", "resnet50-w8"] {
+        checkpoint(arch).write(gallery.wgrad.path("narrow.safetensors"), Dtype::F32).unwrap();
+        let model = gallery.export("narrow.safetensors");
+        assert_eq!(property(&model, "wgrad.classes"), Some(r#"["ant","bee","wasp"]"#));
+        assert_eq!(property(&model, "wgrad.image_size"), Some("32"));
+        assert_eq!(property(&model, "wgrad.arch"), Some(arch));
+    }
+}
+
+#[test]
+fn the_onnx_graph_of_an_ensemble_answers_for_all() {
+    let gallery = Gallery::new();
+    let path = |name: &str| gallery.wgrad.path(name);
+    checkpoint("resnet18-w8").write(path("first.safetensors"), Dtype::F32).unwrap();
+    // Other layers, other preprocessing, and the classes in another order.
+    let mut other = checkpoint("resnet50-w8");
+    other.meta.classes = Some(["wasp", "ant", "bee"].map(String::from).into());
+    (other.meta.mean, other.meta.std) = ([0.5; 3], [0.25, 0.5, 1.0]);
+    other.write(path("other.safetensors"), Dtype::F32).unwrap();
+    for average in ["probabilities", "logits"] {
+        let members = ["first", "other", "first"];
+        let members =
+            members.map(|name| serde_json::json!({ "path": format!("{name}.safetensors") }));
+        let ensemble = serde_json::json!({ "average": average, "members": members });
+        std::fs::write(path("ensemble.json"), ensemble.to_string()).unwrap();
+        let model = gallery.export("ensemble.json");
+        assert_eq!(property(&model, "wgrad.classes"), Some(r#"["ant","bee","wasp"]"#));
+        let arch = "ensemble of resnet18-w8, resnet50-w8, resnet18-w8";
+        assert_eq!(property(&model, "wgrad.arch"), Some(arch));
+        let provenance = property(&model, "wgrad.provenance").unwrap();
+        let provenance: serde_json::Value = serde_json::from_str(provenance).unwrap();
+        assert_eq!(provenance["fuse"]["average"], average);
+        assert_eq!(provenance["parents"].as_array().unwrap().len(), 3);
     }
 }
 
@@ -245,6 +316,13 @@ fn what_cannot_be_exported_is_told() {
     );
     told(&["x.onnx", "--weights", "absent.safetensors"], 1, "absent.safetensors");
     told(&["x.onnx"], 1, "runs");
+    let mut large = checkpoint("resnet18-w8");
+    large.meta.image_size = Some(64);
+    large.write(wgrad.path("large.safetensors"), Dtype::F32).unwrap();
+    let members = r#"{"members": [{"path": "narrow.safetensors"}, {"path": "large.safetensors"}]}"#;
+    std::fs::write(wgrad.path("ensemble.json"), members).unwrap();
+    told(&["x.onnx", "--weights", "ensemble.json"], 2, "32 and 64 px");
+    told(&["x.safetensors", "--weights", "ensemble.json"], 2, "several networks");
     told(&[&["absent/x.onnx"][..], &weights].concat(), 1, "absent");
     assert!(!Path::exists(&wgrad.path("x.onnx")));
 }

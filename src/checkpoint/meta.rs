@@ -17,7 +17,8 @@ pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 const MAX_IMAGE_SIZE: u32 = 8192;
 
 const FORMAT: &str = "format";
-const ARCH: &str = "wgrad.arch";
+/// What the network is.
+pub(crate) const ARCH: &str = "wgrad.arch";
 const CLASSES: &str = "wgrad.classes";
 const IMAGE_SIZE: &str = "wgrad.image_size";
 const MEAN: &str = "wgrad.mean";
@@ -82,7 +83,7 @@ impl Meta {
     }
 
     /// The strings to write for a network of `arch`.
-    pub(super) fn strings(&self, arch: &Arch) -> Result<BTreeMap<String, String>, String> {
+    pub(crate) fn strings(&self, arch: &Arch) -> Result<BTreeMap<String, String>, String> {
         self.check()?;
         let mut strings = self.extra.clone();
         strings.insert(FORMAT.into(), "pt".into());

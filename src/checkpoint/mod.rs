@@ -28,6 +28,7 @@ use crate::nn::arch::Arch;
 pub use atomic::{is_temporary, write_atomically};
 pub use fit::{HeadPolicy, LoadReport, MisShaped};
 pub use inspect::{Inspection, TensorInfo, describe};
+pub(crate) use meta::ARCH;
 pub use meta::{IMAGENET_MEAN, IMAGENET_STD, Meta};
 pub use source::Source;
 pub use tensor::{Dtype, HostData, HostTensor, NonFinite};

@@ -7,17 +7,20 @@ use clap::Args;
 use super::shared::{OutputOptions, trained};
 use crate::checkpoint::{Checkpoint, Dtype, Source};
 use crate::error::{Context, Error, Result};
+use crate::fuse::{Ensemble, export_ensemble};
 
 /// A checkpoint as an ONNX file, or as safetensors with torchvision's names
 ///
 /// An ONNX file takes normalised images (batch, 3, height, width) under the name `input`, and answers
-/// with `logits`; classes, image size, mean and std stand in its metadata.
+/// with `logits`; classes, image size, mean and std stand in its metadata. An ensemble becomes one such file
+/// that answers with the logarithms of the joint probabilities.
 #[derive(Args, Debug)]
 pub struct Export {
     /// The file to write: FILE.onnx, or FILE.safetensors for torchvision
     file: PathBuf,
 
-    /// The network [default: the newest runs/*/weights/best.safetensors]
+    /// The network, or an ensemble.json that `wgrad fuse ensemble` wrote [default: the newest
+    /// runs/*/weights/best.safetensors]
     #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
@@ -49,21 +52,31 @@ impl Export {
             )));
         }
         let path = trained(self.weights.as_ref(), &console)?;
-        let checkpoint = Checkpoint::read(&path).context(|| "reading the checkpoint")?;
-        let written = match onnx {
-            true => checkpoint.write_onnx(&self.file),
-            false => checkpoint.write(&self.file, self.dtype),
+        let exporting = || format!("exporting {}", path.display());
+        let arch = match (Ensemble::is_manifest(&path), onnx) {
+            (true, true) => export_ensemble(&path, &self.file).context(exporting)?,
+            (true, false) => {
+                let what = "an ensemble is several networks; export it as .onnx";
+                return Err(Error::Usage(format!("{}: {what}", path.display())));
+            }
+            (false, _) => {
+                let checkpoint = Checkpoint::read(&path).context(|| "reading the checkpoint")?;
+                let written = match onnx {
+                    true => checkpoint.write_onnx(&self.file),
+                    false => checkpoint.write(&self.file, self.dtype),
+                };
+                written.context(exporting)?;
+                checkpoint.arch.to_string()
+            }
         };
-        written.context(|| format!("exporting {}", path.display()))?;
         console.event(&serde_json::json!({
             "event": "export",
-            "arch": checkpoint.arch.to_string(),
+            "arch": arch,
             "from": path,
             "to": self.file,
         }));
         console.note(format_args!(
-            "{}, from {}, written to {}",
-            checkpoint.arch,
+            "{arch}, from {}, written to {}",
             path.display(),
             self.file.display()
         ));

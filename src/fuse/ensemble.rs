@@ -67,25 +67,7 @@ impl Ensemble {
     }
 
     fn load_members(gpu: &Gpu, path: &Path, image_size: Option<u32>) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let Manifest { average, members } = serde_json::from_str(&text)
-            .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let mut ingredients = Vec::with_capacity(members.len());
-        for Member { path, sha256 } in members {
-            let ingredient = Ingredient::read(&folder.join(path))?;
-            if sha256.is_some_and(|sha256| sha256 != ingredient.sha256) {
-                return Err(ingredient.error(
-                    "has changed since the ensemble was made; make it again with `wgrad fuse \
-                     ensemble`",
-                ));
-            }
-            ingredients.push(ingredient);
-        }
-        if ingredients.is_empty() {
-            return Err(Error::checkpoint(path, "names no networks"));
-        }
-        align(&mut ingredients)?;
+        let (ingredients, average) = read_members(path)?;
         let mut members = Vec::with_capacity(ingredients.len());
         for ingredient in &ingredients {
             members.push(Network::from_checkpoint(gpu, &ingredient.checkpoint, image_size)?);
@@ -98,6 +80,33 @@ impl Ensemble {
         }
         Ok(Self { members, average })
     }
+}
+
+/// The networks that a file written by [`ensemble`] names, with their classes in the order of the first's.
+///
+/// # Errors
+/// [`Error::Checkpoint`] naming the file that is damaged, has changed, or has other classes than the first.
+pub(super) fn read_members(path: &Path) -> Result<(Vec<Ingredient>, Average)> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let Manifest { average, members } = serde_json::from_str(&text)
+        .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut ingredients = Vec::with_capacity(members.len());
+    for Member { path, sha256 } in members {
+        let ingredient = Ingredient::read(&folder.join(path))?;
+        if sha256.is_some_and(|sha256| sha256 != ingredient.sha256) {
+            return Err(ingredient.error(
+                "has changed since the ensemble was made; make it again with `wgrad fuse \
+                 ensemble`",
+            ));
+        }
+        ingredients.push(ingredient);
+    }
+    if ingredients.is_empty() {
+        return Err(Error::checkpoint(path, "names no networks"));
+    }
+    align(&mut ingredients)?;
+    Ok((ingredients, average))
 }
 
 /// Brings the classifiers' rows into the order of the first network's classes.

@@ -15,6 +15,7 @@ mod journal;
 mod judge;
 mod kitchen;
 mod lineage;
+mod onnx;
 mod score;
 mod soup;
 
@@ -29,6 +30,7 @@ use crate::train::run_dir::check_empty;
 pub use average::{Tensors, distance, weighted_sum};
 pub use ensemble::{Ensemble, ensemble};
 pub use interpolate::interpolate;
+pub use onnx::export_ensemble;
 pub use score::Average;
 pub use soup::{Recipe, soup};
 

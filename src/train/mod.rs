@@ -31,7 +31,7 @@ pub use config::Config;
 pub use console::Console;
 pub use grad_cam::{Activations, HeatMap, layer_for};
 pub use interrupt::Interrupt;
-pub use network::{Answer, Network, read_finite};
+pub use network::{Answer, DEFAULT_IMAGE_SIZE, Network, read_finite};
 pub use run::run;
 pub use run_dir::RunDir;
 pub use source::Batch;

@@ -15,7 +15,7 @@ use crate::tensor::{self, Shape, Tensor};
 use crate::{Tape, Var};
 
 /// Side of the input where neither the options nor the weights say.
-const DEFAULT_IMAGE_SIZE: u32 = 224;
+pub const DEFAULT_IMAGE_SIZE: u32 = 224;
 
 /// A network on a device together with how images become its input and what its outputs mean.
 pub struct Network {
