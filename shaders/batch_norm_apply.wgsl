@@ -1,5 +1,5 @@
 // batch_norm forward, last step: y = scale·x + shift, then + residual, then max(·, 0), as asked. One
-// thread does four channels of ROWS pixels, UNROLL at a time. Reference: `reference` in src/ops/batch_norm.rs.
+// thread does four channels of ROWS pixels, UNROLL at a time. Reference: `reference` in src/ops/batch_norm/reference.rs.
 
 //#include batch_norm_normalise
 override ROWS: u32 = 8u;

@@ -1,6 +1,6 @@
 // batch_norm backward, last step: d_x = scale·(d_z − Σd_z/m − x̂·Σ(d_z·x̂)/m) with batch statistics
 // (BATCH = 1), scale·d_z with running ones; the residual's gradient is d_z. One thread does four channels
-// of ROWS pixels, UNROLL at a time. Reference: `reference_gradient` in src/ops/batch_norm.rs.
+// of ROWS pixels, UNROLL at a time. Reference: `reference_gradient` in src/ops/batch_norm/reference.rs.
 
 //#include batch_norm_through
 override ROWS: u32 = 8u;

@@ -1,6 +1,6 @@
 // batch_norm backward with batch statistics for few pixels: the three steps of
 // batch_norm_backward_reduce.wgsl, _finish.wgsl and _apply.wgsl at once. A workgroup does four channels of
-// all pixels. Reference: `reference_gradient` in src/ops/batch_norm.rs.
+// all pixels. Reference: `reference_gradient` in src/ops/batch_norm/reference.rs.
 
 //#include batch_norm_sums
 //#include batch_norm_through

@@ -1,5 +1,5 @@
 // batch_norm backward, first step: Σ d_z and Σ d_z·x̂ over every `chunk` pixels, four channels a thread,
-// UNROLL pixels at a time. Reference: `reference_gradient` in src/ops/batch_norm.rs.
+// UNROLL pixels at a time. Reference: `reference_gradient` in src/ops/batch_norm/reference.rs.
 
 //#include batch_norm_through
 override UNROLL: u32 = 4u;

@@ -2,7 +2,7 @@
 // updates the running statistics, and writes what the other kernels use: scale = γ/σ,
 // shift = β − μ·scale, μ, and 1/σ. A workgroup merges four channels; where there are few pixels, it does
 // on all of these what batch_norm_apply.wgsl does, and with PARTS first what conv2d_sum.wgsl does.
-// Reference: `reference` in src/ops/batch_norm.rs.
+// Reference: `reference` in src/ops/batch_norm/reference.rs.
 
 override APPLY: u32 = 0u;
 override PARTS: u32 = 0u;  // with APPLY

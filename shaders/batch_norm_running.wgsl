@@ -1,6 +1,6 @@
 // batch_norm with running statistics: the scale, shift, μ and 1/σ that batch_norm_finish.wgsl writes, from
 // the running mean and variance. One thread does four channels. Reference: `reference` in
-// src/ops/batch_norm.rs.
+// src/ops/batch_norm/reference.rs.
 
 struct Params { c4: u32, epsilon: f32 }
 @group(0) @binding(0) var<uniform> p: Params;

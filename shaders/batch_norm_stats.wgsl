@@ -1,6 +1,6 @@
 // batch_norm statistics, first step: mean and Σ(x − mean)² of every `chunk` pixels, for four channels a
 // thread; two passes over the pixels, UNROLL at a time, the second from cache. Convolutions write the same
-// on the way. Reference: `reference` in src/ops/batch_norm.rs.
+// on the way. Reference: `reference` in src/ops/batch_norm/reference.rs.
 
 override UNROLL: u32 = 4u;
 

@@ -6,7 +6,7 @@
 use super::case::{Array, Case, EPSILON, Expected, Fill, Input, given};
 use super::{Op, arena};
 use crate::Result;
-use crate::gpu::{Gpu, Kernel, Shader, Slice};
+use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Slice};
 use crate::shader;
 use crate::tensor::{Shape, Tensor};
 
@@ -17,14 +17,16 @@ pub(super) const OP: Op = Op { name: "grad_norm", shaders: &[&PARTIAL, &FINISH],
 
 /// Workgroups that share a slice at most: enough to fill a large device, few enough that one
 /// workgroup adds up what they leave.
-const MAX_GROUPS: u64 = 512;
+const MAX_GROUPS: usize = 512;
 
 /// Parameters of `shaders/grad_norm_partial.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct PartialParams {
-    /// Groups of four numbers.
+    /// Groups of four numbers or eight.
     count: u32,
+    /// Such groups of a workgroup.
+    chunk: u32,
     /// Where the first workgroup's sum goes.
     first: u32,
 }
@@ -64,18 +66,26 @@ pub(super) fn partials(gpu: &Gpu, gradients: &[&Slice]) -> Result<(Slice, u32)> 
     for &slice in gradients {
         parts.extend(arena::parts(gpu, "grad_norm", [slice])?);
     }
-    let groups = |part: &Slice| (part.bytes / 16).div_ceil(256).min(MAX_GROUPS);
-    let total: u64 = parts.iter().map(|[part]| groups(part)).sum();
-    let partials = gpu.lease(total * 4);
+    // A processor that plays GPU does one subgroup after the other.
+    let threads = if gpu.class() == AdapterClass::Software { 8 } else { 256 };
+    let share = |[part]: [Slice; 1]| {
+        let (count, words) = arena::threads(gpu, &part);
+        let chunk = count.div_ceil(MAX_GROUPS).next_multiple_of(threads);
+        (part, count, words, chunk)
+    };
+    let parts: Vec<_> = parts.into_iter().map(share).collect();
+    let groups: usize = parts.iter().map(|(_, count, _, chunk)| count.div_ceil(*chunk)).sum();
+    let partials = gpu.lease(groups as u64 * 4);
     let mut first = 0;
-    for [part] in &parts {
+    for (part, count, words, chunk) in &parts {
+        let groups = count.div_ceil(*chunk) as u32;
         gpu.run(
-            Kernel::new(&PARTIAL),
-            &PartialParams { count: (part.bytes / 16) as u32, first },
+            Kernel::new(&PARTIAL).with("THREADS", threads as u32).with("WORDS", (*words).into()),
+            &PartialParams { count: *count as u32, chunk: *chunk as u32, first },
             &[part, &partials],
-            [groups(part) as u32, 1, 1],
+            [groups, 1, 1],
         );
-        first += groups(part) as u32;
+        first += groups;
     }
     Ok((partials, first))
 }
