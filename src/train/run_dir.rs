@@ -35,10 +35,13 @@ impl RunDir {
     /// [`Error::Usage`] if `output_dir` holds something, [`Error::Io`] if it cannot be made.
     pub fn create(output_dir: Option<&Path>, name: &str) -> Result<Self> {
         let folder = match output_dir {
-            Some(folder) => empty_folder(folder),
-            None => next_folder(Path::new(RUNS), name),
+            Some(folder) => {
+                check_empty(folder)?;
+                fs::create_dir_all(folder).map_err(Error::io(folder)).context(|| MAKING)?;
+                folder.to_owned()
+            }
+            None => next_folder(Path::new(RUNS), name).context(|| MAKING)?,
         };
-        let folder = folder.context(|| "making the output folder")?;
         let folder = Self(folder);
         folder.make_rooms()?;
         Ok(folder)
@@ -188,11 +191,8 @@ fn newest_best_in(runs: &Path) -> Result<PathBuf> {
     })
 }
 
-fn empty_folder(folder: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    check_empty(folder)?;
-    Ok(folder.to_owned())
-}
+/// What is being done when a folder cannot be had.
+const MAKING: &str = "making the output folder";
 
 /// Whether a run may have a folder to itself, told before its images are read: it holds nothing, or is not there yet.
 ///
@@ -200,7 +200,9 @@ fn empty_folder(folder: &Path) -> Result<PathBuf> {
 /// [`Error::Usage`] if it holds something, [`Error::Io`] if it cannot be read.
 pub fn check_empty(folder: &Path) -> Result<()> {
     match fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(folder)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::io(folder)(error)).context(|| MAKING)
+        }
         Ok(false) => Err(Error::Usage(format!(
             "--output-dir {} is not empty, and a run overwrites nothing; name a new folder",
             folder.display()
