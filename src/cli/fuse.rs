@@ -121,7 +121,7 @@ impl Soup {
 
 /// Several networks, of any depth, that answer together
 ///
-/// Measures each and all together, and writes ensemble.json, which evaluate and predict take
+/// Measures each and all together, and writes ensemble.json, which evaluate, predict and export take
 /// for --weights. Classes are matched by name.
 #[derive(Args, Debug)]
 struct Ensemble {

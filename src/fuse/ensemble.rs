@@ -166,8 +166,8 @@ impl Classifier for Ensemble {
     }
 }
 
-/// Measures networks by themselves and together, and writes a file that `evaluate` and `predict`
-/// take for weights.
+/// Measures networks by themselves and together, and writes a file that `evaluate`, `predict`
+/// and `export` take for weights.
 ///
 /// # Errors
 /// Those of reading, measuring and writing.

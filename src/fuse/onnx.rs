@@ -10,7 +10,7 @@ use super::lineage;
 use super::score::Average;
 use crate::checkpoint::onnx::{self, Builder, Graph, INPUT, LOGITS, int};
 use crate::checkpoint::{ARCH, Meta};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::train::DEFAULT_IMAGE_SIZE;
 
 /// Writes the ensemble that the file `manifest` names as an ONNX file, atomically, and returns what its networks are.
@@ -21,8 +21,7 @@ use crate::train::DEFAULT_IMAGE_SIZE;
 /// # Errors
 /// Those of [`super::Ensemble::load`], and [`Error::Io`] where the file cannot be written.
 pub fn export_ensemble(manifest: &Path, path: &Path) -> Result<String> {
-    let doing = || format!("reading the ensemble {}", manifest.display());
-    let (members, average) = read_members(manifest).context(doing)?;
+    let (members, average) = read_members(manifest)?;
     let sizes = members.iter().map(|one| one.checkpoint.meta.image_size);
     let mut sizes = sizes.map(|size| size.unwrap_or(DEFAULT_IMAGE_SIZE));
     let size = sizes.next().unwrap_or(DEFAULT_IMAGE_SIZE);
