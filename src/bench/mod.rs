@@ -46,7 +46,7 @@ pub struct Settings {
     pub mixed: bool,
 }
 
-/// Measures the adapter at place `index` of [`adapters`] and tells each row as it is known.
+/// Measures the adapter at place `index` of [`crate::gpu::adapters`] and tells each row as it is known.
 ///
 /// # Errors
 /// What the device reported outside a row; a row that could not be measured says why.

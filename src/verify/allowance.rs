@@ -1,7 +1,7 @@
 //! How far a number may be from PyTorch's in f64, and whether it is.
 //!
 //! The fixtures say how far PyTorch's own f32 was off. Its few ways of summing do not exhaust the
-//! right ones, so that is taken [`FACTOR`] times, with a floor of [`FLOOR`] of the tensor's size.
+//! right ones, so that is taken `FACTOR` times, with a floor of `FLOOR` of the tensor's size.
 //! None of this was fitted to what this program computes: both are the fixtures' README's.
 
 use std::collections::BTreeMap;
