@@ -36,13 +36,19 @@ pub(super) struct Yardstick<'a> {
     work: Box<dyn Fn() + 'a>,
     /// Operations or bytes of a sample, in 1e9.
     amount: f64,
-    /// As it was found.
+    /// With the samples by which it was found.
     ceiling: Ceiling,
 }
 
 impl<'a> Yardstick<'a> {
-    fn new(stopwatch: &'a Stopwatch<'a>, amount: f64, work: impl Fn() + 'a) -> Self {
-        let ceiling = Ceiling { name: String::new(), unit: String::new(), samples: Vec::new() };
+    /// One of `amount` operations or bytes, yet without samples.
+    fn new(
+        stopwatch: &'a Stopwatch<'a>,
+        [name, unit]: [&str; 2],
+        amount: f64,
+        work: impl Fn() + 'a,
+    ) -> Self {
+        let ceiling = Ceiling { name: name.into(), unit: unit.into(), samples: Vec::new() };
         Self { stopwatch, work: Box::new(work), amount: amount * 1e-9, ceiling }
     }
 
@@ -58,10 +64,9 @@ impl<'a> Yardstick<'a> {
         Ok(self.amount / self.seconds()?)
     }
 
-    /// With the ceiling that it finds.
-    fn measured(mut self, effort: &Effort, name: &str, unit: &str) -> Result<Self> {
-        let samples = (0..effort.samples).map(|_| self.sample()).collect::<Result<_>>()?;
-        self.ceiling = Ceiling { name: name.into(), unit: unit.into(), samples };
+    /// With its samples.
+    fn measured(mut self, effort: &Effort) -> Result<Self> {
+        self.ceiling.samples = (0..effort.samples).map(|_| self.sample()).collect::<Result<_>>()?;
         Ok(self)
     }
 }
@@ -184,7 +189,8 @@ fn arithmetic<'a>(
     let y = gpu.lease(numbers as u64 * 4);
     let rounds = |count: u32| {
         let (y, params) = (y.clone(), Params { count, numbers: [0.5; 2] });
-        Yardstick::new(stopwatch, operations * f64::from(count), move || {
+        let names = [name, "GFLOP/s"];
+        Yardstick::new(stopwatch, names, operations * f64::from(count), move || {
             gpu.run(kernel, &params, &[&y], gpu.groups(groups(gpu)));
         })
     };
@@ -194,7 +200,7 @@ fn arithmetic<'a>(
     while rounds(count).seconds()? < effort.sample_seconds && count < 1 << 20 {
         count *= 2;
     }
-    rounds(count).measured(effort, name, "GFLOP/s")
+    rounds(count).measured(effort)
 }
 
 fn copy<'a>(stopwatch: &'a Stopwatch<'a>, effort: &Effort) -> Result<Yardstick<'a>> {
@@ -207,11 +213,11 @@ fn copy<'a>(stopwatch: &'a Stopwatch<'a>, effort: &Effort) -> Result<Yardstick<'
     let count = (bytes / 16) as u32;
     let groups = gpu.groups((count as usize).div_ceil(256));
     let copies = |repeats: usize| {
-        let (x, y) = (x.clone(), y.clone());
-        Yardstick::new(stopwatch, 2.0 * bytes as f64 * repeats as f64, move || {
+        let (x, y, names) = (x.clone(), y.clone(), [BANDWIDTH, "GB/s"]);
+        Yardstick::new(stopwatch, names, 2.0 * bytes as f64 * repeats as f64, move || {
             (0..repeats).for_each(|_| gpu.run(Kernel::new(&COPY), &count, &[&x, &y], groups));
         })
     };
     let repeats = stopwatch.warm_up(effort, 16, |repeats| copies(repeats).seconds())?;
-    copies(repeats).measured(effort, BANDWIDTH, "GB/s")
+    copies(repeats).measured(effort)
 }

@@ -82,10 +82,12 @@ impl Ensemble {
     }
 }
 
-/// The networks that a file written by [`ensemble`] names, with their classes in the order of the first's.
+/// The networks that a file written by [`ensemble`] names, with their classes in the order of the
+/// first's.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] naming the file that is damaged, has changed, or has other classes than the first.
+/// [`Error::Checkpoint`] naming the file that is damaged, has changed, or has other classes than
+/// the first.
 pub(super) fn read_members(path: &Path) -> Result<(Vec<Ingredient>, Average)> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let Manifest { average, members } = serde_json::from_str(&text)

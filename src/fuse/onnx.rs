@@ -1,4 +1,5 @@
-//! An ensemble as one ONNX graph: its networks side by side on the same images, and what joins their answers.
+//! An ensemble as one ONNX graph: its networks side by side on the same images, and what joins their
+//! answers.
 
 use std::path::Path;
 
@@ -13,10 +14,12 @@ use crate::checkpoint::{ARCH, Meta};
 use crate::error::{Error, Result};
 use crate::train::DEFAULT_IMAGE_SIZE;
 
-/// Writes the ensemble that the file `manifest` names as an ONNX file, atomically, and returns what its networks are.
+/// Writes the ensemble that the file `manifest` names as an ONNX file, atomically, and returns what its
+/// networks are.
 ///
-/// Images are normalised as for the first network; the answer, `logits`, is the logarithm of the joint probabilities, as
-/// `wgrad predict` has it. What a network adds to the graph bears torchvision's names after its number and a slash.
+/// Images are normalised as for the first network; the answer, `logits`, is the logarithm of the joint
+/// probabilities, as `wgrad predict` has it. What a network adds to the graph bears torchvision's names
+/// after its number and a slash.
 ///
 /// # Errors
 /// Those of [`super::Ensemble::load`], and [`Error::Io`] where the file cannot be written.
@@ -93,7 +96,7 @@ fn normalised_alike(graph: &mut Builder, first: &Meta, own: &Meta) -> String {
     graph.add("shifted", "Add", &[&scaled, &shift], [])
 }
 
-/// Adds the logarithm of the mean of exponentials, each divided by the largest so that none vanishes alone.
+/// Adds the logarithm of the mean of exponentials, each divided by the largest so that not all vanish.
 fn mean_of_exponentials(graph: &mut Builder, answers: &[String]) {
     graph.set_prefix("");
     let all: Vec<_> = answers.iter().map(String::as_str).collect();

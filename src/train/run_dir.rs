@@ -194,7 +194,8 @@ fn newest_best_in(runs: &Path) -> Result<PathBuf> {
 /// What is being done when a folder cannot be had.
 const MAKING: &str = "making the output folder";
 
-/// Whether a run may have a folder to itself, told before its images are read: it holds nothing, or is not there yet.
+/// Sees that a run may have a folder to itself: it holds nothing, or is not there yet. To be told before
+/// images are read.
 ///
 /// # Errors
 /// [`Error::Usage`] if it holds something, [`Error::Io`] if it cannot be read.

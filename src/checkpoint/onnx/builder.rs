@@ -5,11 +5,12 @@ use crate::checkpoint::{Checkpoint, HostTensor};
 use crate::nn::BN_EPSILON;
 use crate::nn::arch::ConvNorm;
 
-/// Names of the images, and of what networks without a classifier answer.
+/// Name of the images.
 pub const INPUT: &str = "input";
-pub const FEATURES: &str = "features";
-/// Name of what others answer.
+/// Name of a network's answer.
 pub const LOGITS: &str = "logits";
+/// The same where there is no classifier.
+pub const FEATURES: &str = "features";
 
 /// What has been added so far. What a network adds bears torchvision's names, after a prefix of its own
 /// where there are several.
@@ -26,8 +27,8 @@ impl Builder {
         self.prefix = prefix.into();
     }
 
-    /// Adds a network in evaluation that sees `images`, and returns the name and the size of its answer: logits, or
-    /// features where there is no classifier.
+    /// Adds a network in evaluation that sees `images`, and returns the name and the size of its answer:
+    /// logits, or features where there is no classifier.
     ///
     /// # Errors
     /// What the checkpoint lacks.
