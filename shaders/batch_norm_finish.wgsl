@@ -8,8 +8,9 @@ override APPLY: u32 = 0u;
 override PARTS: u32 = 0u;  // with APPLY
 override THREADS: u32 = 64u;
 
-// Of `chunk` pixels are the statistics in `partials`; or so many parts, [part][row][column / 4], make x.
-struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
+// Of `chunk` pixels are the `count` statistics in `partials`, counted as if each `width` pixels, a row of an image,
+// were followed by `gap` more; or `chunk` parts, [part][row][column / 4], make x.
+struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32, width: u32, gap: u32, count: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> partials: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> gamma: array<vec4<f32>>;
@@ -28,6 +29,13 @@ struct Params { rows: u32, c4: u32, chunk: u32, momentum: f32, epsilon: f32 }
 @group(0) @binding(8) var<storage, read> residual: array<vec4<stored>>;
 //#end
 //#end
+
+// How many pixels there are before a chunk.
+fn pixels_before(chunk: u32) -> u32 {
+  let place = chunk * p.chunk;
+  let pitch = p.width + p.gap;
+  return min(place / pitch * p.width + min(place % pitch, p.width), p.rows);
+}
 
 var<workgroup> counts: array<f32, THREADS>;
 var<workgroup> means: array<vec4<f32>, THREADS>;
@@ -64,19 +72,19 @@ fn main(
     m2 += delta * (sum - mean);
   }
   //#else
-  let chunks = (p.rows + p.chunk - 1u) / p.chunk;
   // Loads of four chunks are under way at a time.
-  for (var chunk = thread; chunk < chunks; chunk += 4u * THREADS) {
+  for (var chunk = thread; chunk < p.count; chunk += 4u * THREADS) {
     //#for k in 0..4
-    let at_${k} = min(chunk + ${k}u * THREADS, chunks - 1u) * 2u * p.c4 + column;
+    let at_${k} = min(chunk + ${k}u * THREADS, p.count - 1u) * 2u * p.c4 + column;
     let mean_${k} = partials[at_${k}];
     let m2_${k} = partials[at_${k} + p.c4];
     //#end
     //#for k in 0..4
-    if chunk + ${k}u * THREADS < chunks {
-      let n = f32(min(p.chunk, p.rows - (chunk + ${k}u * THREADS) * p.chunk));
+    if chunk + ${k}u * THREADS < p.count {
+      let nth = chunk + ${k}u * THREADS;
+      let n = f32(pixels_before(nth + 1u) - pixels_before(nth));
       let delta = mean_${k} - mean;
-      let share = n / (count + n);
+      let share = n / max(count + n, 1.0);
       mean += delta * share;
       m2 += m2_${k} + delta * delta * (count * share);
       count += n;

@@ -15,34 +15,9 @@
 //#include conv2d_forward_memory
 //#include cooperative_tiles
 //#include cooperative_pairs
+//#include cooperative_epilogue
 //#if PARTS == 2
 @group(0) @binding(${4 + BIAS + STATS + 3 * AFFINE + RESIDUAL}) var<storage, read> peaks: array<u32>;
-//#end
-
-//#if STATS
-//#const SHARES = 4
-var<workgroup> shares: array<vec4<f32>, ${SHARES * BAND_COLUMNS}>;
-
-// Sums over a workgroup's rows of what its threads have of their columns, through the band: a few shares
-// of each first.
-fn sum_of_rows(thread: u32, mine: vec4<f32>) -> vec4<f32> {
-  workgroupBarrier();
-  to_band(thread, mine);
-  workgroupBarrier();
-  if thread < ${SHARES * BAND_COLUMNS}u {
-    var share = vec4<f32>();
-    //#for other in 0..THREADS / SHARES / BAND_COLUMNS
-    share += from_band(thread + ${other * SHARES * BAND_COLUMNS}u);
-    //#end
-    shares[thread] = share;
-  }
-  workgroupBarrier();
-  var sum = vec4<f32>();
-  //#for share in 0..SHARES
-  sum += shares[thread % BAND_COLUMNS + ${share * BAND_COLUMNS}u];
-  //#end
-  return sum;
-}
 //#end
 
 //#const A_LOADS = BM * GROUPS / THREADS
@@ -147,61 +122,15 @@ fn main(
   }
   //#end
 
-  //#include cooperative_places
-  //#for j in 0..SN / WIDTH
-  {
-    let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
-    //#if BIAS
-    let b = bias[min(column4, p.co4 - 1u)];
-    //#end
-    //#if AFFINE
-    let affine = affine_of(min(column4, p.co4 - 1u));
-    //#end
-    //#if STATS
-    // Rows past the end hold zeros, and must not count.
-    var sum = vec4<f32>();
-    //#end
-    //#for i in 0..SM / SIDE
-    //#include cooperative_sums
-    //#for q in 0..QUADS
-    let m_${i}_${q} = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;
-    var y_${i}_${q} = sums_at(band_row_${q}, band_column);
-    //#if STATS
-    sum += y_${i}_${q};
-    //#end
-    //#if BIAS
-    y_${i}_${q} += b;
-    //#end
-    if column4 < p.co4 && m_${i}_${q} < rows {
-      let at = (split * rows + m_${i}_${q}) * p.co4 + column4;
-      //#if AFFINE
-      y_${i}_${q} = affine.scale * y_${i}_${q} + affine.shift;
-      //#end
-      //#if RESIDUAL
-      y_${i}_${q} += vec4<f32>(residual[at]);
-      //#end
-      //#if RELU
-      y_${i}_${q} = select(y_${i}_${q}, vec4<f32>(), y_${i}_${q} < vec4<f32>());
-      //#end
-      y[at] = vec4<written>(y_${i}_${q});
-    }
-    //#end
-    //#end
-    //#if STATS
-    let mean = sum_of_rows(thread, sum) / f32(min(BM, rows - row_tile * BM));
-    var m2 = vec4<f32>();
-    //#for i in 0..SM / SIDE
-    //#for q in 0..QUADS
-    let d_${i}_${q} = select(vec4<f32>(), y_${i}_${q} - mean, m_${i}_${q} < rows);
-    m2 += d_${i}_${q} * d_${i}_${q};
-    //#end
-    //#end
-    m2 = sum_of_rows(thread, m2);
-    if thread < BAND_COLUMNS && column4 < p.co4 {
-      partials[row_tile * 2u * p.co4 + column4] = mean;
-      partials[(row_tile * 2u + 1u) * p.co4 + column4] = m2;
-    }
-    //#end
-  }
+  //#if STATS
+  let count = min(BM, rows - row_tile * BM);
   //#end
+  //#include cooperative_places
+  //#for i in 0..SM / SIDE
+  //#for q in 0..QUADS
+  let row_${i}_${q} = row_tile * BM + row_in_tile_${q} + ${i * SIDE}u;
+  let pixel_${i}_${q} = select(NOWHERE, split * rows + row_${i}_${q}, row_${i}_${q} < rows);
+  //#end
+  //#end
+  //#include cooperative_outputs
 }

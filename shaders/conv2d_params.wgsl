@@ -18,11 +18,12 @@ alias written = f32;
 alias written = stored;
 //#end
 
-// Whether invocations read eight f16 at a time, which takes channels in eights; else four numbers.
+// Whether invocations read eight f16 at a time, which takes channels in eights; else four numbers. As words, since
+// drivers take it from the type whether 16 bytes can be read at once.
 override OCTETS: u32 = 0u;
 //#if OCTETS
 //#const PACKET = 8
-struct packet { low: vec4<f16>, high: vec4<f16> }
+alias packet = vec4<u32>;
 //#else
 //#const PACKET = 4
 alias packet = vec4<stored>;

@@ -4,14 +4,13 @@
 
 override TAPS: u32 = 0u;  // 0 where pixels are read as they are
 override LEAD: u32 = 0u;  // taps before the first: 0 or 1
-const NOWHERE: u32 = 0xffffffffu;
 
 //#if TAPS
 // What a window has of its pair number `s`: what lies outside need not be finite.
 fn of_window(pair: packet, s: u32) -> packet {
   let tap = 2u * s - LEAD;
-  let low = select(vec4<f16>(), pair.low, tap < TAPS);
-  return packet(low, select(vec4<f16>(), pair.high, tap + 1u < TAPS));
+  let low = select(vec2<u32>(), pair.xy, tap < TAPS);
+  return packet(low, select(vec2<u32>(), pair.zw, tap + 1u < TAPS));
 }
 //#end
 

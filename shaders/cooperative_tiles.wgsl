@@ -19,12 +19,15 @@ override BM: u32 = 64u;
 override BN: u32 = 64u;
 override SM: u32 = 32u;
 override SN: u32 = 32u;
-override DEPTH: u32 = 32u;  // terms of a step
+override DEPTH: u32 = 32u;  // terms of a step, or of each tap that it has
 // Whether the tiles are of vec4: not on Metal, whose matrices load from pointers to single numbers.
 override WIDE: u32 = 1u;
 // Parts in f16 that each number is split into: 2, or 1 where it is not. The tile of the second follows
 // that of the first.
 override PARTS: u32 = 1u;
+// Taps that a step has, which all find what they read in the first tile, each a row after the one before.
+override SPAN: u32 = 1u;
+const NOWHERE: u32 = 0xffffffffu;
 
 //#if PARTS == 2
 enable f16;
@@ -38,16 +41,16 @@ alias factor = stored;
 // Tiles, in packets: which way they lie is the kernel's.
 //#if A_BY_ROWS
 //#const A_STRIDE = DEPTH / PACKET + 8 / PACKET
-//#const A_TILE = BM * A_STRIDE
+//#const A_TILE = (BM + SPAN - 1) * A_STRIDE
 //#else
 //#const A_STRIDE = BM / PACKET + 8 / PACKET
 //#const A_TILE = DEPTH * A_STRIDE
 //#end
 //#if B_BY_ROWS
 //#const B_STRIDE = BN / PACKET + 8 / PACKET
-//#const B_TILE = DEPTH * B_STRIDE
+//#const B_TILE = SPAN * DEPTH * B_STRIDE
 //#else
-//#const B_STRIDE = DEPTH / PACKET + 8 / PACKET
+//#const B_STRIDE = SPAN * DEPTH / PACKET + 8 / PACKET
 //#const B_TILE = BN * B_STRIDE
 //#end
 
@@ -88,13 +91,19 @@ fn from_band(at: u32) -> vec4<f32> {
 var<workgroup> a_tile: array<vec4<f16>, A_TILE * GROUP>;
 var<workgroup> b_tile: array<vec4<f16>, B_TILE * GROUP>;
 
-fn stage_a(at: u32, numbers: packet) {
-  a_tile[at * 2u] = numbers.low;
-  a_tile[at * 2u + 1u] = numbers.high;
+// What words hold: nothing is computed, and compilers see that.
+fn halves(words: vec2<u32>) -> vec4<f16> {
+  return vec4<f16>(vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)));
 }
+
+fn stage_a(at: u32, numbers: packet) {
+  a_tile[at * 2u] = halves(numbers.xy);
+  a_tile[at * 2u + 1u] = halves(numbers.zw);
+}
+
 fn stage_b(at: u32, numbers: packet) {
-  b_tile[at * 2u] = numbers.low;
-  b_tile[at * 2u + 1u] = numbers.high;
+  b_tile[at * 2u] = halves(numbers.xy);
+  b_tile[at * 2u + 1u] = halves(numbers.zw);
 }
 //#else
 //#if WIDE
@@ -173,13 +182,7 @@ fn find_scales(thread: u32) {
 //#end
 
 // The numbers, or zeros.
-fn masked(numbers: packet, live: bool) -> packet {
-  //#if OCTETS
-  return packet(select(vec4<f16>(), numbers.low, live), select(vec4<f16>(), numbers.high, live));
-  //#else
-  return select(packet(), numbers, live);
-  //#end
-}
+fn masked(numbers: packet, live: bool) -> packet { return select(packet(), numbers, live); }
 
 // Four sums of a row of the band.
 fn sums_at(row: u32, column: u32) -> vec4<f32> {

@@ -48,7 +48,9 @@ static PARTS: &[&Shader] = &[
     &shader!("conv2d_params"),
     &shader!("conv2d_rows"),
     &shader!("conv2d_winograd_params"),
+    &shader!("cooperative_epilogue"),
     &shader!("cooperative_multiply"),
+    &shader!("cooperative_outputs"),
     &shader!("cooperative_pairs"),
     &shader!("cooperative_places"),
     &shader!("cooperative_sums"),
@@ -62,7 +64,7 @@ static PARTS: &[&Shader] = &[
 const HALF: &str = "HALF";
 
 /// Constants a [`Kernel`] can give to its shader at most.
-const MAX_CONSTANTS: usize = 16;
+const MAX_CONSTANTS: usize = 20;
 
 /// A shader together with the values of its constants: what one pipeline is compiled from.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +83,7 @@ impl Kernel {
     /// The kernel with constant `name` set to `value`.
     ///
     /// # Panics
-    /// If more than sixteen constants are set.
+    /// If more than twenty constants are set.
     pub const fn with(mut self, name: &'static str, value: u32) -> Self {
         self.constants[self.count] = (name, value);
         self.count += 1;

@@ -57,6 +57,7 @@ fn cases() -> Vec<Case> {
             (Shape::new(1, 5, 5, 130), 1, 9, 1),
             (Shape::new(2, 9, 8, 3), 7, 12, 2),
             (Shape::new(3, 7, 10, 3), 7, 16, 2),
+            (Shape::new(3, 9, 7, 32), 3, 24, 1),
             // Deep enough for workgroups to share sums.
             (Shape::new(3, 4, 5, 44), 3, 24, 1),
         ] {

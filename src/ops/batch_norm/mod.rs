@@ -27,7 +27,7 @@ use crate::{Error, Result};
 pub(super) use backward::BatchNormBackward;
 pub(super) use reference::{reference, reference_gradient, statistics};
 pub use stats::BatchStats;
-use stats::{ChunkParams, Gathered};
+use stats::{ChunkParams, Gathered, chunks_of};
 
 static STATS: Shader = shader!("batch_norm_stats");
 static FINISH: Shader = shader!("batch_norm_finish");
@@ -203,15 +203,22 @@ pub(super) fn coefficients(
         chunks: ChunkParams,
         momentum: f32,
         epsilon: f32,
+        width: u32,
+        gap: u32,
+        count: u32,
     }
-    let (chunk, parts) = match stats.gathered {
-        Gathered::Chunks { chunk, .. } => (chunk, false),
-        Gathered::Parts { count, .. } => (count, true),
+    let (chunk, gap, parts) = match stats.gathered {
+        Gathered::Chunks { chunk, gap, .. } => (chunk, gap, false),
+        Gathered::Parts { count, .. } => (count, 0, true),
     };
+    let count = chunks_of(shape, chunk, gap);
     let params = FinishParams {
         chunks: ChunkParams::new(shape, chunk),
         momentum: options.momentum,
         epsilon: options.epsilon,
+        width: shape.w as u32,
+        gap: gap as u32,
+        count: count as u32,
     };
     let mut slices = vec![
         stats.memory(),
@@ -220,7 +227,7 @@ pub(super) fn coefficients(
         running.memory(),
         &coefficients,
     ];
-    let rows = if along.is_some() { shape.pixels() } else { shape.pixels().div_ceil(chunk) };
+    let rows = if along.is_some() { shape.pixels() } else { count };
     let mut kernel = Kernel::new(&FINISH).with("THREADS", threads_for(gpu, rows));
     if parts {
         kernel = kernel.with("PARTS", 1);

@@ -14,18 +14,19 @@ pub struct BatchStats {
 }
 
 pub enum Gathered {
-    /// Mean and Σ(x − mean)² of every `chunk` pixels.
-    Chunks { partials: Slice, chunk: usize },
+    /// Mean and Σ(x − mean)² of every `chunk` pixels, counted with so many more after each row of an image.
+    Chunks { partials: Slice, chunk: usize, gap: usize },
     /// The output itself, yet to be written, in so many parts to be added up.
     Parts { parts: Slice, count: usize },
 }
 
 impl BatchStats {
-    /// Memory for the statistics of every `chunk` pixels, to be filled.
-    pub(in crate::ops) fn empty(gpu: &Gpu, shape: Shape, chunk: usize) -> Self {
-        let vec4s = shape.pixels().div_ceil(chunk) * 2 * shape.c4();
+    /// Memory for the statistics of every `chunk` pixels, to be filled: counted as if each row of an image had `gap`
+    /// more.
+    pub(in crate::ops) fn empty(gpu: &Gpu, shape: Shape, chunk: usize, gap: usize) -> Self {
+        let vec4s = chunks_of(shape, chunk, gap) * 2 * shape.c4();
         let partials = gpu.lease(vec4s as u64 * 16);
-        Self { shape, gathered: Gathered::Chunks { partials, chunk } }
+        Self { shape, gathered: Gathered::Chunks { partials, chunk, gap } }
     }
 
     /// An output of this shape that is yet to be added up, in `count` parts: the batch norm does it.
@@ -48,7 +49,7 @@ impl BatchStats {
 
     /// Gathers those of a tensor.
     pub(super) fn gather(gpu: &Gpu, x: &Tensor) -> Self {
-        let stats = Self::empty(gpu, x.shape(), CHUNK);
+        let stats = Self::empty(gpu, x.shape(), CHUNK, 0);
         let threads = x.shape().pixels().div_ceil(CHUNK) * x.shape().c4();
         gpu.run(
             Kernel::new(&STATS).with("UNROLL", unroll(gpu)).half(x.dtype().is_half()),
@@ -58,6 +59,11 @@ impl BatchStats {
         );
         stats
     }
+}
+
+/// Chunks of so many pixels, counted with gaps.
+pub fn chunks_of(shape: Shape, chunk: usize, gap: usize) -> usize {
+    (shape.n * shape.h * (shape.w + gap)).div_ceil(chunk)
 }
 
 /// Parameters of the kernels that reduce chunks.

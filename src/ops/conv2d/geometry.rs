@@ -163,6 +163,16 @@ impl Geometry {
         }
     }
 
+    /// Whether windows leave images the size they are, one for each pixel.
+    pub fn keeps_size(&self) -> bool {
+        self.conv.stride == [1, 1] && [self.x.h, self.x.w] == [self.y.h, self.y.w]
+    }
+
+    /// The convolution that goes from `y` to `x`, if this one [`Geometry::keeps_size`].
+    pub fn turned(&self) -> Self {
+        Self { x: self.y, y: self.x, ..*self }
+    }
+
     /// Multiplications and additions of each of the three passes.
     pub fn flops(&self) -> f64 {
         2.0 * self.y.len() as f64 * (self.weight.n * self.weight.h * self.x.c) as f64

@@ -214,6 +214,39 @@ fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     }
 }
 
+/// Tiles on matrix units for windows all of whose taps of a row find what they read in one tile, for this convolution or,
+/// if `data`, for the one that its gradient by the input is; and whether they are preferred.
+fn windows(gpu: &Gpu, geometry: &Geometry, data: bool) -> (Vec<Named<Tiling>>, bool) {
+    const NARROW: &[Window] = &[("cooperative window 256x64", [256, 64], [64, 32], 32), SMALL];
+    const WIDE: &[Window] = &[("cooperative window 128x128", [128, 128], [64, 64], 16), SMALL];
+    /// Where a workgroup has little memory.
+    const SMALL: Window = ("cooperative window 64x64", [64, 64], [32, 32], 32);
+    /// Rows and columns, those that a subgroup does, and terms of a tap at a time.
+    type Window = (&'static str, [u32; 2], [u32; 2], u32);
+
+    let units = gpu.matrix_units(true).filter(|units| units.wide_loads);
+    let Geometry { x, y, weight, dtype, .. } = if data { geometry.turned() } else { *geometry };
+    let fits = geometry.keeps_size() && weight.h > 1 && dtype.is_half();
+    let Some(units) = units.filter(|_| fits && x.c.is_multiple_of(32) && y.c.is_multiple_of(8))
+    else {
+        return (Vec::new(), false);
+    };
+    // By the input, the columns are read by fours of eights, which 16 terms of a tap are not enough for.
+    let sizes = if y.c <= 64 || data { NARROW } else { WIDE };
+    let tile = |&(name, size, part, depth): &Window| {
+        let (span, memory) = (weight.h as u32, gpu.workgroup_memory());
+        let tile = Cooperative::of_windows(units, size, part, depth, span, memory)?;
+        Some((name, Tiling::Cooperative(tile)))
+    };
+    let tiles: Vec<_> = sizes.iter().filter_map(tile).collect();
+    // As found on an H200: where there are few gaps, and workgroups enough although they share no sums.
+    let preferred = tiles.first().is_some_and(|(_, tiling)| {
+        let few_gaps = 8 * tiling.gap() <= y.w + 1;
+        few_gaps && tiling.count_of(y) >= PROCESSORS && (y.c <= 64 || !data)
+    });
+    (tiles, preferred)
+}
+
 /// Those of the tiles on matrix units that fit into so many bytes of a workgroup's memory.
 fn on_units(
     memory: u32,
@@ -261,8 +294,11 @@ fn methods(
     product: Product,
     geometry: &Geometry,
     winograd: Option<Winograd>,
+    (windows, preferred): (Vec<Named<Tiling>>, bool),
 ) -> Vec<Named<Method>> {
     let direct = tilings(gpu, product, geometry, alone(gpu, product, geometry));
+    let windows_first = preferred && gpu.class() != AdapterClass::Software;
+    let direct = if windows_first { [windows, direct] } else { [direct, windows] }.concat();
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
     let Some(winograd) = winograd else { return direct.collect() };
     const SHARED: Lanes = [
@@ -308,7 +344,8 @@ fn methods(
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
     let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
     let product = Product { rows, columns, count: 1, parts: 1, pairs: geometry.has_pairs() };
-    let methods = methods(gpu, product, geometry, Winograd::forward(geometry));
+    let windows = windows(gpu, geometry, false);
+    let methods = methods(gpu, product, geometry, Winograd::forward(geometry), windows);
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
 }
 
@@ -316,7 +353,8 @@ pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
     let count = geometry.conv.stride.into_iter().product();
     let product = Product { rows, columns: geometry.x.c, count, parts: 1, pairs: false };
-    let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry));
+    let windows = windows(gpu, geometry, true);
+    let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry), windows);
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 

@@ -51,6 +51,7 @@ static BACKWARD_DATA_COOPERATIVE: Shader = shader!("conv2d_backward_data_coopera
 static BACKWARD_WEIGHT_LANES: Shader = shader!("conv2d_backward_weight_lanes");
 static BACKWARD_WEIGHT_TILED: Shader = shader!("conv2d_backward_weight_tiled");
 static BACKWARD_WEIGHT_COOPERATIVE: Shader = shader!("conv2d_backward_weight_cooperative");
+static WINDOW_COOPERATIVE: Shader = shader!("conv2d_window_cooperative");
 static BACKWARD_BIAS: Shader = shader!("conv2d_backward_bias");
 static PEAKS: Shader = shader!("conv2d_peaks");
 static SUM: Shader = shader!("conv2d_sum");
@@ -60,16 +61,19 @@ const FORWARD: Shaders = Shaders {
     lanes: &FORWARD_LANES,
     tiled: &FORWARD_TILED,
     cooperative: Some(&FORWARD_COOPERATIVE),
+    window: Some(&WINDOW_COOPERATIVE),
 };
 const BACKWARD_DATA: Shaders = Shaders {
     lanes: &BACKWARD_DATA_LANES,
     tiled: &BACKWARD_DATA_TILED,
     cooperative: Some(&BACKWARD_DATA_COOPERATIVE),
+    window: Some(&WINDOW_COOPERATIVE),
 };
 const BACKWARD_WEIGHT: Shaders = Shaders {
     lanes: &BACKWARD_WEIGHT_LANES,
     tiled: &BACKWARD_WEIGHT_TILED,
     cooperative: Some(&BACKWARD_WEIGHT_COOPERATIVE),
+    window: None,
 };
 
 pub(super) const OP: Op = Op {
@@ -84,6 +88,7 @@ pub(super) const OP: Op = Op {
         &BACKWARD_WEIGHT_LANES,
         &BACKWARD_WEIGHT_TILED,
         &BACKWARD_WEIGHT_COOPERATIVE,
+        &WINDOW_COOPERATIVE,
         &BACKWARD_BIAS,
         &PEAKS,
         &SUM,
@@ -168,7 +173,8 @@ fn with_stats(
         },
         Method::Winograd(..) => Winograd::forward(&geometry).and_then(|it| it.stats_chunk()),
     };
-    let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk));
+    let gap = if let Method::Direct(tiling) = method { tiling.gap() } else { 0 };
+    let stats = chunk.map(|chunk| BatchStats::empty(gpu, geometry.y, chunk, gap));
     let epilogue = stats.as_ref().map_or(Epilogue::None, Epilogue::Stats);
     let (y, parts) = forward_in_parts(gpu, &geometry, method, operands.each_ref(), epilogue);
     let stats = match parts {

@@ -56,7 +56,7 @@ pub fn forward_in_parts(
     let peaks = peaks(gpu, tiling, operands);
     slices.extend(&peaks);
     let params = Params { epsilon: epilogue.epsilon(), ..sharing.params(&tiling.seen(geometry)) };
-    let tiles = tiling.count(geometry.y.pixels(), geometry.y.c);
+    let tiles = tiling.count_of(geometry.y);
     gpu.run(kernel, &params, &slices, gpu.groups(tiles * sharing.parts));
     (y, parts.map(|memory| Parts { memory, count: sharing.parts }))
 }
@@ -64,7 +64,7 @@ pub fn forward_in_parts(
 /// How workgroups share the sums of the forward pass.
 pub fn forward_sharing(geometry: &Geometry, tiling: Tiling) -> Sharing {
     let Geometry { x, weight, y, .. } = tiling.seen(geometry);
-    tiling.share(tiling.count(y.pixels(), y.c), weight.n * weight.h * x.c4())
+    tiling.share(tiling.count_of(y), weight.n * weight.h * x.c4())
 }
 
 /// Finds what a kernel that splits numbers must know of the sizes of both operands' numbers; nothing for
@@ -132,6 +132,13 @@ pub fn backward_data(
         Method::Direct(tiling) => tiling,
     };
     let kernel = tiling.kernel(&BACKWARD_DATA).half(geometry.dtype.is_half());
+    if tiling.has_places() {
+        let kernel = kernel.with("DATA", 1).with("ACCUMULATE", accumulate.into());
+        let groups = gpu.groups(tiling.count_of(*x));
+        let slices = [d_y.tensor().memory(), weight.tensor().memory(), d_x.memory()];
+        gpu.run(kernel, &geometry.turned().params(), &slices, groups);
+        return None;
+    }
     let classes = stride_h * stride_w;
     let taps = geometry.weight.n.div_ceil(stride_h) * geometry.weight.h.div_ceil(stride_w);
     let tiles = tiling.count(rows, x.c);

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use super::geometry::Geometry;
 use super::sharing::Sharing;
 use crate::gpu::{Gpu, Kernel, MatrixUnits, Shader, Slice};
-use crate::tensor::Tensor;
+use crate::tensor::{Shape, Tensor};
 
 /// The tile of a matrix product that one workgroup computes.
 #[derive(Clone, Copy)]
@@ -28,8 +28,13 @@ pub struct Cooperative {
     /// Rows and columns of a workgroup.
     rows: u32,
     columns: u32,
-    /// Terms of a step.
+    /// Rows and columns that a subgroup does: the more, the less is read from workgroup memory, and the
+    /// fewer subgroups fit.
+    part: [u32; 2],
+    /// Terms of a step, or of one tap of it.
     depth: u32,
+    /// Taps of a step, which find what they read in one tile: a row of windows that keep an image's size, or 1.
+    span: u32,
 }
 
 /// Numbers that matrix units multiply.
@@ -54,7 +59,14 @@ impl Cooperative {
         memory: u32,
     ) -> Option<Self> {
         let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
-        let tile = |depth| Self { units, numbers, rows, columns, depth };
+        // As an H200 has them fastest.
+        let part = match rows * columns {
+            0x8000.. => [64, 64],
+            0x4000.. => [64, 32],
+            0x3000.. => [48, 32],
+            _ => [32, 32],
+        };
+        let tile = |depth| Self { units, numbers, rows, columns, part, depth, span: 1 };
         let fits = |it: &Self| {
             let each_has_a_term = it.depth <= longest.min(it.threads());
             each_has_a_term && it.is_staged_evenly() && it.memory() <= memory
@@ -62,49 +74,55 @@ impl Cooperative {
         [64, 32].map(tile).into_iter().find(fits)
     }
 
+    /// The tile for windows whose rows have `span` taps, subgroups doing so much of it, with so many terms of a tap; if
+    /// `memory` bytes of a workgroup hold it.
+    pub fn of_windows(
+        units: MatrixUnits,
+        [rows, columns]: [u32; 2],
+        part: [u32; 2],
+        depth: u32,
+        span: u32,
+        memory: u32,
+    ) -> Option<Self> {
+        let tile = Self { units, numbers: Numbers::Octets, rows, columns, part, depth, span };
+        (tile.is_staged_evenly() && tile.memory() <= memory).then_some(tile)
+    }
+
     /// Whether each lane stages as much of either side's step as every other.
     fn is_staged_evenly(self) -> bool {
         let packet = if let Numbers::Octets | Numbers::Pairs = self.numbers { 8 } else { 4 };
-        let packets = [self.rows, self.columns].map(|side| side * self.depth / packet);
+        let sides = [self.rows, self.columns * self.span];
+        let packets = sides.map(|side| side * self.depth / packet);
         packets.iter().all(|packets| packets.is_multiple_of(self.threads()))
     }
 
     fn threads(self) -> u32 {
-        let [rows, columns] = self.part();
+        let [rows, columns] = self.part;
         self.units.lanes * (self.rows / rows) * (self.columns / columns)
-    }
-
-    /// Rows and columns that a subgroup does: the more, the less is read from workgroup memory, and the
-    /// fewer subgroups fit. As an H200 has them fastest.
-    fn part(self) -> [u32; 2] {
-        match self.rows * self.columns {
-            0x8000.. => [64, 64],
-            0x4000.. => [64, 32],
-            0x3000.. => [48, 32],
-            _ => [32, 32],
-        }
     }
 
     /// Bytes of workgroup memory: the two tiles and the band that the sums pass through, with gaps, shares
     /// of the statistics, and what finds the scales of split numbers. Two halves take what a number of f32 does.
     fn memory(self) -> u32 {
-        let Self { units, numbers, rows, columns, depth } = self;
+        let Self { units, numbers, rows, columns, depth, span, .. } = self;
         let number = if let Numbers::Single | Numbers::Split = numbers { 4 } else { 2 };
-        let tile = |side: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
+        let tile = |side: u32, depth: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
+        let tiles = tile(rows + span - 1, depth) + tile(columns, span * depth);
         let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
-        let [part_rows, part_columns] = self.part();
+        let [part_rows, part_columns] = self.part;
         let band_rows = rows / part_rows * units.side;
         let band_columns = columns / part_columns * units.side.max(units.lanes * 4 / units.side);
         let band = band_rows * (band_columns + 4) + 4 * band_columns;
-        tile(rows) + tile(columns) + band * 4 + peaks
+        tiles + band * 4 + peaks
     }
 
     fn kernel(self, shader: &'static Shader) -> Kernel {
-        let Self { units, numbers, rows, columns, depth } = self;
-        let [part_rows, part_columns] = self.part();
+        let Self { units, numbers, rows, columns, depth, span, .. } = self;
+        let [part_rows, part_columns] = self.part;
         let kernel = Kernel::new(shader).with("SIDE", units.side).with("LANES", units.lanes);
         let kernel = kernel.with("BM", rows).with("BN", columns).with("DEPTH", depth);
         let kernel = kernel.with("SM", part_rows).with("SN", part_columns);
+        let kernel = if span > 1 { kernel.with("SPAN", span) } else { kernel };
         match numbers {
             Numbers::Split => kernel.with("PARTS", 2),
             Numbers::Octets | Numbers::Pairs => kernel.with("OCTETS", 1),
@@ -119,6 +137,8 @@ pub struct Shaders {
     pub lanes: &'static Shader,
     pub tiled: &'static Shader,
     pub cooperative: Option<&'static Shader>,
+    /// The same where several taps find what they read in one tile.
+    pub window: Option<&'static Shader>,
 }
 
 impl Tiling {
@@ -134,7 +154,8 @@ impl Tiling {
                 Kernel::new(shaders.tiled).with("BM", rows).with("BN", columns)
             }
             Self::Cooperative(tile) => {
-                tile.kernel(shaders.cooperative.expect("offered where there is one"))
+                let shader = if tile.span > 1 { shaders.window } else { shaders.cooperative };
+                tile.kernel(shader.expect("offered where there is one"))
             }
         }
     }
@@ -177,6 +198,21 @@ impl Tiling {
         if self.is_paired() { geometry.paired() } else { *geometry }
     }
 
+    /// Taps that find what they read in one tile.
+    fn span(self) -> usize {
+        if let Self::Cooperative(tile) = self { tile.span as usize } else { 1 }
+    }
+
+    /// Whether these are several: the tile's rows are places, of which there are more than pixels.
+    pub fn has_places(self) -> bool {
+        self.span() > 1
+    }
+
+    /// Places after each row of an image that are no pixels: as many as its padding.
+    pub fn gap(self) -> usize {
+        self.span() / 2
+    }
+
     /// Whether two pixels are read as one.
     fn is_paired(self) -> bool {
         matches!(self, Self::Cooperative(Cooperative { numbers: Numbers::Pairs, .. }))
@@ -187,12 +223,11 @@ impl Tiling {
         matches!(self, Self::Cooperative(Cooperative { numbers: Numbers::Split, .. }))
     }
 
-    /// Rows of a tile.
+    /// Rows of a tile, of which the last few of places lack a tap.
     pub fn rows(self) -> usize {
         match self {
-            Self::Lanes { rows, .. }
-            | Self::Tiled { rows, .. }
-            | Self::Cooperative(Cooperative { rows, .. }) => rows as usize,
+            Self::Lanes { rows, .. } | Self::Tiled { rows, .. } => rows as usize,
+            Self::Cooperative(tile) => (tile.rows - tile.span + 1) as usize,
         }
     }
 
@@ -213,9 +248,15 @@ impl Tiling {
         let (round, most) = match self {
             Self::Lanes { .. } => (8, 1),
             Self::Tiled { .. } => (8, quads / LEAST),
+            _ if self.has_places() => (1, 1),
             Self::Cooperative(tile) => (tile.depth as usize / 4, quads / LEAST),
         };
         Sharing::new(tiles, quads, round, most)
+    }
+
+    /// Tiles that cover images of this shape.
+    pub fn count_of(self, images: Shape) -> usize {
+        self.count(images.n * images.h * (images.w + self.gap()), images.c)
     }
 
     /// Tiles that cover a product of `rows` × `columns`.

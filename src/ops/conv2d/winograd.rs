@@ -20,7 +20,7 @@ pub(super) static WEIGHT: Shader = shader!("conv2d_winograd_weight");
 pub(super) static MULTIPLY_LANES: Shader = shader!("conv2d_winograd_multiply_lanes");
 pub(super) static MULTIPLY_TILED: Shader = shader!("conv2d_winograd_multiply_tiled");
 const MULTIPLY: Shaders =
-    Shaders { lanes: &MULTIPLY_LANES, tiled: &MULTIPLY_TILED, cooperative: None };
+    Shaders { lanes: &MULTIPLY_LANES, tiled: &MULTIPLY_TILED, cooperative: None, window: None };
 pub(super) static OUTPUT: Shader = shader!("conv2d_winograd_output");
 
 /// Numbers in a patch.
