@@ -4,15 +4,13 @@
 //
 // As conv2d_forward_cooperative.wgsl with rows = input pixels of one class modulo the stride (group.z,
 // see conv2d_backward_data_lanes.wgsl) and columns = input channels. The second tile keeps output
-// channels together, as the weight does, and is read by columns.
+// channels together, as the weight does, and is read by columns. In memory, x is d_y and y is d_x.
 
 //#const A_BY_ROWS = 1
 //#const B_BY_ROWS = 0
-//#include conv2d_params
+//#include conv2d_forward_memory
 //#include cooperative_tiles
-@group(0) @binding(1) var<storage, read> d_y: array<packet>;
-@group(0) @binding(2) var<storage, read> weight: array<packet>;
-@group(0) @binding(3) var<storage, read_write> d_x: array<vec4<written>>;
+//#include cooperative_epilogue
 //#if PARTS == 2
 @group(0) @binding(4) var<storage, read> peaks: array<u32>;
 //#end
@@ -101,7 +99,7 @@ fn main(
     let inside = k < last;
     //#for j in 0..A_LOADS
     let a_live_${j} = inside & (u32(oh_${j} - i32(r)) < p.oh) & (u32(ow_${j} - i32(s)) < p.ow);
-    let a_${j} = d_y[select(0, at_${j} + tap_at, a_live_${j})];
+    let a_${j} = x[select(0, at_${j} + tap_at, a_live_${j})];
     //#end
     let tap = ((first_r + r * p.stride_h) * p.s + first_s + s * p.stride_w) * columns;
     //#for j in 0..B_LOADS
@@ -131,23 +129,10 @@ fn main(
   let q_${i}_${q} = m_${i}_${q} / class_columns;
   let ih_${i}_${q} = q_${i}_${q} % class_rows * p.stride_h + class_h;
   let iw_${i}_${q} = m_${i}_${q} % class_columns * p.stride_w + class_w;
-  let pixel_${i}_${q} = ((split * p.n + q_${i}_${q} / class_rows) * p.h + ih_${i}_${q}) * p.w + iw_${i}_${q};
+  let found_${i}_${q} = ((split * p.n + q_${i}_${q} / class_rows) * p.h + ih_${i}_${q}) * p.w + iw_${i}_${q};
+  let pixel_${i}_${q} = select(NOWHERE, found_${i}_${q}, m_${i}_${q} < rows);
   //#end
   //#end
-  //#for j in 0..SN / WIDTH
-  {
-    let column4 = column0 / 4u + column_in_tile + ${j * WIDTH / 4}u;
-    //#for i in 0..SM / SIDE
-    //#include cooperative_sums
-    //#for q in 0..QUADS
-    if m_${i}_${q} < rows && column4 < p.ci4 {
-      let at = pixel_${i}_${q} * p.ci4 + column4;
-      var sum = sums_at(band_row_${q}, band_column);
-      if p.accumulate != 0u { sum += vec4<f32>(d_x[at]); }
-      d_x[at] = vec4<written>(sum);
-    }
-    //#end
-    //#end
-  }
-  //#end
+  let width4 = p.ci4;
+  //#include cooperative_outputs
 }

@@ -125,6 +125,7 @@ fn main(
   //#if STATS
   let count = min(BM, rows - row_tile * BM);
   //#end
+  let width4 = p.co4;
   //#include cooperative_places
   //#for i in 0..SM / SIDE
   //#for q in 0..QUADS

@@ -135,6 +135,7 @@ fn main(
   //#if STATS
   let count = pixels_before((row_tile + 1u) * ${PLACES}u) - pixels_before(row_tile * ${PLACES}u);
   //#end
+  let width4 = p.co4;
   //#include cooperative_places
   //#for i in 0..SM / SIDE
   //#for q in 0..QUADS

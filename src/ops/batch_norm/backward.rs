@@ -3,11 +3,12 @@
 use super::stats::{CHUNK, ChunkParams};
 use super::{
     BACKWARD_APPLY, BACKWARD_FEW, BACKWARD_FINISH, BACKWARD_REDUCE, BatchNorm, BatchNormState, FEW,
-    UNROLL, row_groups, threads_for, unroll,
+    row_groups, threads_for,
 };
 use crate::Result;
 use crate::autograd::{Backward, Grads, Slot, Target, Var};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Slice};
+use crate::ops::{UNROLL, unroll};
 use crate::tensor::{Shape, Tensor};
 
 /// The gradients by input, γ, β and residual.

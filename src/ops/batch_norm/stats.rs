@@ -1,7 +1,8 @@
 //! Statistics of a batch, of every few pixels, that a batch norm merges.
 
-use super::{FEW, STATS, unroll};
+use super::{FEW, STATS};
 use crate::gpu::{Gpu, Kernel, Slice};
+use crate::ops::unroll;
 use crate::tensor::{Shape, Tensor};
 
 /// Pixels whose statistics one thread gathers.

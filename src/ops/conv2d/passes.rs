@@ -161,6 +161,10 @@ pub fn backward_data(
     let mut slices = vec![d_y.read_by(tiling, gpu), weight.read_by(tiling, gpu)];
     slices.push(parts.as_ref().unwrap_or(d_x.memory()));
     slices.extend(&peaks);
+    let kernel = match tiling.is_on_units() {
+        true => kernel.with("ACCUMULATE", (accumulate && parts.is_none()).into()),
+        false => kernel,
+    };
     gpu.run(kernel.with("SHARED", parts.is_some().into()), &params, &slices, groups);
     parts.map(|memory| Parts { memory, count: sharing.parts })
 }

@@ -198,6 +198,11 @@ impl Tiling {
         if self.is_paired() { geometry.paired() } else { *geometry }
     }
 
+    /// Whether it is done on matrix units.
+    pub fn is_on_units(self) -> bool {
+        matches!(self, Self::Cooperative(_))
+    }
+
     /// Taps that find what they read in one tile.
     fn span(self) -> usize {
         if let Self::Cooperative(tile) = self { tile.span as usize } else { 1 }
