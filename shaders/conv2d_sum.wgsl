@@ -3,7 +3,6 @@
 // its siblings in src/ops/conv2d/reference.rs, as of every convolution.
 
 override ROWS: u32 = 1u;
-override UNROLL: u32 = 1u;  // parts that are loaded at a time
 override OUTPUT: u32 = 2u;
 alias written = stored;
 
@@ -34,13 +33,8 @@ fn main(
   for (var row = first; row < min(first + ROWS, p.rows); row++) {
     let at = row * p.co4 + column;
     var sum = part[at];
-    for (var split = 1u; split < p.splits; split += UNROLL) {
-      //#for k in 0..UNROLL
-      let part_${k} = part[min(split + ${k}u, p.splits - 1u) * p.rows * p.co4 + at];
-      //#end
-      //#for k in 0..UNROLL
-      if split + ${k}u < p.splits { sum += part_${k}; }
-      //#end
+    for (var split = 1u; split < p.splits; split++) {
+      sum += part[split * p.rows * p.co4 + at];
     }
     //#if BIAS
     sum += shift;

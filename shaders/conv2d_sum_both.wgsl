@@ -2,8 +2,6 @@
 // input. A thread adds up four numbers of one of them, the parts always in the same order. Reference:
 // `reference_gradient` in src/ops/conv2d/reference.rs.
 
-override UNROLL: u32 = 1u;  // parts that are loaded at a time
-
 // Of each, by the weight first: groups of four numbers, parts, whether to add to what is there.
 struct Params { quads: vec2<u32>, parts: vec2<u32>, accumulate: vec2<u32> }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -20,14 +18,7 @@ fn main(
   let i = flat_group(group, groups) * 64u + thread;
   if i < p.quads.x {
     var sum = of_weight[i];
-    for (var part = 1u; part < p.parts.x; part += UNROLL) {
-      //#for k in 0..UNROLL
-      let part_${k} = of_weight[min(part + ${k}u, p.parts.x - 1u) * p.quads.x + i];
-      //#end
-      //#for k in 0..UNROLL
-      if part + ${k}u < p.parts.x { sum += part_${k}; }
-      //#end
-    }
+    for (var part = 1u; part < p.parts.x; part++) { sum += of_weight[part * p.quads.x + i]; }
     if p.accumulate.x != 0u { sum += d_weight[i]; }
     d_weight[i] = sum;
     return;
@@ -35,14 +26,7 @@ fn main(
   let at = i - p.quads.x;
   if at >= p.quads.y { return; }
   var sum = of_input[at];
-  for (var part = 1u; part < p.parts.y; part += UNROLL) {
-    //#for k in 0..UNROLL
-    let part_${k} = of_input[min(part + ${k}u, p.parts.y - 1u) * p.quads.y + at];
-    //#end
-    //#for k in 0..UNROLL
-    if part + ${k}u < p.parts.y { sum += part_${k}; }
-    //#end
-  }
+  for (var part = 1u; part < p.parts.y; part++) { sum += of_input[part * p.quads.y + at]; }
   if p.accumulate.y != 0u { sum += vec4<f32>(d_input[at]); }
   d_input[at] = vec4<stored>(sum);
 }

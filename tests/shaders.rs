@@ -81,6 +81,8 @@ impl Parsed {
         let matrices = wgsl.contains("enable wgpu_cooperative_matrix;\n");
         let mut plain = Capabilities::empty();
         plain.set(Capabilities::SHADER_FLOAT16, half);
+        // As wgpu grants it to every adapter.
+        plain.insert(Capabilities::SHADER_FLOAT16_IN_FLOAT32);
         plain.set(Capabilities::COOPERATIVE_MATRIX, matrices);
         plain.set(Capabilities::SHADER_INT64, words);
         let module =

@@ -48,7 +48,7 @@ pub use normalize::normalize;
 pub use relu::relu;
 pub use sgd::{Sgd, SgdHyper, sgd};
 
-use crate::gpu::{AdapterClass, Gpu, Shader};
+use crate::gpu::Shader;
 use case::Case;
 
 /// An operation, as the checks see it.
@@ -67,15 +67,6 @@ impl Op {
         let half = (self.cases)().into_iter().filter(Case::has_activations).map(Case::in_half);
         (self.cases)().into_iter().chain(half).collect()
     }
-}
-
-/// Loads that a thread of a GPU has under way at a time.
-const UNROLL: usize = 4;
-
-/// Loads that a thread should have under way at a time; the shaders' `UNROLL`.
-fn unroll(gpu: &Gpu) -> u32 {
-    // A GPU waits for loads and needs many under way; a processor that plays GPU loads one by one.
-    if gpu.class() == AdapterClass::Software { 1 } else { UNROLL as u32 }
 }
 
 /// Every operation.

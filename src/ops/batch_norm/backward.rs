@@ -3,12 +3,11 @@
 use super::stats::{CHUNK, ChunkParams};
 use super::{
     BACKWARD_APPLY, BACKWARD_FEW, BACKWARD_FINISH, BACKWARD_REDUCE, BatchNorm, BatchNormState, FEW,
-    row_groups, threads_for,
+    UNROLL, row_groups, threads_for, unroll,
 };
 use crate::Result;
 use crate::autograd::{Backward, Grads, Slot, Target, Var};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Slice};
-use crate::ops::{UNROLL, unroll};
 use crate::tensor::{Shape, Tensor};
 
 /// The gradients by input, γ, β and residual.

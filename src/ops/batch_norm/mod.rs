@@ -17,7 +17,7 @@ mod cases;
 mod reference;
 mod stats;
 
-use super::{Op, unroll};
+use super::Op;
 use crate::autograd::{Tape, Var};
 use crate::gpu::{AdapterClass, Gpu, Kernel, Shader, Slice};
 use crate::shader;
@@ -55,6 +55,8 @@ pub(super) const OP: Op = Op {
 
 /// Pixels a thread does in the passes that write an activation; the shaders' `ROWS`.
 const ROWS: usize = 8;
+/// Pixels that a thread of a GPU loads at a time; divides the others.
+const UNROLL: usize = 4;
 /// Pixels up to which, in training, one workgroup does all of them for its channels: launching kernels
 /// would take longer than what more workgroups save.
 const FEW: usize = 1024;
@@ -271,6 +273,12 @@ fn apply(gpu: &Gpu, x: &Tensor, coefficients: &Slice, output: Output<'_>) {
     let kernel = output.attach(Kernel::new(&APPLY).with("UNROLL", unroll(gpu)), &mut slices);
     let params = ApplyParams { rows: shape.pixels() as u32, c4: shape.c4() as u32 };
     gpu.run(kernel, &params, &slices, row_groups(gpu, shape));
+}
+
+/// Pixels that a thread loads at a time; the shaders' `UNROLL`.
+fn unroll(gpu: &Gpu) -> u32 {
+    // A GPU waits for loads and needs many under way; a processor that plays GPU loads one by one.
+    if gpu.class() == AdapterClass::Software { 1 } else { UNROLL as u32 }
 }
 
 /// Threads of a workgroup that goes through so many rows.

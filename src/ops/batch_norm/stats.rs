@@ -1,8 +1,7 @@
 //! Statistics of a batch, of every few pixels, that a batch norm merges.
 
-use super::{FEW, STATS};
+use super::{FEW, STATS, unroll};
 use crate::gpu::{Gpu, Kernel, Slice};
-use crate::ops::unroll;
 use crate::tensor::{Shape, Tensor};
 
 /// Pixels whose statistics one thread gathers.

@@ -4,7 +4,8 @@ use super::geometry::Geometry;
 use super::reference::{reference, reference_bias, reference_data, reference_weight};
 use super::{Conv2d, PASSES, conv2d};
 use crate::autograd::{Tape, Var};
-use crate::ops::case::{Case, Fill, Input};
+use crate::ops::add;
+use crate::ops::case::{Array, Case, EPSILON, Expected, Fill, Input};
 use crate::tensor::Shape;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -44,7 +45,42 @@ pub(super) fn cases() -> Vec<Case> {
     extremes.name += " extremes";
     // ResNet-18 at 64 px, batch 16, and at 224 px, batch 64.
     let large = [(16, 16, false), (64, 56, true)].into_iter().flat_map(resnet18);
-    small.chain([with_bias, extremes]).chain(large).collect()
+    // Deep enough for workgroups to share sums, and not.
+    let residual = [Shape::new(3, 9, 7, 32), Shape::new(2, 6, 5, 24)].map(with_residual);
+    small.chain([with_bias, extremes]).chain(residual).chain(large).collect()
+}
+
+/// x ∗ weight + x, whose gradient by x is added to that of the sum.
+fn with_residual(x: Shape) -> Case {
+    let conv = Conv2d { stride: [1; 2], padding: [1; 2] };
+    let run = move |tape: &Tape, inputs: &[Var]| {
+        Ok(vec![add(tape, &conv2d(tape, &inputs[0], &inputs[1], None, conv)?, &inputs[0])?])
+    };
+    let plain = case(x, [3, 3], x.c, conv, false);
+    let (name, inputs) = (plain.name.clone() + " + x", plain.inputs.clone());
+    let mut case = Case::new(name, inputs, run, move |inputs| {
+        let sums = reference(&inputs[0], &inputs[1], None, conv);
+        let stored = sums.values.map(f64::abs).data;
+        vec![plus(sums, &inputs[0]).through(stored)]
+    })
+    .gradient(move |inputs, d_y| {
+        let by_input = plus(reference_data(&inputs[0], &inputs[1], d_y, conv), d_y);
+        vec![Some(by_input), Some(reference_weight(&inputs[0], &inputs[1], d_y, conv))]
+    });
+    (case.passes, case.flops) = (plain.passes, plain.flops);
+    case
+}
+
+/// Sums that others are added to.
+fn plus(sums: Expected, others: &Array) -> Expected {
+    let Expected { mut values, mut allowance, mut looser, .. } = sums;
+    for (index, other) in others.data.iter().enumerate() {
+        values.data[index] += other;
+        let rounding = EPSILON * values.data[index].abs();
+        allowance[index] += rounding;
+        looser.iter_mut().for_each(|looser| looser.allowance[index] += rounding);
+    }
+    Expected { looser, ..Expected::within(values, allowance) }
 }
 
 /// The convolutions of ResNet-18 on so many images, which are so many pixels wide after the stem.

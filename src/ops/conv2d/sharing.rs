@@ -5,7 +5,6 @@ use super::geometry::{Geometry, Params};
 use super::{SUM, SUM_BOTH};
 use crate::autograd::Target;
 use crate::gpu::{Gpu, Kernel, Slice};
-use crate::ops::unroll;
 use crate::tensor::{Shape, Tensor};
 
 /// Workgroups that keep a GPU busy.
@@ -73,8 +72,7 @@ pub fn sum(gpu: &Gpu, parts: &Parts, y: &Tensor, epilogue: Epilogue<'_>) {
         epsilon: epilogue.epsilon(),
     };
     let mut slices = vec![&parts.memory, y.memory()];
-    let kernel = Kernel::new(&SUM).with("ROWS", at_a_time as u32).with("UNROLL", unroll(gpu));
-    let kernel = kernel.half(y.dtype().is_half());
+    let kernel = Kernel::new(&SUM).with("ROWS", at_a_time as u32).half(y.dtype().is_half());
     let kernel = epilogue.attach(kernel, &mut slices);
     gpu.run(kernel, &params, &slices, gpu.groups((rows.div_ceil(at_a_time) * co4).div_ceil(64)));
 }
@@ -103,7 +101,7 @@ pub fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, &Target)>; 2]) {
     };
     let [d_w, d_x] = both.map(|(_, target)| &target.tensor);
     let [of_weight, of_input] = both.map(|(parts, _)| &parts.memory);
-    let kernel = Kernel::new(&SUM_BOTH).with("UNROLL", unroll(gpu)).half(d_x.dtype().is_half());
+    let kernel = Kernel::new(&SUM_BOTH).half(d_x.dtype().is_half());
     let threads = d_w.shape().vec4s() + d_x.shape().vec4s();
     let slices = [of_weight, of_input, d_w.memory(), d_x.memory()];
     gpu.run(kernel, &params, &slices, gpu.groups(threads.div_ceil(64)));
