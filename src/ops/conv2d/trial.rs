@@ -7,7 +7,7 @@ use super::sharing::sum_gradients;
 use super::tiling::Operand;
 use super::{Conv2d, PASSES, kernels};
 use crate::autograd::Target;
-use crate::gpu::{Gpu, Problem};
+use crate::gpu::{Gpu, Problem, Sizes};
 use crate::ops::case::{Fill, filled};
 use crate::tensor::{Dtype, Shape, Tensor};
 use crate::{Error, Result};
@@ -35,15 +35,21 @@ impl Trial {
         Ok(Self { gpu: gpu.clone(), pass: problem.pass, geometry })
     }
 
-    /// A small problem of each pass, no size of which fits a tile.
+    /// Small problems of each pass, no size of which fits a tile: of windows with a stride, and of such as leave images
+    /// the size they are.
     ///
     /// # Errors
     /// What the device reported.
     pub fn samples(gpu: &Gpu, dtype: Dtype) -> Result<Vec<Problem>> {
-        let conv = Conv2d { stride: [2, 1], padding: [1, 1] };
-        let geometry = Geometry::new(Shape::new(3, 11, 9, 40), Shape::new(3, 3, 40, 72), conv)?;
-        let sizes = Geometry { dtype, ..geometry }.sizes();
-        let sample = |&pass: &&'static str| {
+        let sizes = |channels_in, channels_out, stride| {
+            let conv = Conv2d { stride: [stride, 1], padding: [1, 1] };
+            let weight = Shape::new(3, 3, channels_in, channels_out);
+            let geometry = Geometry::new(Shape::new(3, 11, 9, channels_in), weight, conv)?;
+            Ok::<_, Error>(Geometry { dtype, ..geometry }.sizes())
+        };
+        let all = [sizes(40, 72, 2)?, sizes(96, 96, 1)?];
+        let all = all.into_iter().flat_map(|sizes| PASSES.iter().map(move |&pass| (pass, sizes)));
+        let sample = |(pass, sizes): (&'static str, Sizes)| {
             let trial = Self::new(gpu, &Problem { pass, sizes, kernels: Vec::new() })?;
             let operands = trial.operands(false)?;
             let plan = gpu.plan(|| {
@@ -52,7 +58,7 @@ impl Trial {
             })?;
             Ok(plan.problems)
         };
-        Ok(PASSES.iter().map(sample).collect::<Result<Vec<_>>>()?.concat())
+        Ok(all.map(sample).collect::<Result<Vec<_>>>()?.concat())
     }
 
     /// Numbers between −1 and 1 for the pass to work on; their absolute values with `magnitudes`.
