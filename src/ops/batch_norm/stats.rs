@@ -14,15 +14,15 @@ pub struct BatchStats {
 }
 
 pub enum Gathered {
-    /// Mean and Σ(x − mean)² of every `chunk` pixels, counted with so many more after each row of an image.
+    /// Mean and Σ(x − mean)² of every `chunk` pixels, counted with `gap` more after each row of an image.
     Chunks { partials: Slice, chunk: usize, gap: usize },
     /// The output itself, yet to be written, in so many parts to be added up.
     Parts { parts: Slice, count: usize },
 }
 
 impl BatchStats {
-    /// Memory for the statistics of every `chunk` pixels, to be filled: counted as if each row of an image had `gap`
-    /// more.
+    /// Memory for the statistics of every `chunk` pixels, to be filled: counted as if each row of an image
+    /// had `gap` more.
     pub(in crate::ops) fn empty(gpu: &Gpu, shape: Shape, chunk: usize, gap: usize) -> Self {
         let vec4s = chunks_of(shape, chunk, gap) * 2 * shape.c4();
         let partials = gpu.lease(vec4s as u64 * 16);

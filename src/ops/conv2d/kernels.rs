@@ -214,8 +214,8 @@ fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
     }
 }
 
-/// Tiles on matrix units for windows all of whose taps of a row find what they read in one tile, for this convolution or,
-/// if `data`, for the one that its gradient by the input is; and whether they are preferred.
+/// Tiles on matrix units for windows all of whose taps of a row find what they read in one tile, for this
+/// convolution or, if `data`, for the one that its gradient by the input is; and whether they are preferred.
 fn windows(gpu: &Gpu, geometry: &Geometry, data: bool) -> (Vec<Named<Tiling>>, bool) {
     const NARROW: &[Window] = &[("cooperative window 256x64", [256, 64], [64, 32], 32), SMALL];
     const WIDE: &[Window] = &[("cooperative window 128x128", [128, 128], [64, 64], 16), SMALL];
@@ -231,7 +231,7 @@ fn windows(gpu: &Gpu, geometry: &Geometry, data: bool) -> (Vec<Named<Tiling>>, b
     else {
         return (Vec::new(), false);
     };
-    // By the input, the columns are read by fours of eights, which 16 terms of a tap are not enough for.
+    // By the input, the weight is read in pieces of a tap's terms, which 16 would make too short.
     let sizes = if y.c <= 64 || data { NARROW } else { WIDE };
     let tile = |&(name, size, part, depth): &Window| {
         let (span, memory) = (weight.h as u32, gpu.workgroup_memory());

@@ -33,7 +33,8 @@ pub struct Cooperative {
     part: [u32; 2],
     /// Terms of a step, or of one tap of it.
     depth: u32,
-    /// Taps of a step, which find what they read in one tile: a row of windows that keep an image's size, or 1.
+    /// Taps of a step, which find what they read in one tile: a row of windows that keep an image's size,
+    /// or 1.
     span: u32,
 }
 
@@ -74,8 +75,8 @@ impl Cooperative {
         [64, 32].map(tile).into_iter().find(fits)
     }
 
-    /// The tile for windows whose rows have `span` taps, subgroups doing so much of it, with so many terms of a tap; if
-    /// `memory` bytes of a workgroup hold it.
+    /// The tile for windows whose rows have `span` taps, subgroups doing so much of it, with so many terms of
+    /// a tap; if `memory` bytes of a workgroup hold it.
     pub fn of_windows(
         units: MatrixUnits,
         [rows, columns]: [u32; 2],

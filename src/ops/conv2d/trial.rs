@@ -35,8 +35,8 @@ impl Trial {
         Ok(Self { gpu: gpu.clone(), pass: problem.pass, geometry })
     }
 
-    /// Small problems of each pass, no size of which fits a tile: of windows with a stride, and of such as leave images
-    /// the size they are.
+    /// Small problems of each pass, no size of which fits a tile: of windows with a stride, and of such as
+    /// leave images the size they are.
     ///
     /// # Errors
     /// What the device reported.
