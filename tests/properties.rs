@@ -57,11 +57,16 @@ fn gradients_are_added_to_what_a_leaf_holds() {
         let outputs = (case.run)(&tape, &leaves).unwrap();
         tape.backward(&outputs[0], upload(&d_out, outputs[0].value().dtype())).unwrap();
         for (index, expected) in gradient(&inputs, &d_out).into_iter().enumerate() {
-            let Some(expected) = expected else { continue };
+            let Some(mut expected) = expected else { continue };
+            let held = &held[index].data;
+            // Where x is used twice, what it holds is stored with the first of its gradients.
+            if case.name.contains(" + x") {
+                let stored = expected.intermediates.iter_mut().zip(held);
+                stored.for_each(|(stored, held)| *stored += held.abs());
+            }
             let mut expected = if half { expected.through_half() } else { expected };
             // One more sum, of terms that may cancel.
             let roundings = |value: &f64, held: &f64| 2.0 * EPSILON * (value.abs() + held.abs());
-            let held = &held[index].data;
             let more: Vec<_> =
                 expected.values.data.iter().zip(held).map(|(v, h)| roundings(v, h)).collect();
             for allowances in expected.allowances_mut() {
