@@ -341,7 +341,7 @@ impl Gpu {
         );
         let mut uploads = inner.uploads.borrow_mut();
         uploads.unmap();
-        let index = inner.queue.submit([commands]);
+        let index = inner.queue.submit(commands);
         uploads.recall();
         for PendingMap { staging, sender, submission } in inner.maps.borrow_mut().drain(..) {
             submission.get_or_init(|| index.clone());

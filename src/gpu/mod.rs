@@ -3,6 +3,7 @@
 
 mod adapter;
 mod again;
+mod ahead;
 mod buffer;
 mod choice;
 mod device;

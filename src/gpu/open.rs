@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::adapter::{AdapterChoice, AdapterClass, FoundAdapter, adapters, choose};
+use super::ahead::Ahead;
 use super::choice::Choices;
 use super::device::{Gpu, Inner};
 use super::disk_cache::PipelineStore;
@@ -11,7 +12,7 @@ use super::faults::Faults;
 use super::matrix_units::MatrixUnits;
 use super::pipeline::Pipelines;
 use super::profile::Profiler;
-use super::recorder::Uniforms;
+use super::recorder::{Recorder, Uniforms};
 use crate::{Error, Result};
 
 /// How a device is opened.
@@ -119,6 +120,9 @@ impl Gpu {
         let profiler = features
             .contains(wgpu::Features::TIMESTAMP_QUERY)
             .then(|| Profiler::new(&device, &queue));
+        // A processor that plays GPU is busy with the commands, and what is profiled is encoded differently.
+        let is_gpu = report.class != AdapterClass::Software && profiler.is_none();
+        let ahead = is_gpu.then(Ahead::start).flatten();
         Ok(Self(Rc::new(Inner {
             uniforms: RefCell::new(Uniforms::new(limits.min_uniform_buffer_offset_alignment)),
             pipelines: RefCell::new(Pipelines::new(
@@ -137,7 +141,7 @@ impl Gpu {
             pool: Rc::default(),
             staging: Rc::default(),
             uploads: RefCell::default(),
-            recorder: RefCell::default(),
+            recorder: RefCell::new(Recorder::new(ahead)),
             profiler: RefCell::new(profiler),
             maps: RefCell::default(),
             planning: Cell::new(false),

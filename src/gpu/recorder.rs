@@ -3,12 +3,14 @@
 //! Nothing runs while commands are recorded. A training loop leases the same storages in the same
 //! order every step, so [`Recorder::encode`] finds nearly every dispatch bound as the one at its place
 //! in the submission before was; caches hold what other submissions have bound. What is known to be
-//! the same again is not even recorded: see [`Kept`].
+//! the same again is not even recorded: see [`Kept`]; and on a GPU, it is encoded [`super::ahead`] of its time.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
+use super::ahead::{Ahead, Coming, Step};
 use super::buffer::{Place, Slice, Storage, StorageKey, range};
 use super::pipeline::Pipelines;
 use super::profile::Profiler;
@@ -84,9 +86,43 @@ pub(super) enum Command {
 pub(super) struct Kept {
     commands: Vec<Command>,
     bound: RefCell<Vec<Bound>>,
+    /// The commands to be encoded ahead, if they can be.
+    steps: OnceCell<Option<Arc<[Step]>>>,
+    /// What is encoded already for the next time.
+    coming: RefCell<Option<Coming>>,
     pub given: Given,
     /// What is downloaded afterwards.
     pub downloads: Vec<Binding>,
+}
+
+impl Kept {
+    /// Has the commands encoded for their next time, once they were bound.
+    fn encode_ahead(&self, device: &wgpu::Device, ahead: &Ahead) {
+        let steps = || {
+            let mut bound = self.bound.borrow().clone().into_iter();
+            let step = |command: &Command| match command {
+                Command::Dispatch { groups, .. } => {
+                    let Bound { pipeline, group, .. } = bound.next()?;
+                    Some(Step::Dispatch { pipeline, group, groups: *groups })
+                }
+                Command::Copy { from, from_offset, to, to_offset, bytes } => Some(Step::Copy {
+                    from: (from.buffer(device).clone(), *from_offset),
+                    to: (to.buffer(device).clone(), *to_offset),
+                    bytes: *bytes,
+                }),
+                Command::Clear { storage, offset, bytes } => Some(Step::Clear {
+                    buffer: storage.buffer(device).clone(),
+                    offset: *offset,
+                    bytes: *bytes,
+                }),
+                _ => None,
+            };
+            self.commands.iter().map(step).collect()
+        };
+        if let Some(steps) = self.steps.get_or_init(steps) {
+            self.coming.replace(ahead.begin(device, steps.clone()));
+        }
+    }
 }
 
 /// What decides which memory work uses.
@@ -135,6 +171,8 @@ pub(super) struct Recorder {
     last: Vec<Bound>,
     /// The latest commands to be kept, which hold the memory that they use.
     kept: Option<Rc<Kept>>,
+    /// Encodes these for their next time, where that pays.
+    ahead: Option<Ahead>,
 }
 
 /// What commands are encoded into.
@@ -145,9 +183,19 @@ struct Encoding<'a> {
     profiler: Option<&'a mut Profiler>,
     encoder: wgpu::CommandEncoder,
     pass: Option<wgpu::ComputePass<'static>>,
+    /// What comes before.
+    done: Vec<wgpu::CommandBuffer>,
 }
 
 impl Encoding<'_> {
+    /// Has commands that are encoded already follow.
+    fn append(&mut self, commands: wgpu::CommandBuffer) {
+        self.pass = None;
+        let encoder = self.device.create_command_encoder(&Default::default());
+        let before = std::mem::replace(&mut self.encoder, encoder);
+        self.done.extend([before.finish(), commands]);
+    }
+
     /// The encoder, outside of any pass.
     fn between_passes(&mut self) -> &mut wgpu::CommandEncoder {
         self.pass = None;
@@ -173,6 +221,10 @@ impl Encoding<'_> {
 }
 
 impl Recorder {
+    pub fn new(ahead: Option<Ahead>) -> Self {
+        Self { ahead, ..Self::default() }
+    }
+
     /// Encodes and forgets the recorded commands.
     pub fn encode(
         &mut self,
@@ -180,11 +232,11 @@ impl Recorder {
         pipelines: &mut Pipelines,
         uniforms: &Uniforms,
         profiler: Option<&mut Profiler>,
-    ) -> wgpu::CommandBuffer {
+    ) -> Vec<wgpu::CommandBuffer> {
         self.interruptions += 1;
         let encoder = device.create_command_encoder(&Default::default());
-        let pass = None;
-        let mut encoding = Encoding { device, pipelines, uniforms, profiler, encoder, pass };
+        let (pass, done) = (None, Vec::new());
+        let mut encoding = Encoding { device, pipelines, uniforms, profiler, encoder, pass, done };
         let mut commands = std::mem::take(&mut self.commands);
         let mut last = std::mem::take(&mut self.last);
         self.encode_all(&mut encoding, &commands, &mut last, false);
@@ -195,7 +247,8 @@ impl Recorder {
         if let Some(profiler) = encoding.profiler {
             profiler.resolve(&mut encoding.encoder);
         }
-        encoding.encoder.finish()
+        encoding.done.push(encoding.encoder.finish());
+        encoding.done
     }
 
     /// Encodes commands whose dispatches were `bound` so before, those of them that were, and still are if
@@ -225,7 +278,16 @@ impl Recorder {
                     place += 1;
                 }
                 Command::Kept(kept) => {
-                    self.encode_all(to, &kept.commands, &mut kept.bound.borrow_mut(), true);
+                    match kept.coming.take().and_then(Coming::wait) {
+                        Some(commands) => to.append(commands),
+                        None => {
+                            let mut bound = kept.bound.borrow_mut();
+                            self.encode_all(to, &kept.commands, &mut bound, true);
+                        }
+                    }
+                    if let Some(ahead) = &self.ahead {
+                        kept.encode_ahead(to.device, ahead);
+                    }
                 }
                 other => encode_transfer(to, other),
             }
@@ -267,7 +329,14 @@ impl Recorder {
     /// Puts the commands recorded from number `first` on aside, as one that can be recorded again.
     pub fn keep(&mut self, first: usize, given: Given, downloads: Vec<Binding>) -> Recording {
         let commands = self.commands.split_off(first);
-        let kept = Rc::new(Kept { commands, bound: RefCell::default(), given, downloads });
+        let kept = Rc::new(Kept {
+            commands,
+            bound: RefCell::default(),
+            steps: OnceCell::new(),
+            coming: RefCell::default(),
+            given,
+            downloads,
+        });
         self.commands.push(Command::Kept(kept.clone()));
         let recording = Recording(Rc::downgrade(&kept));
         self.kept = Some(kept);

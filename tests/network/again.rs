@@ -10,6 +10,12 @@ use wgrad::train::{Batch, Network, Stepper};
 
 use super::{common, name, package};
 
+/// Every adapter, and again as if each were a GPU, for which what comes again is encoded ahead.
+fn every_gpu() -> Vec<Gpu> {
+    let all = |as_gpu| common::every_gpu(GpuOptions { as_gpu, ..Default::default() });
+    [false, true].into_iter().flat_map(all).collect()
+}
+
 /// Records the relu of `x`, with memory in between.
 fn work(gpu: &Gpu, x: &Tensor) -> wgrad::Result<Vec<Slice>> {
     let tape = Tape::no_grad(gpu);
@@ -21,7 +27,7 @@ fn work(gpu: &Gpu, x: &Tensor) -> wgrad::Result<Vec<Slice>> {
 
 #[test]
 fn kept_work_is_done_again_on_what_is_there_then() {
-    for gpu in common::every_gpu(GpuOptions::default()) {
+    for gpu in every_gpu() {
         let x = Tensor::from_host(&gpu, Shape::vector(4), &[-1.0, 2.0, -3.0, 4.0]).unwrap();
         // The first time allocates what the second finds free.
         gpu.keep(&[x.memory().place()], || work(&gpu, &x)).unwrap();
@@ -39,7 +45,7 @@ fn kept_work_is_done_again_on_what_is_there_then() {
 
 #[test]
 fn kept_work_is_not_done_again_where_it_would_come_out_differently() {
-    for gpu in common::every_gpu(GpuOptions::default()) {
+    for gpu in every_gpu() {
         let x = Tensor::from_host(&gpu, Shape::vector(4), &[1.0; 4]).unwrap();
         let keep = || {
             let (mut downloads, recording) =
@@ -144,7 +150,7 @@ fn train(gpu: &Gpu, anew: bool) -> (Vec<u32>, Vec<Vec<f32>>, usize) {
 
 #[test]
 fn steps_done_again_come_to_the_same_bits() {
-    for gpu in common::every_gpu(GpuOptions::default()) {
+    for gpu in every_gpu() {
         let (losses, parameters, recorded) = train(&gpu, false);
         let (losses_anew, parameters_anew, recorded_anew) = train(&gpu, true);
         println!("{}: {recorded} of 6 steps recorded", name(&gpu));
@@ -156,7 +162,7 @@ fn steps_done_again_come_to_the_same_bits() {
 
 #[test]
 fn evaluations_done_again_are_of_the_images_given() {
-    for gpu in common::every_gpu(GpuOptions::default()) {
+    for gpu in every_gpu() {
         let path = package("weights/resnet18-tiny-imagenet.safetensors");
         let load = || Network::load(&gpu, &path, Some(SIZE)).unwrap();
         let network = load();
