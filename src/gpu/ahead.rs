@@ -54,6 +54,13 @@ impl Coming {
     }
 }
 
+impl Drop for Coming {
+    /// Waits for commands that nobody wants, too: what they use is free then.
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
+
 fn encode(device: &wgpu::Device, steps: &[Step]) -> wgpu::CommandBuffer {
     let mut encoder = device.create_command_encoder(&Default::default());
     let mut pass = None;
