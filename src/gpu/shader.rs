@@ -64,7 +64,7 @@ static PARTS: &[&Shader] = &[
 const HALF: &str = "HALF";
 
 /// Constants a [`Kernel`] can give to its shader at most.
-const MAX_CONSTANTS: usize = 20;
+const MAX_CONSTANTS: usize = 16;
 
 /// A shader together with the values of its constants: what one pipeline is compiled from.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,7 @@ impl Kernel {
     /// The kernel with constant `name` set to `value`.
     ///
     /// # Panics
-    /// If more than twenty constants are set.
+    /// If more than sixteen constants are set.
     pub const fn with(mut self, name: &'static str, value: u32) -> Self {
         self.constants[self.count] = (name, value);
         self.count += 1;
