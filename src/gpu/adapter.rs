@@ -1,6 +1,6 @@
 //! Which adapters there are, which one to use, and what it can do.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::{Error, Result};
 
@@ -112,20 +112,54 @@ fn major_version_of_mesa(driver: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// Lists every adapter of every backend, in the order of their indices.
-pub fn adapters() -> Vec<FoundAdapter> {
+/// Held while drivers look for adapters or open one: some are not safe against doing so on two threads at once.
+pub(super) static OPENING: Mutex<()> = Mutex::new(());
+
+/// What knows the drivers of every backend but GL, whose contexts belong to one thread at a time. It stays, and the
+/// drivers with it, which would otherwise be unloaded and loaded with every device, under other threads' feet.
+static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| instance(NOT_GL));
+const NOT_GL: wgpu::Backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
+
+fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    descriptor.backends = wgpu::Backends::all();
+    descriptor.backends = backends;
     // The validation layers slow software adapters several times over.
     descriptor.flags = wgpu::InstanceFlags::empty().with_env();
-    let instance = wgpu::Instance::new(descriptor);
-    let mut found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    found.sort_by_key(|adapter| backend_rank(adapter.get_info().backend));
-    found
-        .into_iter()
-        .enumerate()
-        .map(|(index, raw)| FoundAdapter { report: report(index, &raw), raw })
-        .collect()
+    wgpu::Instance::new(descriptor)
+}
+
+/// Adapters with their places in the list of all, found as they are asked for: GL last, and not before the
+/// others were looked at, since many a system has no sound driver for it.
+fn find() -> impl Iterator<Item = Vec<FoundAdapter>> {
+    let mut count = 0;
+    [NOT_GL, wgpu::Backends::GL].into_iter().map(move |backends| {
+        let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+        let search =
+            |instance: &wgpu::Instance| pollster::block_on(instance.enumerate_adapters(backends));
+        let mut found = match backends {
+            NOT_GL => search(&INSTANCE),
+            _ => search(&instance(backends)),
+        };
+        found.sort_by_key(|adapter| backend_rank(adapter.get_info().backend));
+        let first = count;
+        count += found.len();
+        let found = found.into_iter().zip(first..);
+        found.map(|(raw, index)| FoundAdapter { report: report(index, &raw), raw }).collect()
+    })
+}
+
+/// Lists every adapter of every backend, in the order of their indices.
+pub fn adapters() -> Vec<FoundAdapter> {
+    find().flatten().collect()
+}
+
+/// The adapter of this place in the list of [`adapters`].
+///
+/// # Errors
+/// [`Error::Gpu`] if there is none any more.
+pub fn at(index: usize) -> Result<FoundAdapter> {
+    let found = find().flatten().find(|found| found.report.index == index);
+    found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))
 }
 
 /// Picks the adapter that `choice` names, or the best: discrete before integrated before software.
@@ -133,45 +167,56 @@ pub fn adapters() -> Vec<FoundAdapter> {
 /// # Errors
 /// [`Error::Gpu`] if there is none, none matches, or the one named cannot run compute shaders.
 pub fn choose(choice: &AdapterChoice) -> Result<FoundAdapter> {
-    let mut found = adapters();
-    if found.is_empty() {
-        return Err(Error::Gpu(
-            "no graphics adapter found; install a Vulkan driver (Debian and Ubuntu: `apt-get \
-             install mesa-vulkan-drivers`, which also brings a software adapter that needs no GPU)"
-                .into(),
-        ));
-    }
-    let listing = listing(&found);
-    if let Some(backend) = &choice.backend {
-        let wanted = parse_backend(backend)?;
-        found.retain(|adapter| adapter.raw.get_info().backend == wanted);
-    }
-    match &choice.adapter {
-        Some(name) => match name.parse::<usize>() {
-            Ok(index) => found.retain(|adapter| adapter.report.index == index),
-            Err(_) => {
-                let name = name.to_lowercase();
-                found.retain(|adapter| adapter.report.name.to_lowercase().contains(&name));
-            }
-        },
-        None => found.retain(|adapter| adapter.report.unusable.is_none()),
-    }
-    let low_power = choice.power.as_deref().is_some_and(|power| power.starts_with("low"));
-    found.sort_by_key(|adapter| class_rank(adapter.report.class, low_power));
-    let Some(best) = found.into_iter().next() else {
-        return Err(Error::Gpu(format!("no adapter matches; there are:\n{listing}")));
+    let backend = choice.backend.as_deref().map(parse_backend).transpose()?;
+    let fits = |FoundAdapter { report, raw }: &FoundAdapter| {
+        let named = match &choice.adapter {
+            Some(name) => match name.parse::<usize>() {
+                Ok(index) => report.index == index,
+                Err(_) => report.name.to_lowercase().contains(&name.to_lowercase()),
+            },
+            None => report.unusable.is_none(),
+        };
+        named && backend.is_none_or(|backend| raw.get_info().backend == backend)
     };
-    match &best.report.unusable {
-        Some(reason) => Err(Error::Gpu(format!("{} cannot be used: {reason}", best.report.name))),
-        None => Ok(best),
+    let low_power = choice.power.as_deref().is_some_and(|power| power.starts_with("low"));
+    let rank = |found: &FoundAdapter| class_rank(found.report.class, low_power);
+    let asked = choice.adapter.is_some() || backend.is_some();
+    let (mut listing, mut best) = (String::new(), None::<FoundAdapter>);
+    for found in find() {
+        listing += &self::listing(&found);
+        // Of several as good the first.
+        best = best.into_iter().chain(found.into_iter().filter(fits)).min_by_key(rank);
+        if best.as_ref().is_some_and(|best| asked || best.report.class != AdapterClass::Software) {
+            break;
+        }
+    }
+    match best {
+        Some(best) => match &best.report.unusable {
+            Some(reason) => {
+                Err(Error::Gpu(format!("{} cannot be used: {reason}", best.report.name)))
+            }
+            None => Ok(best),
+        },
+        None if listing.is_empty() => {
+            Err(Error::Gpu(format!("no graphics adapter found; {INSTALL}")))
+        }
+        None => Err(Error::Gpu(format!("no adapter matches; there are:{listing}"))),
     }
 }
 
+/// What to do where there is no adapter.
+const INSTALL: &str = if cfg!(windows) {
+    "install the graphics driver of the GPU's maker"
+} else {
+    "install a Vulkan driver (Debian and Ubuntu: `apt-get install mesa-vulkan-drivers`, which also \
+     brings a software adapter that needs no GPU)"
+};
+
 fn listing(found: &[FoundAdapter]) -> String {
     let line = |FoundAdapter { report, .. }: &FoundAdapter| {
-        format!("  {}: {} ({}, {})", report.index, report.name, report.backend, report.driver)
+        format!("\n  {}: {} ({}, {})", report.index, report.name, report.backend, report.driver)
     };
-    found.iter().map(line).collect::<Vec<_>>().join("\n")
+    found.iter().map(line).collect()
 }
 
 fn parse_backend(name: &str) -> Result<wgpu::Backend> {
@@ -239,6 +284,16 @@ fn report(index: usize, raw: &wgpu::Adapter) -> AdapterReport {
         Some(format!(
             "it binds {} storage buffers to a shader, wgrad needs 8",
             limits.max_storage_buffers_per_shader_stage
+        ))
+    } else if limits.max_compute_invocations_per_workgroup < 256 {
+        Some(format!(
+            "its workgroups have {} invocations, wgrad needs 256",
+            limits.max_compute_invocations_per_workgroup
+        ))
+    } else if limits.max_compute_workgroup_storage_size < 16 << 10 {
+        Some(format!(
+            "its workgroups have {} bytes of memory, wgrad needs 16 KiB",
+            limits.max_compute_workgroup_storage_size
         ))
     } else {
         None

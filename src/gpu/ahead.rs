@@ -4,7 +4,7 @@
 //! its own does it as soon as the commands are on their way.
 
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// A command as the device is told of it.
 pub(super) enum Step {
@@ -13,8 +13,11 @@ pub(super) enum Step {
     Clear { buffer: wgpu::Buffer, offset: u64, bytes: u64 },
 }
 
-/// The thread, which ends with this.
-pub(super) struct Ahead(mpsc::Sender<Job>);
+/// The thread, which ends with this: a device must not be let go while its process ends.
+pub(super) struct Ahead {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 struct Job {
     device: wgpu::Device,
@@ -31,19 +34,32 @@ impl Ahead {
         let (sender, jobs) = mpsc::channel::<Job>();
         let work = move || {
             for Job { device, steps, done } in jobs {
+                let commands = encode(&device, &steps);
+                // Nothing is in use here any more once the commands are there.
+                drop((steps, device));
                 // Whoever wanted them may have recorded something else since.
-                let _ = done.send(encode(&device, &steps));
+                let _ = done.send(commands);
             }
         };
-        thread::Builder::new().name("encoding".into()).spawn(work).ok()?;
-        Some(Self(sender))
+        let thread = thread::Builder::new().name("encoding".into()).spawn(work).ok()?;
+        Some(Self { jobs: Some(sender), thread: Some(thread) })
     }
 
     /// Begins to encode commands.
     pub fn begin(&self, device: &wgpu::Device, steps: Arc<[Step]>) -> Option<Coming> {
         let (done, coming) = mpsc::channel();
-        self.0.send(Job { device: device.clone(), steps, done }).ok()?;
+        self.jobs.as_ref()?.send(Job { device: device.clone(), steps, done }).ok()?;
         Some(Coming(coming))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to tell, not even how it panicked.
+            let _ = thread.join();
+        }
     }
 }
 

@@ -365,8 +365,14 @@ impl Gpu {
     /// Waits for one submission, or for all of them.
     pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index, timeout: None };
-        let polled = self.0.device.poll(wait);
-        self.0.faults.check()?;
+        let polled = loop {
+            let polled = self.0.device.poll(wait.clone());
+            self.0.faults.check()?;
+            // GL waits for two seconds at most.
+            if !matches!(polled, Err(wgpu::PollError::Timeout)) {
+                break polled;
+            }
+        };
         polled.map(|_| ()).map_err(|error| Error::Gpu(format!("waiting for the device: {error}")))
     }
 

@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::PoisonError;
 
-use super::adapter::{AdapterChoice, AdapterClass, FoundAdapter, adapters, choose};
+use super::adapter::{AdapterChoice, AdapterClass, FoundAdapter, OPENING, at, choose};
 use super::ahead::Ahead;
 use super::choice::Choices;
 use super::device::{Gpu, Inner};
@@ -48,14 +49,12 @@ impl Gpu {
         Self::open_adapter(choose(&choice.or_environment())?, options)
     }
 
-    /// Opens the adapter of this place in the list of [`adapters`].
+    /// Opens the adapter of this place in the list of [`adapters`](super::adapters).
     ///
     /// # Errors
     /// [`Error::Gpu`] if there is none any more, or it refuses to be opened.
     pub fn open_index(index: usize, options: GpuOptions) -> Result<Self> {
-        let found = adapters().into_iter().find(|found| found.report.index == index);
-        let found = found.ok_or_else(|| Error::Gpu(format!("adapter {index} has gone")))?;
-        Self::open_adapter(found, options)
+        Self::open_adapter(at(index)?, options)
     }
 
     /// Opens a found adapter.
@@ -80,14 +79,19 @@ impl Gpu {
         let mut features = wanted & raw.features();
         let matrices = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let mut matrix_units = [None; 2];
-        if let Some((smallest, largest)) = report.subgroup_size
+        let lanes = match report.subgroup_size {
+            // Metal tells what lanes any GPU may have; those with matrix units have 32.
+            Some(_) if raw.get_info().backend == wgpu::Backend::Metal => Some(32),
+            Some((smallest, largest)) if smallest == largest => Some(smallest),
+            _ => None,
+        };
+        if let Some(lanes) = lanes
             && !options.no_subgroups
-            && smallest == largest
             && raw.features().contains(matrices)
         {
             features |= matrices;
             matrix_units = [wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32]
-                .map(|of| MatrixUnits::of(&raw, of, smallest));
+                .map(|of| MatrixUnits::of(&raw, of, lanes));
         }
         if options.pretended_matrix_units != [None; 2] {
             matrix_units = options.pretended_matrix_units;
@@ -102,15 +106,20 @@ impl Gpu {
             true => wgpu::Limits::default().or_worse_values_from(&raw.limits()),
             false => raw.limits(),
         };
-        let (device, queue) = pollster::block_on(raw.request_device(&wgpu::DeviceDescriptor {
+        let request = raw.request_device(&wgpu::DeviceDescriptor {
             label: Some("wgrad"),
             required_features: features,
             required_limits: limits.clone(),
             experimental_features,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
-        }))
-        .map_err(|error| Error::Gpu(format!("opening {}: {error}", report.name)))?;
+        });
+        let opened = {
+            let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
+            pollster::block_on(request)
+        };
+        let (device, queue) =
+            opened.map_err(|error| Error::Gpu(format!("opening {}: {error}", report.name)))?;
         let faults = Faults::watch(&device);
         let info = raw.get_info();
         let f16 = features.contains(wgpu::Features::SHADER_F16);
@@ -120,14 +129,19 @@ impl Gpu {
         let profiler = features
             .contains(wgpu::Features::TIMESTAMP_QUERY)
             .then(|| Profiler::new(&device, &queue));
+        // A context of GL is one thread's at a time, and others would wait for it, but not for ever.
+        let is_gl = info.backend == wgpu::Backend::Gl;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let compilers = if is_gl { 1 } else { cores };
         // A processor that plays GPU is busy with the commands, and what is profiled is encoded differently.
-        let is_gpu = report.class != AdapterClass::Software && profiler.is_none();
+        let is_gpu = report.class != AdapterClass::Software && profiler.is_none() && !is_gl;
         let ahead = is_gpu.then(Ahead::start).flatten();
         Ok(Self(Rc::new(Inner {
             uniforms: RefCell::new(Uniforms::new(limits.min_uniform_buffer_offset_alignment)),
             pipelines: RefCell::new(Pipelines::new(
                 options.checked,
                 PipelineStore::open(&device, &info),
+                compilers,
             )),
             device,
             queue,

@@ -10,11 +10,13 @@ pub(super) struct Pipelines {
     /// Keep the shader compiler's bounds checks (`--checked`).
     checked: bool,
     store: Option<PipelineStore>,
+    /// Threads that may compile at once.
+    threads: usize,
 }
 
 impl Pipelines {
-    pub fn new(checked: bool, store: Option<PipelineStore>) -> Self {
-        Self { compiled: HashMap::new(), checked, store }
+    pub fn new(checked: bool, store: Option<PipelineStore>, threads: usize) -> Self {
+        Self { compiled: HashMap::new(), checked, store, threads }
     }
 
     pub fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
@@ -29,11 +31,10 @@ impl Pipelines {
         self.compiled.clear();
     }
 
-    /// Compiles those of `kernels` that are not yet compiled, on every core.
+    /// Compiles those of `kernels` that are not yet compiled, on several threads.
     pub fn prepare(&mut self, device: &wgpu::Device, kernels: impl IntoIterator<Item = Kernel>) {
         let missing: Vec<_> =
             kernels.into_iter().filter(|kernel| !self.compiled.contains_key(kernel)).collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let next = std::sync::atomic::AtomicUsize::new(0);
         let (checked, store) = (self.checked, self.store.as_ref());
         let compiled = std::thread::scope(|scope| {
@@ -47,10 +48,12 @@ impl Pipelines {
                 done
             };
             let workers: Vec<_> =
-                (0..threads.min(missing.len())).map(|_| scope.spawn(work)).collect();
+                (0..self.threads.min(missing.len())).map(|_| scope.spawn(work)).collect();
             workers
                 .into_iter()
-                .flat_map(|worker| worker.join().unwrap_or_default())
+                .flat_map(|worker| {
+                    worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
                 .collect::<Vec<_>>()
         });
         self.compiled.extend(compiled);

@@ -41,7 +41,7 @@ impl Plan {
 }
 
 impl Gpu {
-    /// Records what `work` records, without running it or allocating anything, and tells what it
+    /// Records what `work` records, without running it or allocating storages, and tells what it
     /// takes when it is done again and again. The storages it leased stay in the pool, so that the
     /// same work run next allocates exactly these, and smaller work nothing else.
     ///

@@ -345,7 +345,8 @@ impl Recorder {
 
     /// What a recording names, if it is still kept.
     pub fn kept(&self, recording: &Recording) -> Option<Rc<Kept>> {
-        recording.0.upgrade()
+        let latest = self.kept.as_ref()?;
+        recording.0.upgrade().filter(|kept| Rc::ptr_eq(kept, latest))
     }
 
     /// Keeps nothing any more.
