@@ -89,7 +89,7 @@ impl<'a> Subject<'a> {
         gpu.prepare(&plan)?;
         let mut pipeline = Pipeline::start();
         let mut seconds = Vec::new();
-        while let Some(step) = course.begin() {
+        while let Some(step) = course.begin(seconds.len()) {
             let batch = spare.pop().unwrap_or_else(|| batch(size, images));
             let started = Instant::now();
             let downloads = stepper.step(optimizer, RATE, &batch)?;
@@ -103,10 +103,9 @@ impl<'a> Subject<'a> {
                 spare.push(done.batch);
             }
         }
-        while let Some(done) = pipeline.pop()? {
-            seconds.push(done.seconds);
-        }
-        row.samples = seconds.split_off(course.first_counted());
+        // What is left has no steps behind it, and may long be done.
+        while pipeline.pop()?.is_some() {}
+        row.samples = course.counted_of(seconds);
         row.process_bytes = memory::peak();
         Ok(())
     }
@@ -128,44 +127,45 @@ impl<'a> Subject<'a> {
         let mut answers = VecDeque::new();
         let mut last = Instant::now();
         let mut seconds = Vec::new();
-        loop {
-            let going_on = course.begin().is_some();
-            if going_on {
-                answers.push_back(evaluate()?);
-            }
-            if going_on && answers.len() <= IN_FLIGHT {
+        while course.begin(seconds.len()).is_some() {
+            answers.push_back(evaluate()?);
+            if answers.len() <= IN_FLIGHT {
                 continue;
             }
-            let Some(parts) = answers.pop_front() else { break };
-            for answer in parts {
+            for answer in answers.pop_front().into_iter().flatten() {
                 answer.wait()?;
             }
             seconds.push(last.elapsed().as_secs_f64());
             last = Instant::now();
         }
-        row.samples = seconds.split_off(course.first_counted());
+        for answer in answers.into_iter().flatten() {
+            answer.wait()?;
+        }
+        row.samples = course.counted_of(seconds);
         row.device_bytes = Some(gpu.allocated_bytes());
         row.process_bytes = memory::peak();
         Ok(())
     }
 }
 
-/// The steps of a row: those of a warm-up, then those that count.
+/// The steps of a row: those of a warm-up, then those that count, then those on their way when the last of
+/// these is done.
 struct Course {
     started: Option<Instant>,
     /// Seconds and steps of the warm-up, at least.
     warm_up: (f64, usize),
     /// Seconds and steps that count, at least.
     timed: (f64, usize),
-    /// Steps begun.
+    /// Steps begun, and at most.
     begun: usize,
+    most: usize,
     /// The first that counts, and when it began.
     counted: Option<(usize, Instant)>,
 }
 
 impl Course {
     fn new(warm_up: (f64, usize), timed: (f64, usize)) -> Self {
-        Self { started: None, warm_up, timed, begun: 0, counted: None }
+        Self { started: None, warm_up, timed, begun: 0, most: usize::MAX, counted: None }
     }
 
     /// What a row takes.
@@ -178,11 +178,11 @@ impl Course {
 
     /// The first step and no other, which counts.
     fn of_one_step() -> Self {
-        Self::new((0.0, 0), (0.0, 1))
+        Self { most: 1, ..Self::new((0.0, 0), (0.0, 1)) }
     }
 
-    /// Number of the step that begins now; none when they are enough.
-    fn begin(&mut self) -> Option<usize> {
+    /// Number of the step that begins now, when so many are done; none when they are enough.
+    fn begin(&mut self, done: usize) -> Option<usize> {
         let step = self.begun;
         let started = *self.started.get_or_insert_with(Instant::now);
         let (seconds, steps) = self.warm_up;
@@ -192,10 +192,13 @@ impl Course {
         }
         if let Some((first, since)) = self.counted {
             let (seconds, steps) = self.timed;
-            let enough = step >= first + steps && since.elapsed().as_secs_f64() >= seconds;
-            if enough || step >= first + steps.max(MOST_STEPS) {
+            let enough = done >= first + steps && since.elapsed().as_secs_f64() >= seconds;
+            if enough || done >= first + steps.max(MOST_STEPS) {
                 return None;
             }
+        }
+        if step >= self.most {
+            return None;
         }
         self.begun += 1;
         Some(step)
@@ -205,8 +208,10 @@ impl Course {
         self.counted.is_some_and(|(first, _)| step >= first)
     }
 
-    fn first_counted(&self) -> usize {
-        self.counted.map_or(0, |(first, _)| first)
+    /// Those times, of all steps that were done, which count.
+    fn counted_of(&self, mut seconds: Vec<f64>) -> Vec<f64> {
+        let first = self.counted.map_or(0, |(first, _)| first);
+        seconds.split_off(first.min(seconds.len()))
     }
 }
 
@@ -384,6 +389,22 @@ fn flops(arch: &Arch, size: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_count_only_with_others_behind_them() {
+        let mut course = Course::new((0.0, 3), (0.0, 5));
+        let (mut on_their_way, mut done) = (VecDeque::new(), Vec::new());
+        while let Some(step) = course.begin(done.len()) {
+            on_their_way.push_back(step as f64);
+            if on_their_way.len() > IN_FLIGHT {
+                done.extend(on_their_way.pop_front());
+            }
+        }
+        assert_eq!(on_their_way.len(), IN_FLIGHT);
+        assert_eq!(course.counted_of(done), [3.0, 4.0, 5.0, 6.0, 7.0]);
+        let mut course = Course::of_one_step();
+        assert_eq!([course.begin(0), course.begin(0)], [Some(0), None]);
+    }
 
     #[test]
     fn resnets_cost_what_is_published() {
