@@ -1,4 +1,4 @@
-// What the kernels of a convolution's passes are told: `Params` in src/ops/conv2d/mod.rs; and the type of
+// What the kernels of a convolution's passes are told: `Params` in src/ops/conv2d/geometry.rs; and the type of
 // what they write.
 
 struct Params {

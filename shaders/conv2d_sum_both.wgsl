@@ -1,6 +1,6 @@
 // conv2d_sum.wgsl for both gradients of a convolution at once: that by the weight, in f32, and that by the
 // input. A thread adds up four numbers of one of them, the parts always in the same order. Reference:
-// `reference_gradient` in src/ops/conv2d/reference.rs.
+// `reference_data` and `reference_weight` in src/ops/conv2d/reference.rs.
 
 // Of each, by the weight first: groups of four numbers, parts, whether to add to what is there.
 struct Params { quads: vec2<u32>, parts: vec2<u32>, accumulate: vec2<u32> }

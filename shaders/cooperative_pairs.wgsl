@@ -1,6 +1,6 @@
 // Where terms lie in the weight, for kernels that read two neighbouring pixels of four channels each as
 // one pixel of eight: windows of TAPS columns that begin at every second column become windows of whole
-// pairs, with taps before and after that the weight has not. `Geometry::paired` in src/ops/conv2d/mod.rs.
+// pairs, with taps before and after that the weight has not. `Geometry::paired` in src/ops/conv2d/geometry.rs.
 
 override TAPS: u32 = 0u;  // 0 where pixels are read as they are
 override LEAD: u32 = 0u;  // taps before the first: 0 or 1

@@ -62,7 +62,9 @@ fn main(
     share.x += dot(select(vec4<f32>(), exp(x), real), ones);
     var w = ones;
     if p.weighted != 0u { w = weights[c]; }
-    share.y += dot(x, w);
+    // What is ruled out and has no weight is not there; NaN is.
+    let nothing = (w == vec4<f32>()) & (x < vec4<f32>(-3.4028234e38));
+    share.y += dot(select(x, vec4<f32>(), nothing), w);
     share.z += dot(select(vec4<f32>(), ones, ahead), ones);
   }
   shares[thread] = share;

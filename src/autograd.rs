@@ -23,9 +23,9 @@
 
 use std::cell::RefCell;
 
-use crate::Result;
 use crate::gpu::Gpu;
 use crate::tensor::{Dtype, Shape, Tensor};
+use crate::{Error, Result};
 
 /// A value on the tape.
 #[derive(Clone)]
@@ -75,6 +75,11 @@ impl Slot {
     pub fn needs_grad(&self) -> bool {
         self.node.is_some()
     }
+
+    /// Whether a gradient is wanted, and goes to the same place.
+    pub fn is(&self, other: Self) -> bool {
+        self.node.is_some() && self.node == other.node
+    }
 }
 
 /// How an operation passes a gradient back.
@@ -83,7 +88,7 @@ pub trait Backward {
     /// hands those to `grads`.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] if the operation was put together wrongly.
+    /// [`Error::Shape`] if the operation was put together wrongly.
     fn backward(self: Box<Self>, d_out: Tensor, grads: &mut Grads) -> Result<()>;
 }
 
@@ -224,7 +229,7 @@ impl Tape {
     /// Consumes the tape: what an operation kept is freed as soon as its gradient is done.
     ///
     /// # Errors
-    /// Those of the operations.
+    /// [`Error::Shape`] if the seed is not like the output, and those of the operations.
     pub fn backward(self, output: &Var, seed: Tensor) -> Result<Grads> {
         let nodes = self.nodes.into_inner();
         let mut grads =
@@ -320,10 +325,16 @@ impl Grads {
     /// Hands over a finished gradient of the value at `slot`.
     ///
     /// # Errors
-    /// [`crate::Error::Shape`] if its shape is not the value's.
+    /// [`Error::Shape`] if its shape is not the value's, or its type not that of the gradient.
     pub fn give(&mut self, slot: Slot, gradient: Tensor) -> Result<()> {
         let Some(node) = slot.node else { return Ok(()) };
         let entry = &mut self.entries[node];
+        let dtype = entry.grad.as_ref().map_or(slot.dtype, Tensor::dtype);
+        if gradient.shape() != slot.shape || gradient.dtype() != dtype {
+            let [found, expected] = [(gradient.shape(), gradient.dtype()), (slot.shape, dtype)]
+                .map(|(shape, dtype)| format!("{shape} in {dtype}"));
+            return Err(Error::shape("gradient", format!("{found} for a value of {expected}")));
+        }
         if entry.grad.is_none() {
             *entry = Entry { grad: Some(gradient), written: true, fixed: false };
             return Ok(());

@@ -202,7 +202,7 @@ impl Tensor {
         &self.memory
     }
 
-    /// The same numbers under other sizes with as many channels.
+    /// The same numbers under other sizes that take as many bytes.
     pub fn reshape(&self, shape: Shape) -> Self {
         Self::view_as(self.memory.clone(), shape, self.dtype)
     }

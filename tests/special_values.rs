@@ -4,7 +4,7 @@
 mod common;
 
 use wgrad::gpu::{Gpu, GpuOptions};
-use wgrad::ops::{self, CrossEntropy, MaxPool2d};
+use wgrad::ops::{self, ClassWeights, CrossEntropy, MaxPool2d};
 use wgrad::{Dtype, Error, Shape, Tape, Tensor};
 
 const NAN: f32 = f32::NAN;
@@ -80,6 +80,20 @@ fn a_class_may_be_ruled_out() {
 }
 
 #[test]
+fn a_class_without_weight_may_be_ruled_out() {
+    for gpu in every_gpu() {
+        let tape = Tape::no_grad(&gpu);
+        let logits = Tensor::from_host(&gpu, Shape::matrix(1, 3), &[LOWEST, 1.0, 1.0]).unwrap();
+        let weights = ClassWeights::new(&gpu, &[0.0, 1.0, 3.0]).unwrap();
+        let targets = ops::labels(&gpu, &[2]).unwrap().weighted(Some(&weights));
+        let options = CrossEntropy { label_smoothing: 0.0, divisor: 1.0 };
+        let output = ops::cross_entropy(&tape, &tape.constant(logits), &targets, options).unwrap();
+        let loss = output.loss.value().download(&gpu).unwrap()[0];
+        assert!((loss - 3.0 * std::f32::consts::LN_2).abs() < 1e-6, "{loss}");
+    }
+}
+
+#[test]
 fn shapes_that_do_not_fit_are_errors() {
     let gpu = &every_gpu()[0];
     let tape = Tape::no_grad(gpu);
@@ -90,6 +104,7 @@ fn shapes_that_do_not_fit_are_errors() {
         MaxPool2d { kernel: [2, 2], stride: [1, 0], padding: [0, 0] },
         MaxPool2d { kernel: [3, 3], stride: [1, 1], padding: [2, 1] },
         MaxPool2d { kernel: [5, 5], stride: [1, 1], padding: [0, 0] },
+        MaxPool2d { kernel: [1, 1], stride: [1, 512], padding: [0, 0] },
         MaxPool2d { kernel: [1 << 40, 1 << 40], stride: [1, 1], padding: [1 << 39, 1 << 39] },
     ] {
         let result = ops::max_pool2d(&tape, &image, pool);

@@ -52,6 +52,23 @@ fn every_kernel_is_measured_and_the_fastest_is_used() {
 }
 
 #[test]
+fn only_tiles_that_fit_into_workgroup_memory_are_offered() {
+    let gpu = |floor_limits| {
+        let options = GpuOptions { floor_limits, as_gpu: true, ..Default::default() };
+        common::every_gpu(options).swap_remove(0)
+    };
+    let offered = |gpu: &Gpu| {
+        let problem = problems(gpu).pop().unwrap();
+        assert_eq!(problem.pass, "conv2d_backward_data");
+        problem.kernels.contains(&"tiled 128x128")
+    };
+    let [floor, whole] = [true, false].map(gpu);
+    assert_eq!(floor.workgroup_memory(), 16 << 10);
+    assert!(!offered(&floor), "18 KiB of 16");
+    assert!(offered(&whole) || whole.workgroup_memory() < 18 << 10);
+}
+
+#[test]
 fn a_wrong_kernel_cannot_win() {
     without_cache();
     let gpu = common::every_gpu(GpuOptions::default()).swap_remove(0);

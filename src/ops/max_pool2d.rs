@@ -69,8 +69,10 @@ impl MaxPool2d {
             }
         };
         let (h, w) = (size(x.h, 0)?, size(x.w, 1)?);
-        if self.kernel[0].saturating_mul(self.kernel[1]) > 256 {
-            return Err(Error::shape("max_pool2d", format!("{self:?}: more than 256 taps")));
+        // Kernels do each tap, and backward each place within a stride, in lines of their own.
+        if [self.kernel, self.stride].iter().any(|[h, w]| h.saturating_mul(*w) > 256) {
+            let what = format!("{self:?}: more than 256 taps, or a stride over more pixels");
+            return Err(Error::shape("max_pool2d", what));
         }
         Ok(Shape { h, w, ..x })
     }

@@ -24,64 +24,41 @@ pub struct BatchNormBackward {
 
 impl Backward for BatchNormBackward {
     fn backward(self: Box<Self>, d_y: Tensor, grads: &mut Grads) -> Result<()> {
-        let batch = self.options.training;
-        let few = batch && self.x.needs_grad() && d_y.shape().pixels() <= FEW;
+        let batch = self.options.training && self.x.needs_grad();
+        let few = batch && d_y.shape().pixels() <= FEW;
         let wants_affine = self.gamma.needs_grad() || self.beta.needs_grad();
-        let sums = (!few && (wants_affine || (batch && self.x.needs_grad())))
-            .then(|| self.reduce(&d_y, grads));
+        let sums = (!few && (wants_affine || batch)).then(|| self.reduce(&d_y, grads));
         if self.mask() == 0
             && let Some(residual) = self.residual
         {
             grads.give(residual, d_y.clone())?;
         }
-        let residual = match self.mask() {
-            0 => None,
+        let empty = |grads: &Grads| {
+            let tensor = Tensor::empty_as(grads.gpu(), d_y.shape(), d_y.dtype());
+            Target { tensor, accumulate: false }
+        };
+        // What is normalised may be the residual, too; no kernel has two gradients go to one place.
+        let both = self.residual.filter(|residual| residual.is(self.x.slot()) && self.mask() != 0);
+        let residual = match (self.mask(), both) {
+            (0, _) => None,
+            (_, Some(_)) => Some(empty(grads)),
             _ => self.residual.and_then(|residual| grads.target(residual)),
         };
         // Without an input to differentiate by, the last pass still masks the residual's gradient.
         let d_x = match grads.target(self.x.slot()) {
             Some(target) => target,
-            None if residual.is_some() => {
-                let tensor = Tensor::empty_as(grads.gpu(), d_y.shape(), d_y.dtype());
-                Target { tensor, accumulate: false }
-            }
+            None if residual.is_some() => empty(grads),
             None => return Ok(()),
         };
         if few {
             self.all_at_once(&d_y, &d_x, residual.as_ref(), grads);
-            return Ok(());
+        } else {
+            self.apply(&d_y, &d_x, residual.as_ref(), sums.filter(|_| batch), grads.gpu());
         }
-
-        #[repr(C)]
-        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-        struct BackwardParams {
-            rows: u32,
-            c4: u32,
-            accumulate: u32,
-            accumulate_residual: u32,
+        match (both, residual) {
+            (Some(slot), Some(Target { tensor, .. })) => grads.give(slot, tensor),
+            _ => Ok(()),
         }
-        let (gpu, shape) = (grads.gpu(), d_y.shape());
-        let params = BackwardParams {
-            rows: shape.pixels() as u32,
-            c4: shape.c4() as u32,
-            accumulate: d_x.accumulate.into(),
-            accumulate_residual: residual.as_ref().is_some_and(|r| r.accumulate).into(),
-        };
-        let kernel = Kernel::new(&BACKWARD_APPLY)
-            .with("UNROLL", unroll(gpu))
-            .with("MASK", self.mask())
-            .with("BATCH", batch.into())
-            .with("RESIDUAL", residual.is_some().into())
-            .half(d_y.dtype().is_half());
-        let mut slices = vec![d_y.memory(), &self.coefficients, d_x.tensor.memory()];
-        slices.extend(self.y.as_ref().map(Tensor::memory));
-        slices.extend(residual.as_ref().map(|residual| residual.tensor.memory()));
-        slices.extend(sums.as_ref().filter(|_| batch));
-        if batch || self.mask() == 1 {
-            slices.push(self.x.value().memory());
-        }
-        gpu.run(kernel, &params, &slices, row_groups(gpu, shape));
-        Ok(())
     }
 }
 
@@ -109,6 +86,46 @@ impl BatchNormBackward {
             (true, None) => 1,
             (true, Some(_)) => 2,
         }
+    }
+
+    /// The gradients by the input and the residual; with batch statistics, `sums` are what [`Self::reduce`] gave.
+    fn apply(
+        &self,
+        d_y: &Tensor,
+        d_x: &Target,
+        residual: Option<&Target>,
+        sums: Option<Slice>,
+        gpu: &Gpu,
+    ) {
+        #[repr(C)]
+        #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        struct BackwardParams {
+            rows: u32,
+            c4: u32,
+            accumulate: u32,
+            accumulate_residual: u32,
+        }
+        let shape = d_y.shape();
+        let params = BackwardParams {
+            rows: shape.pixels() as u32,
+            c4: shape.c4() as u32,
+            accumulate: d_x.accumulate.into(),
+            accumulate_residual: residual.is_some_and(|residual| residual.accumulate).into(),
+        };
+        let kernel = Kernel::new(&BACKWARD_APPLY)
+            .with("UNROLL", unroll(gpu))
+            .with("MASK", self.mask())
+            .with("BATCH", sums.is_some().into())
+            .with("RESIDUAL", residual.is_some().into())
+            .half(d_y.dtype().is_half());
+        let mut slices = vec![d_y.memory(), &self.coefficients, d_x.tensor.memory()];
+        slices.extend(self.y.as_ref().map(Tensor::memory));
+        slices.extend(residual.map(|residual| residual.tensor.memory()));
+        slices.extend(&sums);
+        if sums.is_some() || self.mask() == 1 {
+            slices.push(self.x.value().memory());
+        }
+        gpu.run(kernel, &params, &slices, row_groups(gpu, shape));
     }
 
     /// All gradients of few pixels with batch statistics.

@@ -280,7 +280,9 @@ fn tilings(
     geometry: &Geometry,
     alone: Vec<Named<Tiling>>,
 ) -> Vec<Named<Tiling>> {
-    let tiled = product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY);
+    let fits = |(_, tiling): &Named<Tiling>| tiling.memory() <= gpu.workgroup_memory();
+    let tiled = [TILED_128, TILED_128_64, TILED_64].into_iter().filter(fits).collect();
+    let tiled = product.order(tiled, 2 * BUSY);
     let (matrices, split) = (cooperative(gpu, product, geometry), split(gpu, geometry.dtype));
     match gpu.class() {
         AdapterClass::Software => [alone, tiled, matrices, split].concat(),
@@ -300,7 +302,9 @@ fn methods(
     let windows_first = preferred && gpu.class() != AdapterClass::Software;
     let direct = if windows_first { [windows, direct] } else { [direct, windows] }.concat();
     let direct = direct.into_iter().map(|(name, tiling)| (name, Method::Direct(tiling)));
-    let Some(winograd) = winograd else { return direct.collect() };
+    let Some(winograd) = winograd.filter(|winograd| winograd.fits(gpu)) else {
+        return direct.collect();
+    };
     const SHARED: Lanes = [
         &[("winograd lanes 32x2", lanes(32, 2)), ("winograd lanes 16x2", lanes(16, 2))],
         &[("winograd texels 32x2", texels(lanes(32, 2)))],

@@ -143,6 +143,16 @@ pub struct Shaders {
 }
 
 impl Tiling {
+    /// Bytes of workgroup memory that the most demanding pass takes: sixteen terms of each row and column, and a
+    /// gap after those of a column.
+    pub fn memory(self) -> u32 {
+        match self {
+            Self::Lanes { .. } => 0,
+            Self::Tiled { rows, columns } => (rows * 16 + columns * 20) * 4,
+            Self::Cooperative(tile) => tile.memory(),
+        }
+    }
+
     /// The kernel for this tile, of the shaders of a pass. A workgroup does one tile.
     pub fn kernel(self, shaders: &Shaders) -> Kernel {
         match self {

@@ -110,6 +110,22 @@ impl Winograd {
         self.y.h.div_ceil(2) * self.y.w.div_ceil(2)
     }
 
+    /// Whether a workspace takes what has to be done at a time.
+    pub fn fits(&self, gpu: &Gpu) -> bool {
+        let images = self.run_of_images().min(self.x.n);
+        (images * self.image_bytes()) as u64 <= gpu.binding_limit()
+    }
+
+    /// Bytes of an image's patches in the larger workspace.
+    fn image_bytes(&self) -> usize {
+        POSITIONS * self.patches() * self.x.c4().max(self.y.c4()) * 16
+    }
+
+    /// Images whose patches are whole runs of `PATCHES`.
+    fn run_of_images(&self) -> usize {
+        PATCHES / greatest_common_divisor(PATCHES, self.patches())
+    }
+
     /// Images done at a time: as many as a workspace takes that stays in a processor's cache, or
     /// keeps a GPU busy; in whole runs of `PATCHES`.
     fn images_at_a_time(&self, gpu: &Gpu) -> usize {
@@ -117,10 +133,8 @@ impl Winograd {
             AdapterClass::Software => 2 << 20,
             _ => 64 << 20,
         };
-        let channels = self.x.c4().max(self.y.c4());
-        let image = POSITIONS * self.patches() * channels * 16;
-        let images = workspace.min(gpu.binding_limit() as usize) / image;
-        let whole = PATCHES / greatest_common_divisor(PATCHES, self.patches());
+        let images = workspace.min(gpu.binding_limit() as usize) / self.image_bytes();
+        let whole = self.run_of_images();
         let most = (images / whole * whole).max(whole);
         // As even as can be: a last part of a single image would cost almost as much as any.
         self.x.n.div_ceil(self.x.n.div_ceil(most)).next_multiple_of(whole).min(self.x.n)
