@@ -214,6 +214,18 @@ fn an_index_is_used_until_the_archive_changes() {
     assert_eq!(images(&tar), 22);
 }
 
+#[test]
+fn a_file_with_the_name_of_an_index_stays() {
+    let folder = TempDir::new().unwrap();
+    let (tar, index) = (folder.path().join("x.tar"), folder.path().join("x.tar.index"));
+    write(&tar, &archive(&set(&["."], 10)));
+    for text in ["notes of mine\n", "{\"mine\": 1}\n"] {
+        fs::write(&index, text).unwrap();
+        scan(&tar).unwrap();
+        assert_eq!(fs::read_to_string(&index).unwrap(), text);
+    }
+}
+
 // Archives that nobody vouches for.
 
 #[test]

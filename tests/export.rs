@@ -325,4 +325,12 @@ fn what_cannot_be_exported_is_told() {
     told(&["x.safetensors", "--weights", "ensemble.json"], 2, "several networks");
     told(&[&["absent/x.onnx"][..], &weights].concat(), 1, "absent");
     assert!(!Path::exists(&wgrad.path("x.onnx")));
+    // Who means to look at a file with `export` keeps it.
+    let before = std::fs::read(wgrad.path("narrow.safetensors")).unwrap();
+    told(&[&["narrow.safetensors", "--dtype", "f16"][..], &weights].concat(), 2, "another FILE");
+    assert!(std::fs::read(wgrad.path("narrow.safetensors")).unwrap() == before);
+    std::fs::create_dir_all(wgrad.path("run/weights")).unwrap();
+    std::fs::write(wgrad.path("run/args.json"), "{}").unwrap();
+    std::fs::write(wgrad.path("run/weights/best.safetensors"), before).unwrap();
+    told(&[&["run/weights/best.safetensors"][..], &weights].concat(), 2, "another FILE");
 }

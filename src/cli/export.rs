@@ -1,6 +1,6 @@
 //! `wgrad export`: a checkpoint as other programs want it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -8,6 +8,7 @@ use super::shared::{OutputOptions, trained};
 use crate::checkpoint::{Checkpoint, Dtype, Source};
 use crate::error::{Context, Error, Result};
 use crate::fuse::{Ensemble, export_ensemble};
+use crate::train::RunDir;
 
 /// A checkpoint as an ONNX file, or as safetensors with torchvision's names
 ///
@@ -52,6 +53,12 @@ impl Export {
             )));
         }
         let path = trained(self.weights.as_ref(), &console)?;
+        // Elsewhere FILE is what is read, and who mistakes this for that loses no weights.
+        if is_precious(&self.file, &path) {
+            let what =
+                "holds trained weights; export writes FILE and reads --weights, name another FILE";
+            return Err(Error::Usage(format!("{} {what}", self.file.display())));
+        }
         let exporting = || format!("exporting {}", path.display());
         let arch = match (Ensemble::is_manifest(&path), onnx) {
             (true, true) => export_ensemble(&path, &self.file).context(exporting)?,
@@ -82,4 +89,11 @@ impl Export {
         ));
         Ok(())
     }
+}
+
+/// Whether a file to write is the one to be read, or one of a run's.
+fn is_precious(file: &Path, source: &Path) -> bool {
+    let Ok(file) = file.canonicalize() else { return false };
+    let run = file.parent().and_then(Path::parent);
+    source.canonicalize().is_ok_and(|source| source == file) || run.is_some_and(RunDir::is_at)
 }

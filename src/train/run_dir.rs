@@ -1,7 +1,7 @@
 //! The folder a run writes to, and the files in it that are neither weights nor pictures.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -53,7 +53,7 @@ impl RunDir {
     /// [`Error::Usage`] if no run has, [`Error::Io`] if it cannot be read.
     pub fn reopen(path: &Path) -> Result<Self> {
         let folder = Self(path.to_owned());
-        if !folder.args().is_file() {
+        if !Self::is_at(path) {
             return Err(Error::Usage(format!(
                 "--resume {}: no run was begun there, for it has no {ARGS}",
                 path.display()
@@ -68,6 +68,11 @@ impl RunDir {
             }
         }
         Ok(folder)
+    }
+
+    /// Whether a run has begun in a folder.
+    pub fn is_at(path: &Path) -> bool {
+        path.join(ARGS).is_file()
     }
 
     fn make_rooms(&self) -> Result<()> {
@@ -328,9 +333,10 @@ struct Log {
 impl Log {
     /// Opens the file behind its first `lines` lines, which must be there, and cuts off the rest.
     fn open(path: PathBuf, lines: u64) -> Result<Self> {
+        // Not to append, which on Windows may write only at the end, and cut nothing off.
         let mut options = File::options();
-        let file = options.read(true).append(true).create(true).open(&path);
-        let file = file.map_err(Error::io(&path)).context(doing)?;
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = file.map_err(Error::io(&path)).context(doing)?;
         let mut reader = BufReader::new(&file);
         let (mut kept, mut line) = (0, Vec::new());
         for _ in 0..lines {
@@ -342,6 +348,7 @@ impl Log {
             kept += line.len() as u64;
         }
         file.set_len(kept).map_err(Error::io(&path)).context(doing)?;
+        file.seek(SeekFrom::Start(kept)).map_err(Error::io(&path)).context(doing)?;
         Ok(Self { path, file })
     }
 

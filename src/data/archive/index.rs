@@ -1,9 +1,9 @@
 //! What an archive holds, written beside it so that the next run need not walk it: a line of JSON with
 //! the archive's size and time, and a line for each member. Where its folder is not writable, it goes
-//! to the cache folder; where that is not either, there is none.
+//! to the cache folder, and so where another file has its name; where that is not either, there is none.
 
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -61,12 +61,25 @@ pub fn store(path: &Path, archive: &Metadata, members: &[(PathBuf, Member)]) {
         }
         to.write_all(b"\n")
     };
-    if write_atomically(beside(path), |file| write(file)).is_ok() {
+    let beside = beside(path);
+    if may_replace(&beside) && write_atomically(beside, |file| write(file)).is_ok() {
         return;
     }
     let mut bytes = Vec::new();
     if let (Ok(()), Some(name)) = (write(&mut bytes), name_in_cache(path)) {
         cache::store(&name, &bytes);
+    }
+}
+
+/// Whether a file is an index or empty, or there is none: whatever else has the name is somebody's.
+fn may_replace(path: &Path) -> bool {
+    match File::open(path) {
+        Ok(file) => {
+            let mut head = String::new();
+            let read = BufReader::new(file.take(1 << 10)).read_line(&mut head);
+            read.is_ok() && (head.is_empty() || serde_json::from_str::<Head>(&head).is_ok())
+        }
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
