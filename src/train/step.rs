@@ -215,7 +215,7 @@ impl<'a> Stepper<'a> {
         if targets.len() <= self.micro_batch {
             return self.record_at_once(optimizer, batch, &targets);
         }
-        let mut losses = Vec::new();
+        let (mut losses, mut downloads) = (Vec::new(), Vec::new());
         let mut start = 0;
         // Parts are as even as can be, so that none is too small for batch norm.
         let parts = even_part(targets.len(), self.micro_batch);
@@ -224,15 +224,16 @@ impl<'a> Stepper<'a> {
             let part = self.load(batch, start, targets)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
             let stats = self.gradients(part, batch.labels.len(), mode, optimizer.seed())?;
-            losses.extend(stats.iter().map(|stats| self.gpu.download(stats.memory())));
+            downloads.extend(stats.iter().map(|stats| self.gpu.download(stats.memory())));
+            losses.extend(stats);
             start += targets.len();
             match parts.peek() {
                 // The device begins with this part while the next is prepared.
                 Some(_) => self.gpu.submit()?,
-                None => optimizer.step_if_finite(self.gpu, stats[0].memory())?,
+                None => optimizer.step_if_finite(self.gpu, self.sum(&losses)?.memory())?,
             }
         }
-        Ok(losses)
+        Ok(downloads)
     }
 
     /// Records a step of which all images are one part.
@@ -254,9 +255,20 @@ impl<'a> Stepper<'a> {
         let inputs = part.places();
         self.at_once.record(self.gpu, kind, &inputs, || {
             let stats = self.gradients(part, images, self.mode, optimizer.seed())?;
-            optimizer.step_if_finite(self.gpu, stats[0].memory())?;
+            optimizer.step_if_finite(self.gpu, self.sum(&stats)?.memory())?;
             Ok(stats.iter().map(|stats| stats.memory().clone()).collect())
         })
+    }
+
+    /// The sum of losses, which is finite only if each is.
+    fn sum(&self, losses: &[Tensor]) -> Result<Tensor> {
+        let [first, others @ ..] = losses else { unreachable!("a step has a loss") };
+        if others.is_empty() {
+            return Ok(first.clone());
+        }
+        let sum = first.duplicate(self.gpu);
+        others.iter().try_for_each(|loss| sum.add_assign(self.gpu, loss))?;
+        Ok(sum)
     }
 
     /// Uploads the part of a batch with these targets, which begins with image `start`.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
 use wgrad::checkpoint::{HostData, HostTensor};
 use wgrad::gpu::{Download, Gpu, GpuOptions};
 use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
@@ -274,5 +275,43 @@ fn a_batch_of_256_at_224_px_is_done_in_parts_where_a_binding_holds_128_mib() {
         assert!(plan.fits() && plan.binding_limit <= 128 << 20, "{}: {plan:?}", name(&gpu));
         // 41 images' first activations fill a binding (112·112·64 numbers each).
         assert_eq!(stepper.micro_batch(), 32, "{}", name(&gpu));
+    }
+}
+
+#[test]
+fn a_loss_that_is_no_number_in_any_part_changes_nothing() {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        let classes: Vec<_> = (0..CLASSES).map(|class| class.to_string()).collect();
+        let reading = json!({
+            "arch": ARCHS[0], "classes": classes, "image_size": SIZE,
+            "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+        });
+        let mut network = Network::blank(&gpu, &serde_json::from_value(reading).unwrap()).unwrap();
+        network.net.parameters_mut().require_gradients(&gpu);
+        let settings = Settings { clip_grad_norm: None, l2_sp: 0.0, ..SGD };
+        let parameters = network.net.parameters();
+        let mut optimizer =
+            Optimizer::new(&gpu, parameters, settings, Stage::Stem, |_| 1.0).unwrap();
+        let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
+        let values = || parameters.download(&gpu, parameters.values()).unwrap();
+        for (wrong, limit) in [(0, 8), (0, 4), (4, 4), (0, 3)] {
+            let mut stepper = Stepper::new(&gpu, &network, mode, 0.1, None);
+            stepper.limit(limit);
+            let mut labels = vec![1; 8];
+            labels[wrong] = u32::MAX;
+            let batch = train::Batch {
+                pixels: (0..8 * SIZE * SIZE * 3).map(|i| (i * i % 251) as u8).collect(),
+                features: Vec::new(),
+                targets: Vec::new(),
+                labels,
+                share: None,
+                noise_key: [0; 2],
+                failed: Vec::new(),
+            };
+            let before = values();
+            stepper.step(&mut optimizer, 0.1, &batch).unwrap();
+            gpu.finish().unwrap();
+            assert!(before == values(), "{}: image {wrong}, parts of {limit}", name(&gpu));
+        }
     }
 }
