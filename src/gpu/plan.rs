@@ -16,7 +16,7 @@ const MOST_RUNS: usize = 8;
 pub struct Plan {
     /// Bytes of device memory in all, everything leased before included.
     pub peak_bytes: u64,
-    /// Bytes of the largest single tensor.
+    /// Bytes of the largest tensor, or of a range of several that a kernel binds if that is larger.
     pub largest_bytes: u64,
     /// Bytes one binding may have on this adapter.
     pub binding_limit: u64,
@@ -29,7 +29,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether every tensor can be bound.
+    /// Whether all can be bound.
     pub fn fits(&self) -> bool {
         self.largest_bytes <= self.binding_limit
     }
@@ -66,9 +66,14 @@ impl Gpu {
             }
             _ => None,
         });
+        let bound = commands.iter().flat_map(|command| match command {
+            Command::Dispatch { bindings, .. } => &bindings[..],
+            _ => &[],
+        });
+        let bound = bound.map(|binding| binding.bytes).max().unwrap_or_default();
         Ok(Plan {
             peak_bytes: self.0.pool.total_bytes(),
-            largest_bytes: self.0.pool.largest_bytes(),
+            largest_bytes: self.0.pool.largest_bytes().max(bound),
             binding_limit: self.binding_limit(),
             dispatches: kernels.clone().count(),
             problems,

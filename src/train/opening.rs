@@ -112,7 +112,7 @@ pub fn tell_plan(
 ) {
     let mb = |bytes: u64| bytes as f64 / 1e6;
     console.line(format_args!(
-        "memory: {:.0} MB on the device; the largest tensor takes {:.1} of the {:.0} MB that can be \
+        "memory: {:.0} MB on the device; the largest binding takes {:.1} of the {:.0} MB that can be \
          bound; {} kernels a step",
         mb(plan.peak_bytes),
         mb(plan.largest_bytes),
