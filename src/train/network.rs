@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::console::Console;
-use crate::checkpoint::{Checkpoint, Dtype, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta};
+use crate::checkpoint::{
+    Checkpoint, Dtype, HeadPolicy, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta,
+};
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::{Arch, Mode, ResNet, Stage};
@@ -108,8 +110,16 @@ impl Network {
         let doing = || format!("loading the weights {}", path.display());
         let mut checkpoint = read_finite(&path).context(doing)?;
         checkpoint.call_classes_like(classes);
+        // Where this cannot be done, `fit` says what becomes of the classifier.
+        let ordered = checkpoint.order_classes(classes, &"the data");
         let arch = config.arch.unwrap_or(checkpoint.arch);
         let (tensors, report) = checkpoint.fit(&arch, classes, config.head).context(doing)?;
+        if let (HeadPolicy::Keep, Err(what)) = (config.head, ordered) {
+            console.warning(format_args!(
+                "--head keep: {} {what}; its outputs now stand for the data's classes, in their order",
+                path.display()
+            ));
+        }
         let net = ResNet::new(gpu, arch, classes.len(), config.seed)?;
         net.load(gpu, &tensors).context(doing)?;
         let network = Self {

@@ -1,5 +1,6 @@
 //! What stays as it was, to the bit, and what does not.
 
+use wgrad::checkpoint::{Checkpoint, Dtype, HostTensor};
 use wgrad::nn::Stage;
 
 use crate::program::Wgrad;
@@ -71,6 +72,41 @@ fn the_classifier_is_kept_or_reset_as_asked() {
     let kept = losses("kept", "--head keep");
     assert_eq!(losses("auto", ""), kept, "the classes are the same");
     assert_ne!(losses("reset", "--head reset"), kept);
+}
+
+#[test]
+fn a_classifier_is_kept_by_the_names_of_its_classes() {
+    let wgrad = with_start();
+    let alter = |name: &str, classes: [&str; 2], rows: [usize; 2]| {
+        let mut checkpoint =
+            Checkpoint::read(wgrad.path("start/weights/last.safetensors")).unwrap();
+        checkpoint.meta.classes = Some(classes.map(str::to_owned).into());
+        for tensor in ["fc.weight", "fc.bias"].map(str::to_owned) {
+            let tensor = checkpoint.tensors.get_mut(&tensor).unwrap();
+            let data = tensor.as_f32().unwrap();
+            let halves: Vec<&[f32]> = data.chunks(data.len() / 2).collect();
+            *tensor = HostTensor::f32(tensor.shape.clone(), rows.map(|row| halves[row]).concat());
+        }
+        checkpoint.write(wgrad.path(name), Dtype::F32).unwrap();
+    };
+    let run = |name: &str, options: &str| {
+        let options = format!("--freeze-epochs 0 --max-steps 1 --seed 9 {options}");
+        let ran = wgrad.finetune(name, &options);
+        ran.answer();
+        (numbers(&wgrad.lines(&format!("{name}/steps.jsonl")), "loss"), ran)
+    };
+    let (kept, _) = run("kept", "--weights start/weights/last.safetensors --head keep");
+    alter("turned", ["b", "a"], [1, 0]);
+    for head in ["keep", "auto"] {
+        let (losses, ran) = run(head, &format!("--weights ./turned --head {head}"));
+        assert_eq!(losses, kept, "{head}");
+        assert!(!ran.stdout.contains("reset"), "{}", ran.stdout);
+    }
+    alter("renamed", ["x", "b"], [0, 1]);
+    let (losses, ran) = run("renamed-run", "--weights ./renamed --head keep");
+    assert_eq!(losses, kept);
+    assert!(ran.stderr.contains("warning: --head keep: ./renamed"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("x instead of a"), "{}", ran.stderr);
 }
 
 #[test]
