@@ -257,6 +257,21 @@ impl Arch {
         blocks
     }
 
+    /// Side in pixels and channels of an input of `side` × `side` pixels, and of what each convolution of
+    /// the stem and the blocks' main paths makes of it, in order. Shortcuts end in the blocks' outputs.
+    pub fn outputs(&self, side: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let stem = self.stem();
+        let output = side.div_ceil(stem.stride);
+        // The stem's max-pool halves once more.
+        let mut side_now = output.div_ceil(2);
+        let convs = self.blocks().into_iter().flat_map(|block| block.convs);
+        let convs = convs.map(move |conv| {
+            side_now = side_now.div_ceil(conv.stride);
+            (side_now, conv.out_channels)
+        });
+        [(side, stem.in_channels), (output, stem.out_channels)].into_iter().chain(convs)
+    }
+
     fn block(&self, name: String, in_channels: usize, channels: usize, stride: usize) -> BlockSpec {
         let out_channels = channels * self.block.expansion();
         // (output channels, kernel, stride) along the main path

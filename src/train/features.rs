@@ -77,7 +77,7 @@ impl Features {
     pub fn judge(&self, gpu: &Gpu, network: &Network, batch_size: usize) -> Result<Metrics> {
         let mut tally = Tally::new(network.classes.len());
         let images: Vec<usize> = (0..self.labels.len()).collect();
-        for images in images.chunks(batch_size) {
+        for images in images.chunks(network.images_at_a_time(gpu, batch_size)) {
             let (values, labels) = self.select(images);
             let tape = Tape::no_grad(gpu);
             let values = network.features(gpu, self.first, &values, images.len())?;

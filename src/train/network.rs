@@ -242,15 +242,12 @@ impl Network {
         Ok(tape.constant(normalize(tape.gpu(), pixels, shape, self.mean, self.std, dtype)?))
     }
 
-    /// How many of `images` images the adapter can take at a time in evaluation, where the input
-    /// and the first convolution's output are the largest tensors.
+    /// How many of `images` images the adapter can take at a time in evaluation.
     pub fn images_at_a_time(&self, gpu: &Gpu, images: usize) -> usize {
-        let side = self.image_size as usize;
-        let channels = self.net.arch().stem().out_channels.next_multiple_of(4);
-        let input = Shape::new(1, side, side, 4);
-        let output = Shape::new(1, side.div_ceil(2), side.div_ceil(2), channels);
-        let fitting = gpu.binding_limit() / input.bytes().max(output.bytes());
-        images.min(fitting as usize).max(1)
+        let tensors = self.net.arch().outputs(self.image_size as usize);
+        let bytes = tensors.map(|(side, channels)| Shape::new(1, side, side, channels).bytes());
+        let largest = bytes.max().unwrap_or(1);
+        images.min((gpu.binding_limit() / largest) as usize).max(1)
     }
 
     /// Logits of `count` images given as bytes, in evaluation; they are on their way when this

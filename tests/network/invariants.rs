@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use wgrad::checkpoint::{HostData, HostTensor};
+use wgrad::Tape;
+use wgrad::checkpoint::{self, Checkpoint, HostData, HostTensor, Meta};
 use wgrad::gpu::{Download, Gpu, GpuOptions};
 use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
 use wgrad::optim::{Algorithm, Optimizer, Settings};
@@ -40,6 +41,39 @@ fn network(gpu: &Gpu, arch: &str) -> ResNet {
     net.load(gpu, &tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()).unwrap();
     net.parameters_mut().require_gradients(gpu);
     net
+}
+
+#[test]
+fn as_many_images_are_evaluated_at_a_time_as_can_be_bound() {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        // Where the image's side is odd, what layer1 makes of it is larger than what the stem does.
+        for (arch, size) in [("resnet50-w16", 97), ("resnet50-w16", 64), ("resnet18-w4", 33)] {
+            let net = network(&gpu, arch);
+            let checkpoint = Checkpoint {
+                arch: net.arch(),
+                tensors: net.tensors(&gpu).unwrap(),
+                meta: Meta::default(),
+                dtype: checkpoint::Dtype::F32,
+                missing: Vec::new(),
+                unexpected: Vec::new(),
+            };
+            let network = Network::from_checkpoint(&gpu, &checkpoint, Some(size)).unwrap();
+            let largest = |images: usize| {
+                let plan = gpu.plan(|| {
+                    let tape = Tape::no_grad(&gpu);
+                    let pixels = gpu.lease((images * (size * size * 3) as usize) as u64);
+                    let input = network.input(&tape, &pixels, images)?;
+                    network.net.forward(&tape, &input, Mode::EVAL).map(|_| ())
+                });
+                plan.unwrap().largest_bytes
+            };
+            let images = network.images_at_a_time(&gpu, usize::MAX);
+            let (fits, more) = (largest(images), largest(images + 1));
+            let limit = gpu.binding_limit();
+            assert!(fits <= limit, "{}, {arch}, {size} px: {fits} of {limit}", name(&gpu));
+            assert!(more > limit, "{}, {arch}, {size} px: {more} of {limit}", name(&gpu));
+        }
+    }
 }
 
 struct Training<'a> {
