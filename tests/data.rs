@@ -623,6 +623,17 @@ fn files_that_fail_to_decode_make_the_batch_smaller() {
     assert_eq!(second.failed[0].path, folder.path().join("0/20.png"));
     assert!(second.failed[0].reason.contains("truncated"), "{:?}", second.failed);
 
+    // One is not too many of the four images that may be left of an epoch, or drawn ever again.
+    let options = ScanOptions { val_fraction: 0.0, seed: 0 };
+    let items: Arc<[Item]> = Dataset::scan(folder.path(), &options).unwrap().train.into();
+    let transform = Transform { size: 8, augment: Augment::None, auto_augment: None };
+    let part = |batches| Loader::new(items.clone(), batches, transform, 0, 0, 2).unwrap();
+    let counts = |loader: Loader| -> wgrad::Result<Vec<usize>> {
+        loader.map(|batch| Ok(batch?.items.len())).collect()
+    };
+    assert_eq!(counts(part(vec![vec![8, 9, 10, 11]])).unwrap(), [3]);
+    assert_eq!(counts(part(vec![vec![10, 50, 90], vec![8, 130]])).unwrap(), [0, 1]);
+
     // More than 5 % end the epoch.
     truncated("1/01.png");
     truncated("1/39.png");
@@ -630,6 +641,9 @@ fn files_that_fail_to_decode_make_the_batch_smaller() {
     assert_eq!(batches.len(), 5);
     let error = batches[4].as_ref().unwrap_err().to_string();
     assert!(error.contains("3 of 40 images") && error.contains("39.png: truncated"), "{error}");
+    let bad = vec![vec![10, 20, 39]];
+    assert!(counts(part(bad.clone())).is_err());
+    assert_eq!(counts(part(bad).lenient()).unwrap(), [0]);
 }
 
 #[test]

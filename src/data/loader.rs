@@ -95,13 +95,14 @@ pub struct Batch {
 /// Iterates over the batches of an epoch, which its threads prepare ahead.
 ///
 /// An image that cannot be decoded makes its batch smaller and is named in [`Batch::failed`]; when
-/// more than 5 % of the epoch's images have failed, the iterator yields an [`Error::Data`] that lists
-/// them, and ends. Dropping the loader stops its threads.
+/// more than 5 % of all items have failed, whichever the batches are of, the iterator yields an
+/// [`Error::Data`] that lists them, and ends. Dropping the loader stops its threads.
 pub struct Loader {
     items: Arc<[Item]>,
     queue: Arc<Queue>,
     workers: Vec<JoinHandle<()>>,
-    failed: Vec<Skipped>,
+    /// By item, which may come more than once; not noted by a loader that puts up with all of them.
+    failed: Option<BTreeMap<usize, Skipped>>,
 }
 
 impl Loader {
@@ -151,7 +152,8 @@ impl Loader {
         let prefetch = PREFETCH.max(workers.div_ceil(largest) + 1);
         let queue = Arc::new(Queue::new(batches, prefetch));
         let load = Arc::new(load);
-        let mut loader = Self { items, queue, workers: Vec::new(), failed: Vec::new() };
+        let failed = Some(BTreeMap::new());
+        let mut loader = Self { items, queue, workers: Vec::new(), failed };
         for worker in 0..workers {
             let (queue, load) = (loader.queue.clone(), load.clone());
             let work = move || {
@@ -167,6 +169,12 @@ impl Loader {
             }
         }
         Ok(loader)
+    }
+
+    /// Leaves images out that cannot be decoded, however many they are.
+    pub fn lenient(mut self) -> Self {
+        self.failed = None;
+        self
     }
 
     fn assemble(&mut self, index: usize, filled: Filled) -> Batch {
@@ -186,12 +194,23 @@ impl Loader {
                     batch.pixels.extend_from_slice(&pixels);
                 }
                 Err(reason) => {
-                    batch.failed.push(Skipped { path: self.items[item].path.clone(), reason });
+                    let skipped = Skipped { path: self.items[item].path.clone(), reason };
+                    if let Some(failed) = &mut self.failed {
+                        failed.insert(item, skipped.clone());
+                    }
+                    batch.failed.push(skipped);
                 }
             }
         }
-        self.failed.extend_from_slice(&batch.failed);
         batch
+    }
+
+    /// Fails when too many of the items have.
+    fn check_failed(&self) -> Result<()> {
+        let failed: Vec<_> =
+            self.failed.iter().flatten().map(|(_, skipped)| skipped.clone()).collect();
+        let folder = failed.first().and_then(|first| first.path.parent());
+        check_share(folder.unwrap_or(Path::new("")), &failed, self.items.len())
     }
 }
 
@@ -201,13 +220,7 @@ impl Iterator for Loader {
     fn next(&mut self) -> Option<Self::Item> {
         let (index, filled) = self.queue.take()?;
         let batch = self.assemble(index, filled);
-        let checked = match self.failed.first() {
-            Some(first) => {
-                let folder = first.path.parent().unwrap_or(Path::new(""));
-                check_share(folder, &self.failed, self.queue.images)
-            }
-            None => Ok(()),
-        };
+        let checked = if batch.failed.is_empty() { Ok(()) } else { self.check_failed() };
         if checked.is_err() {
             self.queue.stop();
         }
@@ -228,7 +241,6 @@ impl Drop for Loader {
 /// What workers and consumer share: the epoch's batches, and the window of them in the making.
 struct Queue {
     batches: Vec<Vec<usize>>,
-    images: usize,
     prefetch: usize,
     window: Mutex<Window>,
     /// Workers wait for room in the window.
@@ -265,7 +277,6 @@ impl Queue {
     fn new(batches: Vec<Vec<usize>>, prefetch: usize) -> Self {
         let window = Window { front: 0, filling: VecDeque::new(), next: (0, 0), stopped: false };
         Self {
-            images: batches.iter().map(Vec::len).sum(),
             batches,
             prefetch,
             window: Mutex::new(window),

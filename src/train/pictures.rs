@@ -56,36 +56,33 @@ impl Run<'_> {
         let started = Instant::now();
         let (epoch, network) = (self.progress.epoch, leg.network);
         let judged = metrics.map(|metrics| Answers { epoch, network, metrics });
-        let drawn = self
-            .draw_batch(leg, images)
-            .and_then(|()| self.draw(images, judged, false))
-            .and_then(|()| if self.config.tensorboard { self.add_events(leg) } else { Ok(()) });
+        let mut drawn = vec![self.draw_batch(leg, images), self.draw(images, judged, false)];
+        if self.config.tensorboard {
+            drawn.push(self.add_events(leg));
+        }
         // What heat maps took is not what the next steps take.
         let largest = self.config.step_images().min(leg.source.train_images());
         let blank = leg.source.blank(network, leg.image_size, largest);
-        let arranged = leg.stepper.arrange(&leg.optimizer, &blank).map(|_| ());
-        self.tell_drawn(started, drawn.and(arranged));
+        drawn.push(leg.stepper.arrange(&leg.optimizer, &blank).map(|_| ()));
+        self.tell_drawn(started, drawn);
     }
 
     /// Draws the report of a run that has ended, with the answers of its best weights; none without
     /// images to validate with.
     pub(super) fn illustrate_end(&self, images: &Images, best: Option<Answers>) {
         let started = Instant::now();
-        let drawn = self.draw(images, best, true);
+        let drawn = vec![self.draw(images, best, true)];
         self.tell_drawn(started, drawn);
     }
 
-    /// A run does not end because a picture could not be drawn.
-    fn tell_drawn(&self, started: Instant, drawn: Result<()>) {
-        match drawn {
-            Ok(()) => self
-                .console
-                .detail(format_args!("pictures drawn in {:.2} s", started.elapsed().as_secs_f64())),
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                self.console.warning(format_args!("{error}{}", cause.unwrap_or_default()));
-            }
+    /// Neither a run nor the other pictures end because one could not be drawn.
+    fn tell_drawn(&self, started: Instant, drawn: Vec<Result<()>>) {
+        for error in drawn.into_iter().filter_map(Result::err) {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+            self.console.warning(format_args!("{error}{}", cause.unwrap_or_default()));
         }
+        let seconds = started.elapsed().as_secs_f64();
+        self.console.detail(format_args!("pictures drawn in {seconds:.2} s"));
     }
 
     fn draw(&self, images: &Images, answers: Option<Answers>, finished: bool) -> Result<()> {
@@ -160,7 +157,7 @@ impl Run<'_> {
         let chosen: Vec<usize> = chosen.iter().copied().collect();
         let mut images = BTreeMap::new();
         let (size, batch) = (network.image_size, 16);
-        for batch in in_order(&subset.into(), size, batch, self.config.workers)? {
+        for batch in in_order(&subset.into(), size, batch, self.config.workers)?.lenient() {
             let batch = batch?;
             for (&item, image) in batch.items.iter().zip(images_of(&batch.pixels, size)) {
                 images.insert(chosen[item], image);

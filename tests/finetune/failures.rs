@@ -7,6 +7,7 @@ use image::{DynamicImage, RgbImage};
 use wgrad::checkpoint::{Checkpoint, Dtype, HostData};
 
 use crate::program::Wgrad;
+use crate::resume::assert_same;
 use crate::run::{numbers, write_images};
 
 #[test]
@@ -36,13 +37,43 @@ fn data_that_cannot_be_trained_on_is_told() {
     }
 }
 
-#[test]
-fn images_that_cannot_be_read_are_listed() {
+/// An image whose header can still be read where its end is missing.
+fn jpeg() -> Vec<u8> {
     let mut jpeg = Vec::new();
     let noise =
         RgbImage::from_fn(90, 90, |x, y| image::Rgb([(x * y) as u8, (x + y) as u8, y as u8]));
     let image = DynamicImage::ImageRgb8(noise);
     image.write_to(&mut std::io::Cursor::new(&mut jpeg), image::ImageFormat::Jpeg).unwrap();
+    jpeg
+}
+
+#[test]
+fn images_that_cannot_be_read_are_counted_among_all() {
+    let wgrad = Wgrad::with_images();
+    write_images(&wgrad.path("data/train"), &[16, 15], 32);
+    let jpeg = jpeg();
+    let cut = |name: &str| fs::write(wgrad.path(name), &jpeg[..jpeg.len() / 2]).unwrap();
+    // In the last batch of eight, which is all that is left.
+    cut("data/train/b/cut.jpg");
+    let options = "--epochs 1 --no-shuffle";
+    wgrad.finetune("whole", options).answer();
+    wgrad.finetune("run", &format!("{options} --max-steps 7")).answer();
+    wgrad.resume("run", "--max-steps 8").answer();
+    assert_eq!(numbers(&wgrad.lines("run/steps.jsonl"), "images").last(), Some(&3.0));
+    assert_same(&wgrad, "run", "whole");
+
+    // In the first batch, which is drawn.
+    fs::rename(wgrad.path("data/train/b/cut.jpg"), wgrad.path("data/train/a/0.jpg")).unwrap();
+    let ran = wgrad.finetune("drawn", &format!("{options} --tensorboard"));
+    ran.answer();
+    for name in ["train_batch0.jpg", "report.html", "tensorboard"] {
+        assert!(wgrad.path("drawn").join(name).exists(), "{name}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn images_that_cannot_be_read_are_listed() {
+    let jpeg = jpeg();
     for (name, bytes, text) in [
         ("text.jpg", &b"hello"[..], "not an image"),
         ("cut.jpg", &jpeg[..jpeg.len() / 2], "truncated"),
