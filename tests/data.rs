@@ -164,6 +164,16 @@ fn a_few_unreadable_images_are_skipped_and_many_are_an_error() {
 }
 
 #[test]
+fn a_validation_split_that_cannot_be_read_is_an_error() {
+    let names: Vec<String> = (0..40).map(|at| format!("train/{}/{at:02}.png", at % 2)).collect();
+    let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    fs::create_dir_all(folder.path().join("val/0")).unwrap();
+    fs::write(folder.path().join("val/0/0.png"), "this is no picture").unwrap();
+    let error = message(scan(folder.path()));
+    assert!(error.contains("val: none of the images can be read"), "{error}");
+}
+
+#[test]
 fn a_long_list_of_unreadable_images_is_cut() {
     let folder = images(&["a/good.png", "b/good.png"]);
     for at in 0..50 {

@@ -79,7 +79,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::Usage`] for a `val_fraction` out of range, [`Error::Io`] for a folder that cannot be
     /// listed, [`Error::Data`] for fewer than two classes, a class without images, a class that is in
-    /// `val/` or `test/` only, and more than 5 % unreadable images.
+    /// `val/` or `test/` only, a `val/` of which no image can be read, and more than 5 % unreadable images.
     pub fn scan(root: &Path, options: &ScanOptions) -> Result<Self> {
         if !(0.0..1.0).contains(&options.val_fraction) {
             let what = format!("--val-fraction {} is not in 0..1", options.val_fraction);
@@ -102,6 +102,9 @@ impl Dataset {
             [lists[0], lists[1]] = hold_out(train, classes.len(), options).into();
         }
         let [train, val, test] = lists;
+        if let (Some(folder), true) = (&splits.val, val.is_empty()) {
+            return Err(Error::data(folder, "none of the images can be read"));
+        }
         if let Some(class) = first_empty_class(&classes, &train) {
             let folder = splits.train.join(class);
             return Err(Error::data(folder, "none of the class's images can be read"));

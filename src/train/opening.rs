@@ -52,6 +52,12 @@ pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
     if dataset.train.is_empty() {
         return Err(Error::data(&root, "there is no image to train on"));
     }
+    if let (true, Some(patience)) = (dataset.val.is_empty(), config.patience) {
+        console.warning(format_args!(
+            "--patience {patience} does nothing without images to validate with; add val/, or raise \
+             --val-fraction"
+        ));
+    }
     Ok(dataset)
 }
 

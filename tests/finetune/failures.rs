@@ -72,6 +72,22 @@ fn images_that_cannot_be_read_are_counted_among_all() {
 }
 
 #[test]
+fn validation_without_images_is_told() {
+    let wgrad = Wgrad::with_images();
+    let options = "--val-fraction 0 --data data/train --epochs 1 --patience 2";
+    let ran = wgrad.finetune("run", options);
+    ran.answer();
+    assert!(ran.stderr.contains("warning: --patience 2 does nothing"), "{}", ran.stderr);
+
+    write_images(&wgrad.path("data/train"), &[16, 15], 32);
+    fs::remove_dir_all(wgrad.path("data/val/b")).unwrap();
+    fs::remove_file(wgrad.path("data/val/a/1.png")).unwrap();
+    fs::write(wgrad.path("data/val/a/0.png"), "hello").unwrap();
+    let ran = wgrad.finetune("unreadable", "--epochs 1");
+    assert!(ran.error(1).contains("data/val: none of the images can be read"), "{}", ran.stderr);
+}
+
+#[test]
 fn images_that_cannot_be_read_are_listed() {
     let jpeg = jpeg();
     for (name, bytes, text) in [
