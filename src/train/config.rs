@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
 use super::metrics::Validation;
+use super::phase::Phase;
 use super::teachers::Lessons;
 use crate::checkpoint::{HeadPolicy, Source};
 use crate::data::{Augment, AutoAugment, demo_root};
@@ -269,8 +270,32 @@ impl Config {
                  ones; leave them out",
             );
         }
+        self.check_cached()?;
         self.optimizer.check()?;
         self.lr_scheduler.check(self.lr_warmup_epochs)
+    }
+
+    /// Checks that no features are kept of images that are to come otherwise each time; the classifier
+    /// alone sees them as validation does in any case.
+    fn check_cached(&self) -> Result<()> {
+        let cached = |phase: &Phase| (Stage::Layer1..Stage::Head).contains(&phase.train_from);
+        if self.cache_features != CacheFeatures::Always || !Phase::all(self).iter().any(cached) {
+            return Ok(());
+        }
+        for (option, given) in [
+            ("--auto-augment", self.auto_augment.is_some()),
+            ("--mixup-alpha", self.mixup_alpha > 0.0),
+            ("--cutmix-alpha", self.cutmix_alpha > 0.0),
+            ("an --image-size that grows", self.grows()),
+        ] {
+            if given {
+                return wrong(format!(
+                    "--cache-features always keeps what frozen layers make of each image as it is, so \
+                     that {option} would do nothing; leave one of them out"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether training images grow from epoch to epoch.
@@ -462,11 +487,12 @@ impl LrScheduler {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CacheFeatures {
-    /// Where it changes nothing (--augment none), and where only the classifier is trained, which then
-    /// sees images as validation does; up to 2 GiB.
+    /// Where it changes nothing (--augment none, and nothing else that varies, mixes or grows images), and
+    /// where only the classifier is trained, which then sees images as validation does; up to 2 GiB.
     #[default]
     Auto,
-    /// Wherever layers are frozen: they are never shown an augmented image.
+    /// Wherever layers are frozen: they are never shown an augmented image; where more than the classifier
+    /// is trained, not with --auto-augment, mixing or growing images.
     Always,
     /// Nowhere.
     Never,

@@ -13,7 +13,7 @@ use super::run::{Images, Run};
 use super::source::Source;
 use super::step::Stepper;
 use super::teachers::Targets;
-use crate::data::{Augment, Item};
+use crate::data::Item;
 use crate::error::{Error, Result};
 use crate::gpu::Plan;
 use crate::nn::{BnPolicy, Mode, Stage};
@@ -92,14 +92,12 @@ impl<'r> Run<'r> {
             (Source::Features { train, val, targets }, seconds)
         } else {
             // Images that are never the same are shown to the teachers step by step.
-            let targets = match config.augment {
-                Augment::None if config.auto_augment.is_none() && !config.grows() => {
-                    self.targets(images)?
-                }
-                _ => None,
+            let targets = match phase.sees_same_pixels(config) {
+                true => self.targets(images)?,
+                false => None,
             };
             let (train, val) = (images.train.clone(), images.val.clone());
-            (Source::Images { train, val, targets }, None)
+            (Source::Images { train, val, mix: phase.mix(config), targets }, None)
         };
         let settings = Settings {
             algorithm: config.optimizer,

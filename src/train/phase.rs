@@ -1,7 +1,7 @@
 //! What is trained for how long, and at which rates.
 
 use super::config::{CacheFeatures, Config, LrScheduler};
-use crate::data::Augment;
+use crate::data::{Augment, Mix};
 use crate::nn::Stage;
 
 /// Bytes of features that are kept in the host's memory unasked.
@@ -73,15 +73,29 @@ impl Phase {
     /// takes: where they see the same pixels in every epoch, or only the classifier is trained, or the
     /// user says so.
     pub fn caches(&self, config: &Config, bytes: u64) -> bool {
-        let same_pixels = config.augment == Augment::None;
+        let unasked = self.train_from == Stage::Head || self.sees_same_pixels(config);
         self.train_from > Stage::Stem
             && match config.cache_features {
                 CacheFeatures::Never => false,
                 CacheFeatures::Always => true,
-                CacheFeatures::Auto => {
-                    bytes <= MOST_CACHED && (same_pixels || self.train_from == Stage::Head)
-                }
+                CacheFeatures::Auto => bytes <= MOST_CACHED && unasked,
             }
+    }
+
+    /// Whether every epoch shows the network each image as the same pixels.
+    pub fn sees_same_pixels(&self, config: &Config) -> bool {
+        config.augment == Augment::None
+            && config.auto_augment.is_none()
+            && self.mix(config) == Mix::default()
+            && !config.grows()
+    }
+
+    /// How images are mixed: not at all while only the classifier is trained.
+    pub fn mix(&self, config: &Config) -> Mix {
+        match self.train_from {
+            Stage::Head => Mix::default(),
+            _ => Mix { mixup_alpha: config.mixup_alpha, cutmix_alpha: config.cutmix_alpha },
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Source {
         train: Arc<[Item]>,
         /// The validation images.
         val: Arc<[Item]>,
+        /// How training images are mixed.
+        mix: Mix,
         /// What the teachers make of the training images, where there are teachers and images are
         /// always the same.
         targets: Option<Rc<Targets>>,
@@ -195,15 +197,13 @@ impl Source {
                 };
                 Ok(Box::new((done..).zip(batches).map(select)))
             }
-            Self::Images { train, targets, .. } => {
+            Self::Images { train, mix, targets, .. } => {
                 let transform = Transform {
                     size: image_size,
                     augment: config.augment,
                     auto_augment: config.auto_augment,
                 };
                 let size = transform.size;
-                let mix =
-                    Mix { mixup_alpha: config.mixup_alpha, cutmix_alpha: config.cutmix_alpha };
                 let loader =
                     Loader::new(train.clone(), batches, transform, seed, epoch.into(), workers)?;
                 let take = move |batch: Result<crate::data::Batch>| {

@@ -196,6 +196,34 @@ fn what_frozen_layers_make_of_the_same_pixels_is_computed_once() {
 }
 
 #[test]
+fn what_varies_mixes_or_grows_is_never_computed_once() {
+    let wgrad = Wgrad::with_images();
+    let varied =
+        ["--auto-augment ra", "--mixup-alpha 1", "--cutmix-alpha 1", "--image-size 32..64"];
+    for (index, option) in varied.into_iter().enumerate() {
+        let options = format!("--freeze layer3 --epochs 2 --max-steps 1 {option}");
+        let ran = wgrad.finetune(&format!("run{index}"), &options);
+        assert!(!ran.answer().contains("computed once"), "{option}: {}", ran.stdout);
+        let always = format!("{options} --cache-features always");
+        let ran = wgrad.finetune("refused", &always);
+        let name = option.split(' ').next().unwrap();
+        assert!(ran.error(2).contains("--cache-features always"), "{}", ran.stderr);
+        assert!(ran.stderr.contains(name), "{}", ran.stderr);
+    }
+    // The classifier alone sees images as validation does, and none of them mixed.
+    let losses = |name: &str, options: &str| {
+        let options = format!("--freeze-epochs 1 --epochs 1 --max-steps 4 {options}");
+        numbers(&wgrad.steps(name, &options), "loss")
+    };
+    let cached = losses("cached", "--cache-features always --mixup-alpha 1");
+    let never = losses("never", "--cache-features never --mixup-alpha 1 --cutmix-alpha 1");
+    let plain = losses("plain", "--cache-features never");
+    assert_eq!(never[..3], plain[..3], "not mixed");
+    assert_ne!(never[3], plain[3], "mixed");
+    assert!(apart(&cached[..3], &plain[..3]) < 1e-3, "{cached:?}, {plain:?}");
+}
+
+#[test]
 fn phases_that_freeze_the_same_share_what_was_computed_once() {
     let wgrad = Wgrad::with_images();
     let options = "--freeze backbone --freeze-epochs 1 --epochs 1";

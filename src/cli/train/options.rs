@@ -213,7 +213,8 @@ pub struct RegularisationOptions {
     pub mixup_alpha: f64,
 
     /// Replace a rectangle of each image by another's, of an area drawn from Beta(X, X): CutMix,
-    /// typically 1; with --mixup-alpha, each batch has one of the two [default: off]
+    /// typically 1; with --mixup-alpha, each batch has one of the two; not while only the classifier is
+    /// trained [default: off]
     #[arg(
         long,
         value_name = "X",
