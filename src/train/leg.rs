@@ -11,7 +11,7 @@ use super::opening::tell_plan;
 use super::phase::Phase;
 use super::run::{Images, Run};
 use super::source::Source;
-use super::step::Stepper;
+use super::step::{Stepper, smallest_part};
 use super::teachers::Targets;
 use crate::data::Item;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub(super) struct Leg<'a> {
     pub optimizer: Optimizer,
     /// What a step takes.
     pub plan: Plan,
-    /// Images a batch must have.
+    /// Images that each part of a batch must have.
     pub smallest: usize,
     /// Side of the training images in pixels, now.
     pub image_size: u32,
@@ -53,6 +53,11 @@ pub(super) struct Cached {
 }
 
 impl Leg<'_> {
+    /// Whether so many images make a step.
+    pub fn takes(&self, images: usize) -> bool {
+        smallest_part(images, self.stepper.micro_batch()) >= self.smallest
+    }
+
     /// The learning rate of a step, counted from the start of the phase.
     pub fn learning_rate(&self, step: u64) -> f64 {
         let in_epochs = |epochs: u32| u64::from(epochs) * self.epoch_steps;
@@ -123,16 +128,9 @@ impl<'r> Run<'r> {
             Source::Images { .. } => config.training_size(self.progress.epoch, network.image_size),
             Source::Features { .. } => network.image_size,
         };
-        let smallest = smallest_batch(config.first_image_size.unwrap_or(image_size), mode);
-        let steps = source.batches(config, self.progress.epoch, smallest).len();
-        if steps == 0 {
-            return Err(Error::Usage(format!(
-                "{} images make no batch of {}; lower --batch-size, or leave --drop-last out",
-                source.train_images(),
-                config.step_images()
-            )));
-        }
-        let steps = steps as u64;
+        let smallest = smallest_part_of(phase, config, network.image_size);
+        check_batches(config, source.train_images(), smallest)?;
+        let steps = source.batches(config, self.progress.epoch, smallest).len() as u64;
         console.line(format_args!(
             "training {} for {} of {} epochs, {steps} steps each",
             phase.name, phase.epochs, self.epochs
@@ -239,11 +237,46 @@ fn growth(config: &Config, last: u32) -> String {
     format!("images of {}", told.join(", "))
 }
 
-/// Images a batch must have for batch norm to see two values a channel.
-fn smallest_batch(image_size: u32, mode: Mode) -> usize {
-    let last_side = image_size.div_ceil(32);
-    match mode.train_from {
-        Some(stage) if stage < Stage::Head && mode.bn == BnPolicy::Train && last_side == 1 => 2,
-        _ => 1,
+/// Checks that each phase has a step to do, given `images` to train on and the network's own image size.
+///
+/// # Errors
+/// [`Error::Usage`] with what to change.
+pub(super) fn check_steps(
+    config: &Config,
+    phases: &[Phase],
+    images: usize,
+    image_size: u32,
+) -> Result<()> {
+    let check = |phase| check_batches(config, images, smallest_part_of(phase, config, image_size));
+    phases.iter().try_for_each(check)
+}
+
+/// Checks that `images` make a batch of which each part has `smallest` at least.
+fn check_batches(config: &Config, images: usize, smallest: usize) -> Result<()> {
+    let (whole, rest) = (config.step_images(), images % config.step_images());
+    if config.drop_last && images < whole {
+        return Err(Error::Usage(format!(
+            "{images} images make no batch of {whole}; lower --batch-size or --accumulate, or leave \
+             --drop-last out"
+        )));
     }
+    let batches = [if images < whole { 0 } else { whole }, if config.drop_last { 0 } else { rest }];
+    let part = |images: usize| smallest_part(images, config.batch_size);
+    if batches.into_iter().map(part).any(|part| part >= smallest.max(1)) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--batch-size {} makes no step of {images} images in which none is alone, and of one image as \
+         small as these batch norm sees a single value a channel; raise --batch-size or --image-size, or \
+         take --bn frozen",
+        config.batch_size
+    )))
+}
+
+/// Images that each part of a phase's batches must have for batch norm to see two values a channel, given
+/// the network's own image size.
+fn smallest_part_of(phase: &Phase, config: &Config, image_size: u32) -> usize {
+    let last_side = config.first_image_size.unwrap_or(image_size).div_ceil(32);
+    let trains_norms = phase.train_from < Stage::Head && config.bn == BnPolicy::Train;
+    if trains_norms && last_side == 1 { 2 } else { 1 }
 }

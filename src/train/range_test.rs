@@ -187,7 +187,7 @@ impl Run<'_> {
             for batch in leg.source.load(self.config, leg.image_size, epoch, batches, 0)? {
                 self.interrupt.check()?;
                 let batch = batch?;
-                if batch.labels.len() < leg.smallest {
+                if !leg.takes(batch.labels.len()) {
                     continue;
                 }
                 let (mut pipeline, learning_rate) = (Pipeline::start(), test.next_rate());

@@ -10,7 +10,7 @@ use super::config::Config;
 use super::console::Console;
 use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
-use super::leg::{Cached, Leg};
+use super::leg::{Cached, Leg, check_steps};
 use super::metrics::{Epoch, Metrics, Validation};
 use super::network::Network;
 use super::opening::{Args, Unreadable, scan, tell_network, tell_teachers, tell_weights};
@@ -68,6 +68,7 @@ pub fn run(
     network.net.parameters_mut().require_gradients(gpu);
     config.arch = Some(network.net.arch());
     config.image_size = Some(network.image_size);
+    check_steps(&config, &Phase::all(&config), dataset.train.len(), network.image_size)?;
     let folder = match begun {
         Some(folder) => {
             if config.lr_auto {

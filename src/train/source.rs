@@ -7,7 +7,7 @@ use super::config::{Balance, Config};
 use super::features::Features;
 use super::interrupt::Interrupt;
 use super::network::Network;
-use super::step::Inputs;
+use super::step::{Inputs, smallest_part};
 use super::teachers::Targets;
 use super::validate::{Judged, judge};
 use crate::data::{Item, Loader, Mix, Order, Skipped, Transform, noise_key};
@@ -146,8 +146,8 @@ impl Source {
         counts.into_iter().map(weight).collect()
     }
 
-    /// The images of each batch of an epoch (counted from 0 over the whole run); batches of fewer
-    /// than `smallest` are left out.
+    /// The images of each batch of an epoch (counted from 0 over the whole run); batches with a part of
+    /// fewer than `smallest` are left out.
     pub fn batches(&self, config: &Config, epoch: u32, smallest: usize) -> Vec<Vec<usize>> {
         let order = Order {
             seed: config.seed,
@@ -160,7 +160,7 @@ impl Source {
             Balance::Sampler => order.balanced_batches(&self.train_labels()),
             Balance::None | Balance::Loss => order.batches(self.train_images()),
         };
-        batches.retain(|batch| batch.len() >= smallest);
+        batches.retain(|batch| smallest_part(batch.len(), config.batch_size) >= smallest);
         batches
     }
 

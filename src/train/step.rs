@@ -165,7 +165,7 @@ impl<'a> Stepper<'a> {
     ) -> Result<Vec<Download>> {
         optimizer.begin_step(self.gpu, learning_rate)?;
         let losses = self.record(optimizer, batch)?;
-        for _ in batch.labels.chunks(self.micro_batch) {
+        for _ in parts(batch.labels.len(), self.micro_batch) {
             self.network.net.count_batch(self.mode);
         }
         if let Some(ema) = &self.ema {
@@ -217,16 +217,15 @@ impl<'a> Stepper<'a> {
         }
         let (mut losses, mut downloads) = (Vec::new(), Vec::new());
         let mut start = 0;
-        // Parts are as even as can be, so that none is too small for batch norm.
-        let parts = even_part(targets.len(), self.micro_batch);
-        let mut parts = targets.chunks(parts).peekable();
-        while let Some(targets) = parts.next() {
+        let mut parts = parts(targets.len(), self.micro_batch).peekable();
+        while let Some(images) = parts.next() {
+            let targets = &targets[start..start + images];
             let part = self.load(batch, start, targets)?;
             let mode = Mode { accumulate: start > 0, ..self.mode };
             let stats = self.gradients(part, batch.labels.len(), mode, optimizer.seed())?;
             downloads.extend(stats.iter().map(|stats| self.gpu.download(stats.memory())));
             losses.extend(stats);
-            start += targets.len();
+            start += images;
             match parts.peek() {
                 // The device begins with this part while the next is prepared.
                 Some(_) => self.gpu.submit()?,
@@ -376,9 +375,16 @@ impl<'a> Stepper<'a> {
     }
 }
 
-/// Images of each part of `images` that are at most `most` at a time, as even as can be.
-fn even_part(images: usize, most: usize) -> usize {
-    images.div_ceil(images.div_ceil(most).max(1))
+/// Images of each part of `images` that go through the network at most `most` at a time: of as few parts
+/// as can be, all equal or the first ones larger by one, so that none is too small for batch norm.
+fn parts(images: usize, most: usize) -> impl Iterator<Item = usize> {
+    let count = images.div_ceil(most);
+    (0..count).map(move |part| images / count + usize::from(part < images % count))
+}
+
+/// Images of the smallest of the parts of `images` that go through the network at most `most` at a time.
+pub fn smallest_part(images: usize, most: usize) -> usize {
+    parts(images, most).last().unwrap_or(0)
 }
 
 /// A step whose loss has been asked for.
@@ -448,5 +454,29 @@ impl Pipeline {
         let seconds = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
         Ok(Some(Done { step, batch, learning_rate, loss, right, seconds }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_differ_by_one_image_at_most() {
+        let found = |images, most| parts(images, most).collect::<Vec<_>>();
+        assert_eq!(found(16, 4), [4; 4]);
+        assert_eq!(found(13, 4), [4, 3, 3, 3]);
+        assert_eq!(found(57, 8), [8, 7, 7, 7, 7, 7, 7, 7]);
+        assert_eq!(found(3, usize::MAX), [3]);
+        for (images, most) in (0..200).flat_map(|images| (1..20).map(move |most| (images, most))) {
+            let parts = found(images, most);
+            assert_eq!((parts.iter().sum::<usize>(), parts.len()), (images, images.div_ceil(most)));
+            let smallest = smallest_part(images, most);
+            assert!(
+                parts.iter().all(|&part| (smallest..=smallest + 1).contains(&part)),
+                "{parts:?}"
+            );
+            assert!(parts.iter().all(|&part| part <= most));
+        }
     }
 }

@@ -9,7 +9,7 @@ use wgrad::checkpoint::{Checkpoint, HostTensor};
 use wgrad::data::decode;
 
 use crate::program::Wgrad;
-use crate::run::{numbers, rates};
+use crate::run::{numbers, rates, write_images};
 
 fn tensors(wgrad: &Wgrad, path: &str) -> BTreeMap<String, HostTensor> {
     Checkpoint::read(wgrad.path(path)).unwrap().tensors
@@ -95,6 +95,20 @@ fn gradients_of_several_batches_add_up_to_a_step() {
     assert!(apart(&whole, &parts) > 1e-3, "{whole:?}, {parts:?}");
     let ran = wgrad.finetune("told", "--batch-size 2 --accumulate 2 --max-steps 1");
     assert!(ran.answer().contains("batch norm sees each part by itself"), "{}", ran.stdout);
+}
+
+#[test]
+fn parts_of_a_step_are_even_and_none_is_a_single_image() {
+    let wgrad = Wgrad::new();
+    write_images(&wgrad.path("data/train"), &[7, 6], 32);
+    write_images(&wgrad.path("data/val"), &[2, 2], 32);
+    let images = |name: &str, options: &str| {
+        numbers(&wgrad.steps(name, &format!("--epochs 1 {options}")), "images")
+    };
+    assert_eq!(images("even", "--accumulate 4"), [13.0]);
+    // Of the last five images, two at a time, one would be alone: batch norm has no use for them.
+    assert_eq!(images("left-out", "--batch-size 2 --accumulate 4"), [8.0]);
+    assert_eq!(images("frozen", "--batch-size 2 --accumulate 4 --bn frozen"), [8.0, 5.0]);
 }
 
 #[test]

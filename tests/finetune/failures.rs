@@ -133,7 +133,11 @@ fn one_image_a_class_is_enough() {
     write_images(&wgrad.path("data"), &[1, 1], 32);
     let ran = wgrad.finetune("run", "--json --freeze-epochs 1 --epochs 1 --batch-size 1");
     // At 32 px the last batch norm sees one value a channel of one image.
-    assert!(ran.error(2).contains("--batch-size"), "{}", ran.stderr);
+    assert!(ran.error(2).contains("raise --batch-size"), "{}", ran.stderr);
+    let ran = wgrad.finetune("run", "--epochs 1 --batch-size 3 --drop-last");
+    assert!(ran.error(2).contains("leave --drop-last out"), "{}", ran.stderr);
+    assert!(!wgrad.path("run").exists(), "nothing was begun");
+    wgrad.finetune("head", "--freeze-epochs 1 --epochs 0 --batch-size 1").answer();
     let ran = wgrad.finetune("two", "--json --freeze-epochs 1 --epochs 1");
     ran.answer();
     let events = ran.objects();
