@@ -93,14 +93,15 @@ pub fn check_options(now: &Value, begun_with: &Value, may_change: &[&str]) -> Re
     let (Value::Object(now), Value::Object(then)) = (now, begun_with) else {
         return Err(Error::Usage("--resume: args.json holds no options".into()));
     };
-    for (name, value) in now {
-        if may_change.contains(&name.as_str()) || then.get(name) == Some(value) {
+    // An option may be in one of them only: then the other had none.
+    for name in now.keys().chain(then.keys()) {
+        let [then, now] = [then, now].map(|options| options.get(name).unwrap_or(&Value::Null));
+        if may_change.contains(&name.as_str()) || then == now {
             continue;
         }
         let option = name.replace('_', "-");
-        let then = then.get(name).unwrap_or(&Value::Null);
         return Err(Error::Usage(format!(
-            "--resume: the run was begun with another {option} ({then}, now {value}); leave the \
+            "--resume: the run was begun with another {option} ({then}, now {now}); leave the \
              option out, or begin a new run"
         )));
     }

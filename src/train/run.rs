@@ -66,8 +66,8 @@ pub fn run(
         tell_teachers(console, teachers);
     }
     network.net.parameters_mut().require_gradients(gpu);
-    config.arch = Some(network.net.arch());
-    config.image_size = Some(network.image_size);
+    config.arch.get_or_insert(network.net.arch());
+    config.image_size.get_or_insert(network.image_size);
     check_steps(&config, &Phase::all(&config), dataset.train.len(), network.image_size)?;
     let folder = match begun {
         Some(folder) => {

@@ -96,12 +96,17 @@ fn another_run_is_not_gone_on_with() {
         ("--lr 0.5", &["another lr", "0.01", "0.5"][..]),
         ("--epochs 3", &["another epochs", "2", "3"]),
         ("--opt adamw --lr 0.01", &["another optimizer", "adamw"]),
+        ("--arch resnet34-w8", &["another arch", "resnet18-w8", "resnet34-w8"]),
+        ("--image-size 96", &["another image-size", "32", "96"]),
     ] {
         let ran = wgrad.resume("run", options);
         let error = ran.error(2);
         assert!(texts.iter().all(|text| error.contains(text)), "{error}");
     }
     assert!(wgrad.run(&["pretrain", "--resume", "run"]).error(2).contains("another command"));
+    wgrad.finetune("grows", "--image-size 32..64 --epochs 2 --max-steps 1").answer();
+    let ran = wgrad.resume("grows", "--image-size 64");
+    assert!(ran.error(2).contains("another first-image-size (32"), "{}", ran.stderr);
 
     // Elsewhere the same images are the same; one more, or one under another name, is not.
     fs::rename(wgrad.path("data"), wgrad.path("moved")).unwrap();
