@@ -32,9 +32,14 @@ impl Run<'_> {
         let mut pipeline = Pipeline::start();
         for batch in batches {
             let batch = batch.context(|| "loading the training images")?;
-            self.progress.batches += 1;
             self.unreadable.tell(self.console, &batch.failed);
-            if batch.labels.len() < leg.smallest {
+            let takes = leg.takes(batch.labels.len());
+            if takes && self.at_step_limit() {
+                ending = Ending::StepLimit;
+                break;
+            }
+            self.progress.batches += 1;
+            if !takes {
                 continue;
             }
             let learning_rate = leg.learning_rate(self.progress.phase_step);
@@ -48,10 +53,7 @@ impl Run<'_> {
             if let Some(done) = pipeline.push(Pending { step, batch, learning_rate, downloads })? {
                 self.settle(leg, &bar, done)?;
             }
-            if self.config.max_steps.is_some_and(|limit| self.progress.step >= limit) {
-                ending = Ending::StepLimit;
-            }
-            if ending == Ending::StepLimit || self.interrupt.is_set() {
+            if self.interrupt.is_set() {
                 break;
             }
             if self.saver.step() {

@@ -170,7 +170,7 @@ pub(super) struct Images {
 pub(super) enum Ending {
     /// With its last step.
     Complete,
-    /// With the last step that the run may do.
+    /// With the last step that the run may do, where more would follow.
     StepLimit,
 }
 
@@ -220,7 +220,8 @@ impl Run<'_> {
         for phase in phases {
             end += phase.epochs;
             if self.progress.epoch < end
-                && self.phase(phase, end, network, images)? == Ending::StepLimit
+                && (self.may_not_begin()
+                    || self.phase(phase, end, network, images)? == Ending::StepLimit)
             {
                 return Ok(());
             }
@@ -240,6 +241,9 @@ impl Run<'_> {
         let mut leg = self.prepare(phase, network, images)?;
         let (mut seconds, mut epochs) = (0.0, 0);
         while self.progress.epoch < end && !self.out_of_patience(phase, end) {
+            if self.may_not_begin() {
+                return Ok(Ending::StepLimit);
+            }
             let ending = self.train_epoch(&mut leg)?;
             if ending == Ending::StepLimit {
                 self.save_state(&leg)?;
@@ -268,6 +272,16 @@ impl Run<'_> {
             ));
         }
         Ok(Ending::Complete)
+    }
+
+    /// Whether the run has done as many steps as it may.
+    pub fn at_step_limit(&self) -> bool {
+        self.config.max_steps.is_some_and(|limit| self.progress.step >= limit)
+    }
+
+    /// Whether the run stands between two epochs with no step left for the next.
+    fn may_not_begin(&self) -> bool {
+        self.progress.batches == 0 && self.at_step_limit()
     }
 
     /// Whether the run's last phase has not become better for too long.

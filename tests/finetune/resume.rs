@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
+use wgrad::checkpoint::Checkpoint;
 
 use crate::program::{Ran, Wgrad};
 use crate::run::numbers;
@@ -119,6 +120,33 @@ fn another_run_is_not_gone_on_with() {
     assert!(ran.stderr.contains("6 images") && ran.stderr.contains("5 images"), "{}", ran.stderr);
     fs::remove_file(old).unwrap();
     assert!(wgrad.resume("run", "--data moved").error(2).contains("under other names"));
+}
+
+#[test]
+fn a_run_at_its_limit_stays_there() {
+    let wgrad = Wgrad::with_images();
+    let options = "--epochs 2 --best-by loss --bn frozen --lr 0.002";
+    wgrad.finetune("whole", options).answer();
+    let best = Checkpoint::read(wgrad.path("whole/weights/best.safetensors")).unwrap();
+    // Or this would not show whether the last epoch counts.
+    assert_eq!(best.meta.provenance.unwrap()["epoch"], 2);
+    wgrad.finetune("last", &format!("{options} --max-steps 6")).answer();
+    assert_same(&wgrad, "last", "whole");
+    assert!(wgrad.resume("last", "").answer().contains("the run is complete"));
+
+    for (limit, rows) in [(3, 1), (4, 2)] {
+        let name = format!("limit{limit}");
+        wgrad.finetune(&name, &format!("{options} --max-steps {limit}")).answer();
+        wgrad.finetune("same", &format!("{options} --max-steps {limit}")).answer();
+        wgrad.resume(&name, "").answer();
+        assert_same(&wgrad, &name, "same");
+        fs::remove_dir_all(wgrad.path("same")).unwrap();
+        assert_eq!(wgrad.lines(&format!("{name}/steps.jsonl")).len(), limit);
+        let results = fs::read_to_string(wgrad.path(&name).join("results.csv")).unwrap();
+        assert_eq!(results.lines().count(), 1 + rows, "{results}");
+        wgrad.resume(&name, "--max-steps 100").answer();
+        assert_same(&wgrad, &name, "whole");
+    }
 }
 
 #[test]
