@@ -64,6 +64,46 @@ impl Events {
     }
 }
 
+/// The last step at which any event file in `folder` holds `tag`.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn last_step(folder: &Path, tag: &str) -> Result<Option<u64>> {
+    let mut last = None;
+    // No folder, no files.
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let file = std::fs::read(entry.path()).map_err(Error::io(entry.path()))?;
+        last = last.max(messages(&file).filter_map(|message| step_of(message, tag)).max());
+    }
+    Ok(last)
+}
+
+/// The messages of a file's records, up to one that was cut off.
+fn messages(mut file: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = file.split_first_chunk()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        let (message, rest) = rest.get(4..)?.split_at_checked(length)?;
+        file = rest.get(4..)?;
+        Some(message)
+    })
+}
+
+/// The step of an event as [`Events::add`] writes them, if it holds `tag`.
+fn step_of(message: &[u8], tag: &str) -> Option<u64> {
+    // The time, and the key of the step.
+    let (&key, number) = message.get(9..)?.split_first()?;
+    let holds = message.windows(tag.len()).any(|bytes| bytes == tag.as_bytes());
+    let mut step = 0;
+    for (&byte, shift) in number.iter().zip((0..64).step_by(7)) {
+        step |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return (key == 2 << 3 && holds).then_some(step);
+        }
+    }
+    None
+}
+
 /// Values under names, at one step.
 #[derive(Debug, Default)]
 pub struct Summary(Message);
@@ -325,6 +365,8 @@ mod tests {
         summary.histogram("constant", &[3.0, 3.0]);
         summary.histogram("none", &[]);
         events.add(300, summary).unwrap();
+        let last = |tag: &str| last_step(folder.path(), tag).unwrap();
+        assert_eq!((last("train/loss"), last("val/loss")), (Some(300), None));
         let second = Events::create(folder.path()).unwrap();
         assert_ne!(events.path, second.path);
         assert!(events.path.file_name().unwrap().to_str().unwrap().contains(".tfevents."));

@@ -8,8 +8,10 @@ use super::run_dir::read_json;
 use crate::data::decode;
 use crate::error::Result;
 use crate::report::History;
-use crate::report::tensorboard::{Events, Summary};
+use crate::report::tensorboard::{Events, Summary, last_step};
 
+/// What the loss of a step is called.
+const LOSS: &str = "step/loss";
 /// The run's pictures that TensorBoard shows too.
 const PICTURES: [&str; 3] = ["train_batch0.jpg", "val_predictions.jpg", "confusion_matrix.png"];
 
@@ -21,22 +23,26 @@ impl Run<'_> {
     /// What the device or the disk reported.
     pub(super) fn add_events(&mut self, leg: &Leg) -> Result<()> {
         let folder = self.folder.path().to_owned();
-        let events = match &mut self.pictures.events {
-            Some(events) => events,
+        let (events, told) = match &mut self.pictures.events {
+            Some(events) => (events, None),
             none => {
                 let args: Value = read_json(&self.folder.args())?;
-                let events = none.insert(Events::create(&folder.join("tensorboard"))?);
+                let place = folder.join("tensorboard");
+                // Of an epoch that was cut short, the steps until then.
+                let told = last_step(&place, LOSS)?;
+                let events = none.insert(Events::create(&place)?);
                 let mut summary = Summary::default();
                 summary.text("args", &table(&args));
                 events.add(self.progress.step, summary)?;
-                events
+                (events, told)
             }
         };
         let history = History::read(&folder)?;
         let epoch = self.progress.epoch;
-        for (number, step) in (0..).zip(&history.steps).filter(|(_, it)| it.epoch + 1 == epoch) {
+        let steps = (0..).zip(&history.steps).filter(|(_, it)| it.epoch + 1 == epoch);
+        for (number, step) in steps.filter(|&(number, _)| Some(number) > told) {
             let mut summary = Summary::default();
-            summary.scalar("step/loss", step.loss.unwrap_or(f64::NAN));
+            summary.scalar(LOSS, step.loss.unwrap_or(f64::NAN));
             for (group, &rate) in step.lr.iter().enumerate() {
                 summary.scalar(&format!("lr/pg{group}"), rate);
             }

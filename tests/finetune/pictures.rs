@@ -48,6 +48,20 @@ fn a_run_draws_its_pictures() {
 }
 
 #[test]
+fn events_tell_of_each_step_once() {
+    let wgrad = Wgrad::with_images();
+    wgrad.finetune("run", "--epochs 1 --batch-size 2 --tensorboard --max-steps 2").answer();
+    let told = || {
+        let files = fs::read_dir(wgrad.path("run/tensorboard")).unwrap();
+        let files = files.map(|file| fs::read(file.unwrap().path()).unwrap());
+        files.map(|file| file.windows(9).filter(|it| it == b"step/loss").count()).sum::<usize>()
+    };
+    assert_eq!(told(), 2);
+    wgrad.resume("run", "--max-steps 100").answer();
+    assert_eq!(told(), 5);
+}
+
+#[test]
 fn a_run_without_validation_has_a_report() {
     let wgrad = Wgrad::new();
     write_images(&wgrad.path("flat"), &[4, 4], 32);
