@@ -118,6 +118,16 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
 }
 
 #[test]
+fn temperatures_have_limits() {
+    let wgrad = Wgrad::new();
+    for temperature in ["1e-60", "0.001", "1e60", "0", "-1", "inf", "nan", "cold"] {
+        let ran = wgrad.run(&["evaluate", &format!("--temperature={temperature}")]);
+        ran.error(2);
+        assert!(ran.stderr.contains("a number from 0.01 to 100"), "{temperature}: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn inspect_describes_a_checkpoint() {
     let wgrad = Wgrad::new();
     let ran = wgrad.run(&["inspect", BUNDLED]);

@@ -275,6 +275,10 @@ fn evaluation_labels_by_the_given_classes() {
     assert_eq!(labelled(None).root, folder.path().join("valid"));
     let error = message(Labelled::scan(folder.path(), &classes, Some("dev")));
     assert!(error.contains("dev: no such split"), "{error}");
+    for path in ["test/../valid", "./test", "test/", "..", "/", ""] {
+        let error = message(Labelled::scan(folder.path(), &classes, Some(path)));
+        assert!(error.contains("it is a folder's name"), "{path}: {error}");
+    }
 
     // Class folders directly; one class is enough.
     let root = folder.path().join("test");

@@ -37,8 +37,8 @@ pub struct Evaluate {
     #[arg(long)]
     tta: bool,
 
-    /// Divide the logits by T; fit finds the T with which the images of val/ are answered with the
-    /// least loss [default: 1]
+    /// Divide the logits by T, 0.01 to 100; fit finds the T with which the images of val/ are
+    /// answered with the least loss [default: 1]
     #[arg(long, value_name = "fit|T")]
     temperature: Option<TemperatureOption>,
 
@@ -69,12 +69,11 @@ impl FromStr for TemperatureOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let (low, high) = Temperature::RANGE;
         match text.parse() {
             _ if text == "fit" => Ok(Self::Fit),
-            Ok(number) if f64::is_finite(number) && number > 0.0 => {
-                Ok(Self::Fixed(Temperature(number)))
-            }
-            _ => Err("it is fit, or a number above 0".into()),
+            Ok(number) if (low..=high).contains(&number) => Ok(Self::Fixed(Temperature(number))),
+            _ => Err(format!("it is fit, or a number from {low} to {high}")),
         }
     }
 }

@@ -159,9 +159,16 @@ impl Labelled {
     /// `None` it is the validation split, else the test split, else `root` itself.
     ///
     /// # Errors
-    /// As [`Dataset::scan`], and [`Error::Data`] when the split named does not exist, or when `root`
-    /// has a training split only and none is named.
+    /// As [`Dataset::scan`]; [`Error::Usage`] for a `split` that is a path rather than a name, and
+    /// [`Error::Data`] when the split named does not exist, or when `root` has a training split only and
+    /// none is named.
     pub fn scan(root: &Path, classes: &[String], split: Option<&str>) -> Result<Self> {
+        if let Some(name) = split
+            && Path::new(name).file_name() != Some(name.as_ref())
+        {
+            let what = format!("--split {name}: it is a folder's name, such as train, val or test");
+            return Err(Error::Usage(what));
+        }
         let tree = Tree::open(root)?;
         let root = &tree.root;
         let split_of = |name| split_folder(&tree, name);

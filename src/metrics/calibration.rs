@@ -54,7 +54,7 @@ pub struct Temperature(pub f64);
 
 impl Temperature {
     /// As far as fitting goes: a classifier that is always right would be best at 0.
-    const RANGE: (f64, f64) = (0.01, 100.0);
+    pub const RANGE: (f64, f64) = (0.01, 100.0);
 
     /// The temperature at which the mean cross-entropy of `logits` (`labels.len()` × `classes`) is
     /// least, by Newton's method on its reciprocal β, in which the cross-entropy is convex:
