@@ -692,12 +692,19 @@ fn classes_go_by_their_ids_where_the_data_do() {
         let mut network = with_ids();
         network.call_classes_like(&strings(data));
         assert_eq!(network.meta.classes, Some(strings(called)), "{data:?}");
-        assert_eq!(network.meta.class_ids(), strings(ids), "{data:?}");
+        assert_eq!(network.class_ids(), strings(ids), "{data:?}");
     }
     // Rows that change places take their ids along.
     let mut network = with_ids();
     network.order_classes(&strings(&["bee", "ant"]), &"the data").unwrap();
-    assert_eq!(network.meta.class_ids(), strings(&["n2", "n1"]));
+    assert_eq!(network.class_ids(), strings(&["n2", "n1"]));
+    // A header may say anything.
+    for ids in [&["n1"][..], &["n1", "n2", "n3"]] {
+        network.meta.set_class_ids(&strings(ids));
+        assert_eq!(network.class_ids(), strings(&[]), "{ids:?}");
+        network.call_classes_like(&strings(&["n1"]));
+        assert_eq!(network.meta.classes, Some(strings(&["bee", "ant"])), "{ids:?}");
+    }
 }
 
 #[test]

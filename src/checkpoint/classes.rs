@@ -5,12 +5,19 @@ use std::fmt::Display;
 use super::{Checkpoint, HostTensor};
 
 impl Checkpoint {
-    /// Calls the classes by their ids ([`crate::checkpoint::Meta::class_ids`]) if that is what `classes`
-    /// are called.
-    pub fn call_classes_like(&mut self, classes: &[String]) {
+    /// What else each output is called, such as by WordNet's ids, in order; empty where the file does
+    /// not say, or not for each output. In its header they are one string, `class_ids`, with blanks
+    /// between them.
+    pub fn class_ids(&self) -> Vec<String> {
         let ids = self.meta.class_ids();
+        if self.num_classes() == Some(ids.len()) { ids } else { Vec::new() }
+    }
+
+    /// Calls the classes by their ids ([`Checkpoint::class_ids`]) if that is what `classes` are called.
+    pub fn call_classes_like(&mut self, classes: &[String]) {
+        let ids = self.class_ids();
         let known = !classes.is_empty() && classes.iter().all(|class| ids.contains(class));
-        if known && self.num_classes() == Some(ids.len()) && !self.is_for(classes) {
+        if known && !self.is_for(classes) {
             self.meta.classes = Some(ids);
             self.meta.set_class_ids(&[]);
         }
@@ -57,8 +64,8 @@ impl Checkpoint {
         if let Some(own) = own.filter(|own| own != classes) {
             let of = |class: &String| own.iter().position(|name| name == class).unwrap_or_default();
             let rows: Vec<usize> = classes.iter().map(of).collect();
-            let ids = self.meta.class_ids();
-            if ids.len() == own.len() {
+            let ids = self.class_ids();
+            if !ids.is_empty() {
                 let ids: Vec<String> = rows.iter().map(|&row| ids[row].clone()).collect();
                 self.meta.set_class_ids(&ids);
             }

@@ -102,9 +102,9 @@ impl Meta {
         Ok(strings)
     }
 
-    /// What else each output is called, such as by WordNet's ids, in order; empty where the file does
-    /// not say. In its header they are one string, `class_ids`, with blanks between them.
-    pub fn class_ids(&self) -> Vec<String> {
+    /// What the header's string `class_ids` says, which nothing holds to a number of outputs:
+    /// [`Checkpoint::class_ids`](super::Checkpoint::class_ids) does.
+    pub(super) fn class_ids(&self) -> Vec<String> {
         let ids = self.extra.get(CLASS_IDS).map_or("", String::as_str);
         ids.split_whitespace().map(str::to_owned).collect()
     }

@@ -169,7 +169,7 @@ impl Network {
             classes: classes
                 .clone()
                 .unwrap_or_else(|| (0..count).map(|class| class.to_string()).collect()),
-            class_ids: checkpoint.meta.class_ids(),
+            class_ids: checkpoint.class_ids(),
             image_size: image_size.or(*own_size).unwrap_or(DEFAULT_IMAGE_SIZE),
             mean: *mean,
             std: *std,

@@ -65,6 +65,17 @@ fn what_does_not_go_together_is_named_and_nothing_written() {
 }
 
 #[test]
+fn ids_for_other_outputs_than_there_are_name_no_class() {
+    let wgrad = Wgrad::with_base();
+    let surplus = wgrad.alter("base/weights/best.safetensors", "surplus.safetensors", |base| {
+        base.meta.classes = Some(["ant", "bee"].map(String::from).into());
+        base.meta.set_class_ids(&["x", "y", "a", "b"].map(String::from));
+    });
+    let ran = wgrad.run(&["evaluate", "--data", "data", "--weights", &surplus]);
+    assert!(ran.error(1).contains("class \"a\" is unknown"), "{}", ran.stderr);
+}
+
+#[test]
 fn strangers_are_warned_of() {
     let wgrad = Wgrad::with_base();
     let a = wgrad.child("a", "--seed 1 --lr 0.01");
