@@ -122,7 +122,7 @@ impl Soup {
 /// Several networks, of any depth, that answer together
 ///
 /// Measures each and all together, and writes ensemble.json, which evaluate, predict and export take
-/// for --weights. Classes are matched by name.
+/// for --weights. Classes are matched by name, or by the ids that weights may give them.
 #[derive(Args, Debug)]
 struct Ensemble {
     /// The networks: FILE, bundled, imagenet or hf:REPO[/FILE]

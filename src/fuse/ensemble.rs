@@ -117,15 +117,17 @@ fn align(ingredients: &mut [Ingredient]) -> Result<()> {
     let Some(count) = first.checkpoint.num_classes() else {
         return Err(first.error("it has no classifier (fc); fine-tune it first"));
     };
-    // A first network without names takes those of the first that has some.
-    let named = others.iter().find_map(|other| other.checkpoint.meta.classes.clone());
-    let classes = match (&first.checkpoint.meta.classes, named) {
-        (Some(classes), _) => classes.clone(),
-        (None, Some(classes)) => classes,
+    // A first network without names takes those of the first that has some; where others know the classes
+    // by their ids alone, so do all.
+    let mut named = others.iter().filter_map(|other| other.checkpoint.meta.classes.as_ref());
+    named.clone().for_each(|classes| first.checkpoint.call_classes_like(classes));
+    let classes = match (first.checkpoint.meta.classes.as_ref(), named.next()) {
+        (Some(classes), _) | (None, Some(classes)) => classes.clone(),
         (None, None) => (0..count).map(|class| class.to_string()).collect(),
     };
     let whose = first.path.display().to_string();
     for ingredient in ingredients {
+        ingredient.checkpoint.call_classes_like(&classes);
         ingredient.order_classes(&classes, &whose)?;
     }
     Ok(())
@@ -185,6 +187,9 @@ pub fn ensemble(
     let ingredients = paths.iter().map(|path| Ingredient::read(path));
     let mut ingredients = ingredients.collect::<Result<Vec<_>>>()?;
     let mut images = Images::scan(&config, console)?;
+    for ingredient in &mut ingredients {
+        ingredient.checkpoint.call_classes_like(&images.classes);
+    }
     let data = config.data.to_string();
     ingredients[0].check_classes(&images.classes, &data)?;
     if let Some(classes) = ingredients[0].checkpoint.meta.classes.clone() {

@@ -69,6 +69,9 @@ impl<'a> Kitchen<'a> {
             ingredient.check_same_network(&ingredients[0])?;
         }
         let mut images = Images::scan(&config, console)?;
+        for ingredient in &mut ingredients {
+            ingredient.checkpoint.call_classes_like(&images.classes);
+        }
         let fitting = |ingredient: &Ingredient| ingredient.checkpoint.is_for(&images.classes);
         let fit: Vec<usize> =
             (0..ingredients.len()).filter(|&at| fitting(&ingredients[at])).collect();

@@ -102,6 +102,36 @@ fn classes_are_matched_by_name() {
 }
 
 #[test]
+fn classes_are_matched_by_their_ids_where_the_folders_go_by_them() {
+    let wgrad = Wgrad::with_base();
+    let base = "base/weights/best.safetensors";
+    let named = wgrad.alter(base, "named.safetensors", |base| {
+        base.meta.classes = Some(["bee", "ant"].map(String::from).into());
+        base.meta.set_class_ids(&["a", "b"].map(String::from));
+    });
+    let a = wgrad.child("a", "--seed 1 --lr 0.01");
+    for (method, option) in [
+        (["interpolate"], ["--alpha=0.5"]),
+        (["soup"], ["--uniform"]),
+        (["ensemble"], ["--average=logits"]),
+    ] {
+        let scores = [base, &named].map(|first| {
+            let ran = wgrad.fuse(&[&method[..], &[first, &a], &option].concat());
+            ran.answer();
+            assert!(!ran.stderr.contains("for other classes"), "{}", ran.stderr);
+            if method == ["ensemble"] {
+                wgrad
+                    .run(&["evaluate", "--data", "data", "--weights", "out/ensemble.json"])
+                    .answer();
+            }
+            std::fs::remove_dir_all(wgrad.path("out")).unwrap();
+            ran.objects().pop().unwrap()["result"].clone()
+        });
+        assert_eq!(scores[0], scores[1], "{method:?}");
+    }
+}
+
+#[test]
 fn a_pretrained_network_lends_its_backbone() {
     let wgrad = Wgrad::with_base();
     let a = wgrad.child("a", "--seed 1 --lr 0.01");
