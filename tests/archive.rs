@@ -63,7 +63,7 @@ fn a_folder_and_its_archives_give_the_same_batches() {
             }
         }
         let classes = ["z", "a", "b"].map(str::to_owned);
-        let labelled = Labelled::scan(&folder.path().join(root), &classes, None).unwrap();
+        let labelled = Labelled::scan(&folder.path().join(root), &classes, None, None).unwrap();
         assert_eq!(names(&labelled.root, &labelled.items)[0], "a/00.png");
         assert_eq!((labelled.items.len(), labelled.items[0].label), (24, 1));
     }

@@ -267,30 +267,65 @@ fn evaluation_labels_by_the_given_classes() {
         "test/a/1.png",
         "test/a/2.png",
     ]);
-    let labelled = |split| Labelled::scan(folder.path(), &classes, split).unwrap();
+    let labelled = |split| Labelled::scan(folder.path(), &classes, split, None).unwrap();
     assert_eq!(labels(&labelled(None).items), [1, 2]);
     assert_eq!(labels(&labelled(Some("val")).items), [1, 2]);
     assert_eq!(labels(&labelled(Some("test")).items), [0, 0]);
     assert_eq!(labels(&labelled(Some("train")).items), [0]);
     assert_eq!(labelled(None).root, folder.path().join("valid"));
-    let error = message(Labelled::scan(folder.path(), &classes, Some("dev")));
+    let error = message(Labelled::scan(folder.path(), &classes, Some("dev"), None));
     assert!(error.contains("dev: no such split"), "{error}");
     for path in ["test/../valid", "./test", "test/", "..", "/", ""] {
-        let error = message(Labelled::scan(folder.path(), &classes, Some(path)));
+        let error = message(Labelled::scan(folder.path(), &classes, Some(path), None));
         assert!(error.contains("it is a folder's name"), "{path}: {error}");
     }
 
     // Class folders directly; one class is enough.
     let root = folder.path().join("test");
-    assert_eq!(Labelled::scan(&root, &classes, None).unwrap().items.len(), 2);
-    let error = message(Labelled::scan(&root, &classes[1..], None));
+    assert_eq!(Labelled::scan(&root, &classes, None, None).unwrap().items.len(), 2);
+    let error = message(Labelled::scan(&root, &classes[1..], None, None));
     assert!(error.contains("class \"a\" is unknown; the 2 known ones are b, c"), "{error}");
-    let error = message(Labelled::scan(&root.join("a"), &classes, None));
+    let error = message(Labelled::scan(&root.join("a"), &classes, None, None));
     assert!(error.contains("2 images, but not in class folders"), "{error}");
 
     let folder = images(&["train/a/1.png", "train/b/1.png"]);
-    let error = message(Labelled::scan(folder.path(), &classes, None));
+    let error = message(Labelled::scan(folder.path(), &classes, None, None));
     assert!(error.contains("neither val/ nor test/"), "{error}");
+}
+
+#[test]
+fn evaluation_divides_a_folder_as_training_did() {
+    let names = ["a", "b"].map(|class| (0..9).map(move |at| format!("{class}/{at}.png")));
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let options = ScanOptions { val_fraction: 0.3, seed: 5 };
+    let trained_on = Dataset::scan(folder.path(), &options).unwrap();
+    assert_eq!(trained_on.held_out, Some(options));
+    // A network may have its classes in another order.
+    let classes = ["b", "a"].map(str::to_owned);
+    let labelled = |split| Labelled::scan(folder.path(), &classes, split, Some(options)).unwrap();
+    for (split, items) in [
+        (None, &trained_on.val),
+        (Some("valid"), &trained_on.val),
+        (Some("train"), &trained_on.train),
+    ] {
+        let found = labelled(split);
+        assert_eq!(paths(&found.items), paths(items), "{split:?}");
+        let swapped: Vec<u32> = labels(items).iter().map(|label| 1 - label).collect();
+        assert_eq!(labels(&found.items), swapped, "{split:?}");
+        assert_eq!(found.held_out, split != Some("train"));
+    }
+    assert_eq!(labelled(Some("all")).items.len(), 18);
+    // A folder of some of the classes, or with a split, is another one than training had.
+    let more = ["a", "b", "c"].map(str::to_owned);
+    let other = Labelled::scan(folder.path(), &more, None, Some(options)).unwrap();
+    assert_eq!((other.items.len(), other.held_out), (18, false));
+    let folder = images(&["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/b/1.png"]);
+    let labelled = |split| Labelled::scan(folder.path(), &classes, split, Some(options)).unwrap();
+    for (split, count) in [(None, 1), (Some("train"), 2), (Some("test"), 1), (Some("all"), 4)] {
+        assert_eq!(labelled(split).items.len(), count, "{split:?}");
+    }
+    assert_eq!(scan(folder.path()).unwrap().held_out, None);
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub struct Evaluate {
     #[arg(long, value_name = "DIR|ARCHIVE|demo", default_value = "demo")]
     data: DataSource,
 
-    /// Which images of the folder: train, val, test [default: val, else test, else the folder itself]
+    /// Which images of the folder: train, val, test, all [default: val, else test, else all; of a folder
+    /// without val/, what the network's training held out of it, if the weights say so, is val]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
@@ -37,7 +38,7 @@ pub struct Evaluate {
     #[arg(long)]
     tta: bool,
 
-    /// Divide the logits by T, 0.01 to 100; fit finds the T with which the images of val/ are
+    /// Divide the logits by T, 0.01 to 100; fit finds the T with which the images of val are
     /// answered with the least loss [default: 1]
     #[arg(long, value_name = "fit|T")]
     temperature: Option<TemperatureOption>,
@@ -175,9 +176,11 @@ impl Evaluate {
         let root = self.data.root()?;
         let gpu = self.compute.open(&console)?;
         let network = self.model.load_classifier(&gpu, &console)?;
+        let trainings = network.held_out();
+        let held_out = trainings.first().copied();
         let scan = |split: Option<&str>| {
-            let by_name = Labelled::scan(&root, network.classes(), split);
-            let by_id = || Labelled::scan(&root, network.class_ids(), split);
+            let by_name = Labelled::scan(&root, network.classes(), split, held_out);
+            let by_id = || Labelled::scan(&root, network.class_ids(), split, held_out);
             let found = match network.class_ids() {
                 [] => by_name,
                 _ => by_name.or_else(|error| by_id().map_err(|_| error)),
@@ -185,8 +188,17 @@ impl Evaluate {
             found.context(|| "looking for labelled images")
         };
         let labelled = scan(self.split.as_deref())?;
-        let folder = labelled.root.display().to_string();
-        console.note(format_args!("{} images in {folder}", labelled.items.len()));
+        let all = match self.split {
+            None if labelled.held_out => "; --split all takes all",
+            _ => "",
+        };
+        console.note(format_args!("{} images in {}{all}", labelled.items.len(), labelled.name));
+        if labelled.held_out && trainings.len() > 1 {
+            console.warning(
+                "the networks were trained with different --seed or --val-fraction: some have seen \
+                 images that they are judged on",
+            );
+        }
         let (batch_size, workers) = (self.model.batch_size(), self.workers);
         let question = Question {
             gpu: &gpu,
@@ -202,14 +214,14 @@ impl Evaluate {
             Some(TemperatureOption::Fixed(temperature)) => (Some(temperature), None),
             Some(TemperatureOption::Fit) => {
                 let val = scan(Some("val"))
-                    .context(|| "--temperature fit takes the images of val/; or give a number")?;
-                let of_val = match val.root == labelled.root {
+                    .context(|| "--temperature fit takes the images of val; or give a number")?;
+                let of_val = match val.name == labelled.name {
                     true => None,
                     false => Some(question.ask(&val)?),
                 };
                 let of_val = of_val.as_ref().unwrap_or(&asked);
                 let fitted = Temperature::fit(&of_val.logits, &of_val.labels, classes);
-                (Some(fitted), Some(val.root.display().to_string()))
+                (Some(fitted), Some(val.name))
             }
         };
         let scaled = temperature.map(|temperature| {
@@ -226,7 +238,7 @@ impl Evaluate {
             classes: network.classes(),
             per_class: named(network.classes(), metrics.per_class()),
             confusion: &metrics.confusion,
-            split: &folder,
+            split: &labelled.name,
             tta: self.tta,
             top,
             macro_average: metrics.macro_average(),

@@ -31,7 +31,7 @@ pub struct Skipped {
 }
 
 /// How [`Dataset::scan`] holds images out where the folder does not say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScanOptions {
     /// The share of each class held out for validation, from 0 (none) up to but without 1.
     pub val_fraction: f64,
@@ -60,6 +60,8 @@ pub struct Dataset {
     pub test: Vec<Item>,
     /// Images whose header cannot be read, in none of the lists above.
     pub skipped: Vec<Skipped>,
+    /// How `val` was held out of the training images; none where the folder has a validation split.
+    pub held_out: Option<ScanOptions>,
     /// The archives that the images are in.
     pub archives: Archives,
 }
@@ -85,19 +87,22 @@ impl Dataset {
             let what = format!("--val-fraction {} is not in 0..1", options.val_fraction);
             return Err(Error::Usage(what));
         }
-        let tree = Tree::open(root)?;
+        Self::read(Tree::open(root)?, options)
+    }
+
+    fn read(tree: Tree, options: &ScanOptions) -> Result<Self> {
         let root = &tree.root;
         let splits = Splits::find(&tree)?;
         let classes = tree.class_names(&splits.train)?;
         let train = tree.labelled_images(&splits.train, &classes)?;
         check_classes(&tree, &splits.train, &classes, &train)?;
-        let held_out = |folder: &PathBuf| held_out_images(&tree, folder, &classes);
-        let val = splits.val.as_ref().map(held_out).transpose()?;
-        let test = splits.test.as_ref().map(held_out).transpose()?.unwrap_or_default();
+        let labelled = |folder: &PathBuf| held_out_images(&tree, folder, &classes);
+        let val = splits.val.as_ref().map(labelled).transpose()?;
+        let test = splits.test.as_ref().map(labelled).transpose()?.unwrap_or_default();
 
-        let holds_out = val.is_none();
+        let held_out = val.is_none().then_some(*options);
         let (mut lists, skipped) = readable(root, [train, val.unwrap_or_default(), test])?;
-        if holds_out {
+        if held_out.is_some() {
             let train = std::mem::take(&mut lists[0]);
             [lists[0], lists[1]] = hold_out(train, classes.len(), options).into();
         }
@@ -110,7 +115,7 @@ impl Dataset {
             return Err(Error::data(folder, "none of the class's images can be read"));
         }
         let archives = tree.archives;
-        Ok(Self { root: tree.root, classes, train, val, test, skipped, archives })
+        Ok(Self { root: tree.root, classes, train, val, test, skipped, held_out, archives })
     }
 
     /// Moves a share of every class from `val` to `test`: at least one image, unless it is the class's
@@ -144,9 +149,13 @@ impl Dataset {
 /// Images labelled by a given list of classes, to evaluate a network on.
 #[derive(Clone, Debug)]
 pub struct Labelled {
-    /// The folder that holds the class folders.
+    /// The folder that holds the class folders, or the splits.
     pub root: PathBuf,
-    /// The images, in `ImageFolder`'s order.
+    /// What people call these images: the folder, and which part of it.
+    pub name: String,
+    /// Whether they are a part of the folder that training makes itself.
+    pub held_out: bool,
+    /// The images, in `ImageFolder`'s order; split after split where there are several.
     pub items: Vec<Item>,
     /// Images whose header cannot be read.
     pub skipped: Vec<Skipped>,
@@ -155,14 +164,23 @@ pub struct Labelled {
 impl Labelled {
     /// Reads a folder of class folders (or archives, as [`Dataset::scan`] does), all of which must be
     /// among `classes`; not every class needs a folder. `split` names a folder inside `root` that holds
-    /// them: `train`, `test`, or any name of the validation split (`val`, `valid`, `validation`). With
-    /// `None` it is the validation split, else the test split, else `root` itself.
+    /// them: `train`, `test`, or any name of the validation split (`val`, `valid`, `validation`); `all` is
+    /// every split. With `None` it is the validation split, else the test split, else `root` itself.
+    ///
+    /// `held_out` says how the network's training held images out of a folder without a validation split.
+    /// Of such a folder, if it has every class, `val` and `train` are the parts that it was divided into,
+    /// and `None` is the former unless there is a test split.
     ///
     /// # Errors
     /// As [`Dataset::scan`]; [`Error::Usage`] for a `split` that is a path rather than a name, and
     /// [`Error::Data`] when the split named does not exist, or when `root` has a training split only and
     /// none is named.
-    pub fn scan(root: &Path, classes: &[String], split: Option<&str>) -> Result<Self> {
+    pub fn scan(
+        root: &Path,
+        classes: &[String],
+        split: Option<&str>,
+        held_out: Option<ScanOptions>,
+    ) -> Result<Self> {
         if let Some(name) = split
             && Path::new(name).file_name() != Some(name.as_ref())
         {
@@ -170,23 +188,83 @@ impl Labelled {
             return Err(Error::Usage(what));
         }
         let tree = Tree::open(root)?;
+        if let Some(options) = held_out
+            && let Ok(Splits { train, val: None, test }) = Splits::find(&tree)
+            && are_same(&tree.class_names(&train)?, classes)
+        {
+            match split {
+                None if test.is_none() => return Self::part(tree, train, classes, &options, true),
+                Some(name) if VAL_NAMES.contains(&name) => {
+                    return Self::part(tree, train, classes, &options, true);
+                }
+                Some("train") => return Self::part(tree, train, classes, &options, false),
+                _ => {}
+            }
+        }
         let root = &tree.root;
         let split_of = |name| split_folder(&tree, name);
         let folder = match split {
+            Some("all") => return Self::all(&tree, classes),
             Some(name) => split_of(name)
                 .ok_or_else(|| Error::data(root.join(name), "no such split; name another"))?,
             None => match split_of("val").or_else(|| split_of("test")) {
                 Some(folder) => folder,
                 None if has_folders(&tree, &root.join("train"))? => {
-                    let what =
-                        "has train/ but neither val/ nor test/; give the folder to evaluate on";
+                    let what = "has train/ but neither val/ nor test/; give the folder to evaluate on, \
+                                or --split all";
                     return Err(Error::data(root, what));
                 }
                 None => root.to_owned(),
             },
         };
-        let ([items], skipped) = readable(&folder, [held_out_images(&tree, &folder, classes)?])?;
-        Ok(Self { root: folder, items, skipped })
+        let items = held_out_images(&tree, &folder, classes)?;
+        Self::of(folder, items)
+    }
+
+    /// Every split of a folder, or the folder itself where it has none.
+    fn all(tree: &Tree, classes: &[String]) -> Result<Self> {
+        let mut items = Vec::new();
+        for folder in
+            ["train", "val", "test"].into_iter().filter_map(|name| split_folder(tree, name))
+        {
+            if has_folders(tree, &folder)? {
+                items.extend(held_out_images(tree, &folder, classes)?);
+            }
+        }
+        if items.is_empty() {
+            items = held_out_images(tree, &tree.root, classes)?;
+        }
+        Self::of(tree.root.clone(), items)
+    }
+
+    fn of(root: PathBuf, items: Vec<Item>) -> Result<Self> {
+        let ([items], skipped) = readable(&root, [items])?;
+        Ok(Self { name: root.display().to_string(), root, held_out: false, items, skipped })
+    }
+
+    /// What [`Dataset::scan`] holds out of the images in `folder`, or what it leaves; its classes are
+    /// `classes`, in whatever order.
+    fn part(
+        tree: Tree,
+        folder: PathBuf,
+        classes: &[String],
+        options: &ScanOptions,
+        is_val: bool,
+    ) -> Result<Self> {
+        let dataset = Dataset::read(tree, options)?;
+        let label = |class: &String| classes.iter().position(|name| name == class);
+        let labels: Vec<u32> =
+            dataset.classes.iter().filter_map(label).map(|label| label as u32).collect();
+        let mut items = if is_val { dataset.val } else { dataset.train };
+        items.iter_mut().for_each(|item| item.label = labels[item.label as usize]);
+        let ScanOptions { val_fraction, seed } = options;
+        let part = if is_val { "held out" } else { "left" };
+        let name =
+            format!("{} ({part} by --val-fraction {val_fraction} --seed {seed})", folder.display());
+        if items.is_empty() {
+            return Err(Error::data(name, "there are none; add images, or give --split all"));
+        }
+        Ok(Self { root: folder, name, held_out: is_val, items, skipped: dataset.skipped })
     }
 }
 
@@ -231,6 +309,11 @@ fn split_folder(tree: &Tree, name: &str) -> Option<PathBuf> {
     let aliases = if VAL_NAMES.contains(&name) { &VAL_NAMES[..] } else { &[name] };
     let mut folders = aliases.iter().map(|alias| tree.root.join(alias));
     folders.find(|folder| tree.is_folder(folder))
+}
+
+/// Whether two lists have the same names, in whatever order.
+fn are_same(a: &[String], b: &[String]) -> bool {
+    a.len() == b.len() && a.iter().all(|name| b.contains(name))
 }
 
 fn has_folders(tree: &Tree, folder: &Path) -> Result<bool> {

@@ -14,6 +14,7 @@ use super::judge::{Images, Judge, Measured};
 use super::kitchen::{warn_of_seeds, write_args};
 use super::score::{Average, join, log_softmax};
 use crate::checkpoint::write_atomically;
+use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::train::{Classifier, Console, Interrupt, Network, Reply, RunDir};
@@ -140,6 +141,16 @@ impl Classifier for Ensemble {
 
     fn class_ids(&self) -> &[String] {
         &self.members[0].class_ids
+    }
+
+    fn held_out(&self) -> Vec<ScanOptions> {
+        let mut different: Vec<ScanOptions> = Vec::new();
+        for held_out in self.members.iter().filter_map(|member| member.held_out) {
+            if !different.contains(&held_out) {
+                different.push(held_out);
+            }
+        }
+        different
     }
 
     fn image_size(&self) -> u32 {

@@ -34,6 +34,8 @@ pub struct Images {
     pub val: Split,
     /// Images to report on; often none.
     pub test: Split,
+    /// How `val` was held out of the training images; none where the folder has a validation split.
+    pub held_out: Option<ScanOptions>,
 }
 
 impl Images {
@@ -75,6 +77,7 @@ impl Images {
             train: Split::new(dataset.train),
             val: Split::new(dataset.val),
             test: Split::new(dataset.test),
+            held_out: dataset.held_out,
         })
     }
 

@@ -11,6 +11,7 @@ use super::journal::{Entry, Journal, Statistics, short_name};
 use super::judge::{Images, Judge, Measured, Recalibration};
 use super::lineage;
 use crate::checkpoint::{Checkpoint, Dtype, Meta};
+use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::train::run_dir::write_json;
@@ -244,6 +245,10 @@ impl<'a> Kitchen<'a> {
                 .map(|&(at, share)| lineage::parent(&self.ingredients[at], share))
                 .collect::<Vec<_>>(),
         });
+        if let Some(ScanOptions { val_fraction, seed }) = self.images.held_out {
+            provenance["val_fraction"] = val_fraction.into();
+            provenance["seed"] = seed.into();
+        }
         if let Some(head) = self.head {
             provenance["classifier_of"] = self.ingredients[head].path.to_string_lossy().into();
         }

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::console::Console;
+use super::saving::held_out;
 use crate::checkpoint::{
     Checkpoint, Dtype, HeadPolicy, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta,
 };
+use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::{Arch, Mode, ResNet, Stage};
@@ -27,6 +29,8 @@ pub struct Network {
     pub classes: Vec<String>,
     /// What else they are called; empty where the weights do not say.
     pub class_ids: Vec<String>,
+    /// How images were held out of its training, if the weights say so.
+    pub held_out: Option<ScanOptions>,
     /// Side of the square input in pixels.
     pub image_size: u32,
     mean: [f32; 3],
@@ -65,6 +69,7 @@ impl Network {
             net: ResNet::new(gpu, arch, reading.classes.len(), 0)?,
             classes: reading.classes.clone(),
             class_ids: Vec::new(),
+            held_out: None,
             image_size: reading.image_size,
             mean: reading.mean,
             std: reading.std,
@@ -101,6 +106,7 @@ impl Network {
                 net,
                 classes: classes.to_vec(),
                 class_ids: Vec::new(),
+                held_out: None,
                 image_size: config.image_size.unwrap_or(DEFAULT_IMAGE_SIZE),
                 mean: IMAGENET_MEAN,
                 std: IMAGENET_STD,
@@ -126,6 +132,7 @@ impl Network {
             net,
             classes: classes.to_vec(),
             class_ids: Vec::new(),
+            held_out: None,
             image_size: config
                 .image_size
                 .or(checkpoint.meta.image_size)
@@ -170,6 +177,7 @@ impl Network {
                 .clone()
                 .unwrap_or_else(|| (0..count).map(|class| class.to_string()).collect()),
             class_ids: checkpoint.class_ids(),
+            held_out: held_out(checkpoint.meta.provenance.as_ref()),
             image_size: image_size.or(*own_size).unwrap_or(DEFAULT_IMAGE_SIZE),
             mean: *mean,
             std: *std,

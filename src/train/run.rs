@@ -22,7 +22,7 @@ use super::run_dir::{Results, RunDir, StepLog, check_empty, read_json, write_jso
 use super::state::{Saver, State};
 use super::teachers::{Targets, Teachers};
 use super::validate::Judged;
-use crate::data::Item;
+use crate::data::{Item, ScanOptions};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::optim::{Ema, Scaling};
@@ -119,6 +119,7 @@ pub fn run(
         state: None,
         under_way: false,
         teachers: teachers.as_ref(),
+        held_out: dataset.held_out,
         targets: None,
         cached: None,
         before: progress.seconds,
@@ -208,6 +209,8 @@ pub(super) struct Run<'a> {
     pub started: Instant,
     /// Whom the network learns from besides the labels.
     pub teachers: Option<&'a Teachers>,
+    /// How the validation images were held out of the training images, if they were.
+    pub held_out: Option<ScanOptions>,
     /// What they make of the training images, once that was needed.
     pub targets: Option<Rc<Targets>>,
     /// What the frozen layers make of the images, if the latest phase had that computed once.

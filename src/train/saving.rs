@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::leg::Leg;
 use super::network::Network;
 use super::run::Run;
 use super::state::{Named, State};
+use crate::data::ScanOptions;
 use crate::error::Result;
 
 impl Run<'_> {
@@ -58,7 +59,7 @@ impl Run<'_> {
     }
 
     /// What the weights' file says of where they come from.
-    pub(super) fn provenance(&self, epoch: u32) -> serde_json::Value {
+    pub(super) fn provenance(&self, epoch: u32) -> Value {
         let config = self.config;
         let mut provenance = json!({
             "tool": concat!("wgrad ", env!("CARGO_PKG_VERSION")),
@@ -67,6 +68,9 @@ impl Run<'_> {
             "epoch": epoch,
             "seed": config.seed,
         });
+        if let Some(ScanOptions { val_fraction, .. }) = self.held_out {
+            provenance["val_fraction"] = val_fraction.into();
+        }
         if let Some(teachers) = self.teachers {
             let lessons = teachers.lessons();
             provenance["fuse"] = json!({
@@ -79,4 +83,14 @@ impl Run<'_> {
         }
         provenance
     }
+}
+
+/// How images were held out of the training that a weights' file comes from, if it says so and there were
+/// such.
+pub(super) fn held_out(provenance: Option<&Value>) -> Option<ScanOptions> {
+    let provenance = provenance?;
+    let val_fraction = provenance["val_fraction"].as_f64()?;
+    let seed = provenance["seed"].as_u64()?;
+    let is_share = val_fraction > 0.0 && val_fraction < 1.0;
+    is_share.then_some(ScanOptions { val_fraction, seed })
 }

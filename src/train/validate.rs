@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Interrupt;
 use super::metrics::{Metrics, Tally};
 use super::network::Network;
-use crate::data::{Augment, Batch, Item, Loader, Order, Skipped, Transform};
+use crate::data::{Augment, Batch, Item, Loader, Order, ScanOptions, Skipped, Transform};
 use crate::error::Result;
 use crate::gpu::Gpu;
 
@@ -23,6 +23,10 @@ pub trait Classifier {
 
     /// What else they are called; empty where the weights do not say.
     fn class_ids(&self) -> &[String];
+
+    /// How images were held out of its training, where the weights say so; several where networks were
+    /// trained on different images.
+    fn held_out(&self) -> Vec<ScanOptions>;
 
     /// Side of the square input in pixels.
     fn image_size(&self) -> u32;
@@ -44,6 +48,10 @@ impl Classifier for Network {
 
     fn class_ids(&self) -> &[String] {
         &self.class_ids
+    }
+
+    fn held_out(&self) -> Vec<ScanOptions> {
+        self.held_out.into_iter().collect()
     }
 
     fn image_size(&self) -> u32 {

@@ -6,6 +6,7 @@ mod program;
 mod distill;
 mod ensemble;
 mod exact;
+mod held_out;
 mod kitchen;
 mod refusals;
 mod statistics;

@@ -1,0 +1,60 @@
+//! What networks were not trained on, where the folder does not say: it follows from their training.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::kitchen::write_images;
+use crate::program::Wgrad;
+
+/// What `wgrad evaluate --json` says.
+fn evaluate(wgrad: &Wgrad, weights: &str, options: &[&str]) -> Value {
+    let ran = wgrad.run(&[&["evaluate", "--json", "--weights", weights], options].concat());
+    ran.answer();
+    ran.objects().remove(0)
+}
+
+#[test]
+fn evaluate_takes_what_training_held_out() {
+    let wgrad = Wgrad::with_base();
+    write_images(&wgrad.path("flat"), 10);
+    let options = "pretrain --lr 0.01 --label-smoothing 0 --arch resnet18-w8 --freeze-epochs 0 --seed 3 \
+                   --val-fraction 0.3 --data flat";
+    let options: Vec<_> = options.split_whitespace().collect();
+    let own = ["--epochs", "1", "--batch-size", "8", "--image-size", "32", "--output-dir", "a"];
+    let ran = wgrad.run(&[&options, &own[..], &["--json"]].concat());
+    ran.answer();
+    let end = ran.objects().pop().unwrap();
+    let a = "a/weights/best.safetensors";
+    let evaluate = |weights: &str, options: &[&str]| evaluate(&wgrad, weights, options);
+
+    let held_out = evaluate(a, &["--data", "flat"]);
+    assert_eq!(held_out["images"], 6);
+    assert_eq!((&held_out["loss"], &held_out["top1"]), (&end["loss"], &end["top1"]));
+    assert_eq!(held_out["split"], "flat (held out by --val-fraction 0.3 --seed 3)");
+    for (split, images) in [("val", 6), ("train", 14), ("all", 20)] {
+        assert_eq!(evaluate(a, &["--data", "flat", "--split", split])["images"], images, "{split}");
+    }
+    let told = wgrad.run(&["evaluate", "--data", "flat", "--weights", a]);
+    assert!(told.stderr.contains("--split all takes all"), "{}", told.stderr);
+    let fitted = evaluate(a, &["--data", "flat", "--split", "all", "--temperature", "fit"]);
+    assert_eq!(fitted["scaled"]["fitted_on"], held_out["split"]);
+
+    let none = wgrad.alter(a, "none.safetensors", |a| {
+        a.meta.provenance = Some(json!({ "seed": 3, "val_fraction": 0 }));
+    });
+    assert_eq!(evaluate(&none, &["--data", "flat"])["images"], 20);
+
+    // So it is where the images lie in train/, and elsewhere not.
+    fs::create_dir(wgrad.path("inner")).unwrap();
+    fs::rename(wgrad.path("flat"), wgrad.path("inner/train")).unwrap();
+    assert_eq!(evaluate(a, &["--data", "inner"])["loss"], held_out["loss"]);
+    assert_eq!(evaluate(a, &["--data", "data"])["images"], 12);
+    assert_eq!(evaluate("base/weights/best.safetensors", &["--data", "data/val"])["images"], 12);
+
+    // What is fused is judged by what the fusion held out.
+    let fuse = ["fuse", "soup", a, "--data", "inner", "--seed", "3", "--val-fraction", "0.3"];
+    wgrad.run(&[&fuse[..], &["--output-dir", "out"]].concat()).answer();
+    let fused = evaluate("out/weights/fused.safetensors", &["--data", "inner"]);
+    assert_eq!(fused["loss"], held_out["loss"]);
+}
