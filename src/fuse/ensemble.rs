@@ -209,7 +209,7 @@ pub fn ensemble(
     for ingredient in &mut ingredients {
         ingredient.order_classes(&images.classes, &data)?;
     }
-    warn_of_seeds(&ingredients, &config, console)?;
+    warn_of_seeds(&ingredients, &images, &config.data, console);
     let folder = RunDir::create(config.output_dir.as_deref(), "fuse")?;
     let options = json!({ "average": average });
     write_args(&folder, gpu, "fuse ensemble", &ingredients, &config, options)?;

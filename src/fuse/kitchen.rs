@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, Dtype, Meta};
 use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
+use crate::train::config::DataSource;
 use crate::train::run_dir::write_json;
 use crate::train::{Console, Interrupt, RunDir};
 
@@ -98,7 +99,7 @@ impl<'a> Kitchen<'a> {
                 ingredient.order_classes(&images.classes, &data)?;
             }
         }
-        warn_of_seeds(&ingredients, &config, console)?;
+        warn_of_seeds(&ingredients, &images, &config.data, console);
         for ingredient in &ingredients[1..] {
             if let Some(warning) = ingredient.stranger(&ingredients[0]) {
                 console.warning(warning);
@@ -323,28 +324,30 @@ pub fn write_args(
     write_json(&folder.args(), &args)
 }
 
-/// Where the validation images are drawn by a seed, networks trained with other seeds have seen some.
+/// Where the validation images are drawn by a seed, networks trained with other seeds have seen some, and
+/// so have those of which fewer were held out: the first of the same ones.
 pub fn warn_of_seeds(
     ingredients: &[Ingredient],
-    config: &FuseConfig,
+    images: &Images,
+    data: &DataSource,
     console: &Console,
-) -> Result<()> {
-    if config.data.root()?.join("train").is_dir() {
-        return Ok(());
-    }
+) {
+    let Some(ScanOptions { val_fraction, seed }) = images.held_out else { return };
     for ingredient in ingredients {
-        let seed = |value: &Value| value["seed"].as_u64();
-        let seed = ingredient.checkpoint.meta.provenance.as_ref().and_then(seed);
-        if let Some(seed) = seed.filter(|&seed| seed != config.seed) {
-            console.warning(format_args!(
-                "{} was trained with --seed {seed}, which held out other images of {} than --seed {} \
-                 does: it has seen some that it is judged on; put val/ beside train/, or train all \
-                 with one seed",
-                ingredient.name(),
-                config.data,
-                config.seed
-            ));
-        }
+        let Some(provenance) = &ingredient.checkpoint.meta.provenance else { continue };
+        let own_seed = provenance["seed"].as_u64().filter(|&own| own != seed);
+        let own_fraction = provenance["val_fraction"].as_f64().filter(|&own| own < val_fraction);
+        let (own, here) = match (own_seed, own_fraction) {
+            (None, None) => continue,
+            (Some(own), _) => (format!("--seed {own}"), format!("--seed {seed}")),
+            (None, Some(own)) => {
+                (format!("--val-fraction {own}"), format!("--val-fraction {val_fraction}"))
+            }
+        };
+        console.warning(format_args!(
+            "{} was trained with {own}, which held out other images of {data} than {here} does: it has \
+             seen some that it is judged on; put val/ beside train/, or train all alike",
+            ingredient.name(),
+        ));
     }
-    Ok(())
 }

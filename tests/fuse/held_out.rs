@@ -58,3 +58,38 @@ fn evaluate_takes_what_training_held_out() {
     let fused = evaluate("out/weights/fused.safetensors", &["--data", "inner"]);
     assert_eq!(fused["loss"], held_out["loss"]);
 }
+
+#[test]
+fn images_that_a_network_was_trained_on_are_warned_of() {
+    let wgrad = Wgrad::with_base();
+    let children = ["1", "2"].map(|seed| wgrad.child(seed, &format!("--seed {seed}")));
+    // One that held out less than is held out here, and one that held out more.
+    let base = "base/weights/best.safetensors";
+    let fraction = |name: &str, fraction: f64| {
+        wgrad.alter(base, name, |base| {
+            base.meta.provenance = Some(json!({ "seed": 1, "val_fraction": fraction }));
+        })
+    };
+    let fractions = [fraction("less.safetensors", 0.1), fraction("more.safetensors", 0.4)];
+    let networks: Vec<&str> = children.iter().chain(&fractions).map(String::as_str).collect();
+    write_images(&wgrad.path("flat"), 10);
+    write_images(&wgrad.path("inner/train"), 10);
+    let mut archive = tar::Builder::new(fs::File::create(wgrad.path("data.tar")).unwrap());
+    archive.append_dir_all("data", wgrad.path("data")).unwrap();
+    archive.finish().unwrap();
+    for method in ["soup", "ensemble"] {
+        for (data, is_divided) in
+            [("flat", true), ("inner", true), ("data", false), ("data.tar", false)]
+        {
+            let options = ["--seed", "1", "--data", data, "--image-size", "32", "--output-dir"];
+            let out = format!("{method}-{data}");
+            let ran = wgrad.run(&[&["fuse", method], &networks[..], &options, &[&out]].concat());
+            ran.answer();
+            let warned = |text: &str| ran.stderr.contains(text);
+            assert_eq!(warned("trained with --seed 2, which held out other"), is_divided, "{data}");
+            assert_eq!(warned("trained with --val-fraction 0.1, which"), is_divided, "{data}");
+            assert!(!warned("trained with --seed 1,"), "{}", ran.stderr);
+            assert!(!warned("trained with --val-fraction 0.4"), "{}", ran.stderr);
+        }
+    }
+}
