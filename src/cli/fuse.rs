@@ -177,7 +177,8 @@ struct ImageOptions {
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)]
     test_fraction: f64,
 
-    /// Side of the square input in pixels [default: the networks' own, else 224]
+    /// Side of the square input in pixels; needed where the networks' own differ [default: the networks'
+    /// own, else 224]
     #[arg(long, value_name = "N")]
     image_size: Option<u32>,
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::FuseConfig;
-use super::ingredient::Ingredient;
+use super::ingredient::{Ingredient, ONE_SIZE, common_image_size};
 use super::journal::{Entry, Journal, Statistics, short_name};
 use super::judge::{Images, Judge, Measured};
 use super::kitchen::{warn_of_seeds, write_args};
@@ -17,6 +17,7 @@ use crate::checkpoint::write_atomically;
 use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
+use crate::train::config::check_image_size;
 use crate::train::{Classifier, Console, Interrupt, Network, Reply, RunDir};
 
 /// What `ensemble.json` holds.
@@ -26,6 +27,9 @@ struct Manifest {
     /// How answers are joined.
     #[serde(default)]
     average: Average,
+    /// Side of the square input in pixels; none for the networks' own, which then must be one.
+    #[serde(default)]
+    image_size: Option<u32>,
     members: Vec<Member>,
 }
 
@@ -68,48 +72,56 @@ impl Ensemble {
     }
 
     fn load_members(gpu: &Gpu, path: &Path, image_size: Option<u32>) -> Result<Self> {
-        let (ingredients, average) = read_members(path)?;
-        let mut members = Vec::with_capacity(ingredients.len());
-        for ingredient in &ingredients {
-            members.push(Network::from_checkpoint(gpu, &ingredient.checkpoint, image_size)?);
-        }
-        let size = members[0].image_size;
-        if let Some(other) = members.iter().map(|member| member.image_size).find(|&s| s != size) {
-            return Err(Error::Usage(format!(
-                "the networks take inputs of {size} and {other} px; give one --image-size for all"
-            )));
-        }
-        Ok(Self { members, average })
+        let Ingredients { members, average, image_size: own_size } = Ingredients::read(path)?;
+        let image_size = common_image_size(&members, image_size.or(own_size), ONE_SIZE)?;
+        let load = |member: &Ingredient| {
+            Network::from_checkpoint(gpu, &member.checkpoint, Some(image_size))
+        };
+        Ok(Self { members: members.iter().map(load).collect::<Result<_>>()?, average })
     }
 }
 
-/// The networks that a file written by [`ensemble`] names, with their classes in the order of the
-/// first's.
-///
-/// # Errors
-/// [`Error::Checkpoint`] naming the file that is damaged, has changed, or has other classes than
-/// the first.
-pub(super) fn read_members(path: &Path) -> Result<(Vec<Ingredient>, Average)> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let Manifest { average, members } = serde_json::from_str(&text)
-        .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut ingredients = Vec::with_capacity(members.len());
-    for Member { path, sha256 } in members {
-        let ingredient = Ingredient::read(&folder.join(path))?;
-        if sha256.is_some_and(|sha256| sha256 != ingredient.sha256) {
-            return Err(ingredient.error(
-                "has changed since the ensemble was made; make it again with `wgrad fuse \
+/// What a file written by [`ensemble`] names.
+pub(super) struct Ingredients {
+    /// The networks, with their classes in the order of the first's.
+    pub members: Vec<Ingredient>,
+    /// How their answers are joined.
+    pub average: Average,
+    /// Side of the square input in pixels, if the file says.
+    pub image_size: Option<u32>,
+}
+
+impl Ingredients {
+    /// Reads the file at `path`, and those that it names.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the file that is damaged, has changed, or has other classes than
+    /// the first.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let Manifest { average, image_size, members } = serde_json::from_str(&text)
+            .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
+        image_size
+            .map_or(Ok(()), check_image_size)
+            .map_err(|error| Error::checkpoint(path, error.to_string()))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut ingredients = Vec::with_capacity(members.len());
+        for Member { path, sha256 } in members {
+            let ingredient = Ingredient::read(&folder.join(path))?;
+            if sha256.is_some_and(|sha256| sha256 != ingredient.sha256) {
+                return Err(ingredient.error(
+                    "has changed since the ensemble was made; make it again with `wgrad fuse \
                  ensemble`",
-            ));
+                ));
+            }
+            ingredients.push(ingredient);
         }
-        ingredients.push(ingredient);
+        if ingredients.is_empty() {
+            return Err(Error::checkpoint(path, "names no networks"));
+        }
+        align(&mut ingredients)?;
+        Ok(Self { members: ingredients, average, image_size })
     }
-    if ingredients.is_empty() {
-        return Err(Error::checkpoint(path, "names no networks"));
-    }
-    align(&mut ingredients)?;
-    Ok((ingredients, average))
 }
 
 /// Brings the classifiers' rows into the order of the first network's classes.
@@ -197,6 +209,7 @@ pub fn ensemble(
     config.check()?;
     let ingredients = paths.iter().map(|path| Ingredient::read(path));
     let mut ingredients = ingredients.collect::<Result<Vec<_>>>()?;
+    let image_size = common_image_size(&ingredients, config.image_size, ONE_SIZE)?;
     let mut images = Images::scan(&config, console)?;
     for ingredient in &mut ingredients {
         ingredient.checkpoint.call_classes_like(&images.classes);
@@ -218,13 +231,9 @@ pub fn ensemble(
     let names_of = names.iter().map(String::as_str);
     let mut journal = Journal::start(console, folder.path(), names_of, with_test)?;
     let mut singles = Vec::new();
-    let mut size = None;
     for (ingredient, name) in ingredients.iter().zip(&names) {
-        let judge = Judge::new(gpu, &config, &ingredient.checkpoint, console, interrupt)?;
-        if *size.get_or_insert(judge.image_size()) != judge.image_size() {
-            images.forget();
-            size = Some(judge.image_size());
-        }
+        let judge =
+            Judge::new(gpu, &config, &ingredient.checkpoint, image_size, console, interrupt)?;
         let measured = judge.measure(ingredient.tensors(), &images)?;
         journal.add(&Entry {
             kind: "ingredient",
@@ -246,7 +255,7 @@ pub fn ensemble(
         scores: joined.scores(),
     })?;
     let manifest = folder.path().join("ensemble.json");
-    write_manifest(&manifest, &ingredients, average)?;
+    write_manifest(&manifest, &ingredients, average, image_size)?;
     console.event(&json!({
         "event": "end",
         "name": format!("ensemble of {}", singles.len()),
@@ -258,13 +267,18 @@ pub fn ensemble(
     Ok(())
 }
 
-fn write_manifest(path: &Path, ingredients: &[Ingredient], average: Average) -> Result<()> {
+fn write_manifest(
+    path: &Path,
+    ingredients: &[Ingredient],
+    average: Average,
+    image_size: u32,
+) -> Result<()> {
     let member = |one: &Ingredient| -> Result<Member> {
         let path = std::path::absolute(&one.path).map_err(Error::io(&one.path))?;
         Ok(Member { path, sha256: Some(one.sha256.clone()) })
     };
     let members = ingredients.iter().map(member).collect::<Result<_>>()?;
-    let manifest = Manifest { average, members };
+    let manifest = Manifest { average, image_size: Some(image_size), members };
     write_atomically(path, |file| {
         serde_json::to_writer_pretty(&mut *file, &manifest)?;
         writeln!(file)

@@ -6,11 +6,38 @@ use std::path::{Path, PathBuf};
 use super::average::{Tensors, distance};
 use crate::checkpoint::{Checkpoint, file_sha256};
 use crate::error::{Context, Error, Result};
-use crate::train::read_finite;
+use crate::train::{DEFAULT_IMAGE_SIZE, read_finite};
 
 /// Beyond this [`distance`] two networks are taken for strangers: their cosine is below a half, where
 /// fine-tunes of one network stay above 0.9.
 const STRANGERS: f64 = 0.7;
+
+/// What to do about networks whose inputs are of different sizes.
+pub const ONE_SIZE: &str = "give one --image-size for all";
+
+/// Side of the square input, in pixels, of networks that are fused: `asked`, else what those that have a
+/// size of their own agree on, else 224.
+///
+/// # Errors
+/// [`Error::Usage`] with two sizes and with `advice` if they do not agree.
+pub fn common_image_size(
+    ingredients: &[Ingredient],
+    asked: Option<u32>,
+    advice: &str,
+) -> Result<u32> {
+    if let Some(size) = asked {
+        return Ok(size);
+    }
+    let own = |one: &Ingredient| Some((one.checkpoint.meta.image_size?, one.name().to_string()));
+    let mut sizes = ingredients.iter().filter_map(own);
+    let Some((size, first)) = sizes.next() else { return Ok(DEFAULT_IMAGE_SIZE) };
+    match sizes.find(|(other, _)| *other != size) {
+        None => Ok(size),
+        Some((other, second)) => Err(Error::Usage(format!(
+            "the networks take inputs of {size} and {other} px ({first}, {second}); {advice}"
+        ))),
+    }
+}
 
 /// A checkpoint that is fused.
 pub struct Ingredient {

@@ -81,13 +81,6 @@ impl Images {
         })
     }
 
-    /// Decodes the images anew when they are next needed, as for a network of another input size.
-    pub fn forget(&self) {
-        for split in [&self.train, &self.val, &self.test] {
-            *split.cache.borrow_mut() = None;
-        }
-    }
-
     /// Numbers the classes in the order of `classes`, which has the same names.
     pub fn order_classes(&mut self, classes: &[String]) {
         let of = |class: &String| classes.iter().position(|name| name == class);
@@ -183,7 +176,7 @@ pub struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// A judge of networks like `checkpoint`.
+    /// A judge of networks like `checkpoint`, on inputs of `image_size` × `image_size` pixels.
     ///
     /// # Errors
     /// What the device reported.
@@ -191,10 +184,11 @@ impl<'a> Judge<'a> {
         gpu: &'a Gpu,
         config: &FuseConfig,
         checkpoint: &Checkpoint,
+        image_size: u32,
         console: &'a Console,
         interrupt: &'a Interrupt,
     ) -> Result<Self> {
-        let network = Network::from_checkpoint(gpu, checkpoint, config.image_size)?;
+        let network = Network::from_checkpoint(gpu, checkpoint, Some(image_size))?;
         let batch_size = network.images_at_a_time(gpu, config.batch_size);
         let (workers, seed) = (config.workers, config.seed);
         Ok(Self { gpu, console, interrupt, network, batch_size, workers, seed })

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::FuseConfig;
 use super::average::{Tensors, is_backbone, same_backbone, weighted_sum};
-use super::ingredient::Ingredient;
+use super::ingredient::{Ingredient, ONE_SIZE, common_image_size};
 use super::journal::{Entry, Journal, Statistics, short_name};
 use super::judge::{Images, Judge, Measured, Recalibration};
 use super::lineage;
@@ -70,6 +70,7 @@ impl<'a> Kitchen<'a> {
         for ingredient in &ingredients[1..] {
             ingredient.check_same_network(&ingredients[0])?;
         }
+        let image_size = common_image_size(&ingredients, config.image_size, ONE_SIZE)?;
         let mut images = Images::scan(&config, console)?;
         for ingredient in &mut ingredients {
             ingredient.checkpoint.call_classes_like(&images.classes);
@@ -105,7 +106,8 @@ impl<'a> Kitchen<'a> {
                 console.warning(warning);
             }
         }
-        let judge = Judge::new(gpu, &config, &ingredients[leader].checkpoint, console, interrupt)?;
+        let leader = &ingredients[leader].checkpoint;
+        let judge = Judge::new(gpu, &config, leader, image_size, console, interrupt)?;
         let folder = RunDir::create(config.output_dir.as_deref(), "fuse")?;
         let names: Vec<String> =
             ingredients.iter().map(|ingredient| short_name(&ingredient.path)).collect();

@@ -43,7 +43,7 @@ pub struct FuseConfig {
     pub val_fraction: f64,
     /// Share of each class of the validation images that is kept for the report.
     pub test_fraction: f64,
-    /// Side of the square input in pixels; none for the networks' own, or 224.
+    /// Side of the square input in pixels; none for the networks' own, which then must be one, or 224.
     pub image_size: Option<u32>,
     /// Images at a time, and of a batch of batch-norm statistics.
     pub batch_size: usize,

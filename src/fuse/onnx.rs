@@ -5,14 +5,13 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::ensemble::read_members;
-use super::ingredient::Ingredient;
+use super::ensemble::Ingredients;
+use super::ingredient::{Ingredient, common_image_size};
 use super::lineage;
 use super::score::Average;
 use crate::checkpoint::onnx::{self, Builder, Graph, INPUT, LOGITS, int};
 use crate::checkpoint::{ARCH, Meta};
 use crate::error::{Error, Result};
-use crate::train::DEFAULT_IMAGE_SIZE;
 
 /// Writes the ensemble that the file `manifest` names as an ONNX file, atomically, and returns what its
 /// networks are.
@@ -24,15 +23,12 @@ use crate::train::DEFAULT_IMAGE_SIZE;
 /// # Errors
 /// Those of [`super::Ensemble::load`], and [`Error::Io`] where the file cannot be written.
 pub fn export_ensemble(manifest: &Path, path: &Path) -> Result<String> {
-    let (members, average) = read_members(manifest)?;
-    let sizes = members.iter().map(|one| one.checkpoint.meta.image_size);
-    let mut sizes = sizes.map(|size| size.unwrap_or(DEFAULT_IMAGE_SIZE));
-    let size = sizes.next().unwrap_or(DEFAULT_IMAGE_SIZE);
-    if let Some(other) = sizes.find(|&other| other != size) {
-        return Err(Error::Usage(format!(
-            "the networks take inputs of {size} and {other} px, and an ONNX file has one input"
-        )));
-    }
+    let Ingredients { members, average, image_size } = Ingredients::read(manifest)?;
+    let size = common_image_size(
+        &members,
+        image_size,
+        "make it again with `wgrad fuse ensemble --image-size N`",
+    )?;
     let archs: Vec<_> = members.iter().map(|one| one.checkpoint.arch.to_string()).collect();
     let name = format!("ensemble of {}", archs.join(", "));
     let cannot = |what| Error::checkpoint(path, what);

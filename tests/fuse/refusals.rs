@@ -64,6 +64,49 @@ fn what_does_not_go_together_is_named_and_nothing_written() {
 }
 
 #[test]
+fn networks_for_inputs_of_different_sizes_need_one_size() {
+    let wgrad = Wgrad::with_base();
+    let base = "base/weights/best.safetensors";
+    let sized = |name: &str, size| wgrad.alter(base, name, |base| base.meta.image_size = size);
+    let (large, open) = (sized("large.safetensors", Some(64)), sized("open.safetensors", None));
+    let fuse = |method: &[&str], other: &str, options: &[&str]| {
+        let own = ["--data", "data", "--output-dir", "out", "--json"];
+        wgrad.run(&[&["fuse"], method, &[base, other], &own, options].concat())
+    };
+    for method in [&["interpolate"][..], &["soup", "--uniform"], &["ensemble"]] {
+        let ran = fuse(method, &large, &[]);
+        let error = ran.error(2);
+        assert!(error.contains("32 and 64 px (base/weights/best.safetensors, large"), "{error}");
+        assert!(error.contains("give one --image-size"), "{error}");
+        assert!(!wgrad.path("out").exists(), "{method:?}");
+    }
+    for (other, options, size) in [(&large, &["--image-size", "48"][..], 48), (&open, &[], 32)] {
+        fuse(&["soup", "--uniform"], other, options).answer();
+        assert_eq!(wgrad.read("out/weights/fused.safetensors").meta.image_size, Some(size));
+        std::fs::remove_dir_all(wgrad.path("out")).unwrap();
+
+        // Whoever takes the ensemble's file reads images as they were read to measure it.
+        let ran = fuse(&["ensemble"], other, options);
+        ran.answer();
+        let measured = ran.objects().pop().unwrap()["result"]["val"]["loss"].as_f64().unwrap();
+        let weights = ["--weights", "out/ensemble.json"];
+        let ran = wgrad.run(&[&["evaluate", "--data", "data", "--json"], &weights[..]].concat());
+        ran.answer();
+        let evaluated = ran.objects()[0]["loss"].as_f64().unwrap();
+        assert!((evaluated - measured).abs() < 1e-6, "{size}: {evaluated} {measured}");
+        let ran = wgrad.run(&[&["predict", "data/val/a/0.png"], &weights[..]].concat());
+        ran.answer();
+        assert!(ran.stderr.contains(&format!("{size} px")), "{}", ran.stderr);
+        wgrad.run(&[&["export", "out.onnx"], &weights[..]].concat()).answer();
+        std::fs::remove_dir_all(wgrad.path("out")).unwrap();
+    }
+    let manifest = format!(r#"{{"image_size": 1000000, "members": [{{"path": "{base}"}}]}}"#);
+    std::fs::write(wgrad.path("huge.json"), manifest).unwrap();
+    let ran = wgrad.run(&["predict", "data/val/a/0.png", "--weights", "huge.json"]);
+    assert!(ran.error(1).contains("huge.json: --image-size 1000000"), "{}", ran.stderr);
+}
+
+#[test]
 fn ids_for_other_outputs_than_there_are_name_no_class() {
     let wgrad = Wgrad::with_base();
     let surplus = wgrad.alter("base/weights/best.safetensors", "surplus.safetensors", |base| {
