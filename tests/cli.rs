@@ -118,6 +118,19 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
 }
 
 #[test]
+fn explain_offers_what_it_takes() {
+    let wgrad = Wgrad::new();
+    let help = |command| wgrad.run(&[command, "--help"]).stdout;
+    for text in ["--batch-size", "ensemble.json"] {
+        assert!(help("predict").contains(text) && !help("explain").contains(text), "{text}");
+    }
+    assert!(help("explain").contains("--image-size"));
+    fs::write(wgrad.path("ensemble.json"), "{}").unwrap();
+    let ran = wgrad.run(&["explain", "x.png", "--weights", "ensemble.json"]);
+    assert!(ran.error(2).contains("several networks"), "{}", ran.stderr);
+}
+
+#[test]
 fn temperatures_have_limits() {
     let wgrad = Wgrad::new();
     for temperature in ["1e-60", "0.001", "1e60", "0", "-1", "inf", "nan", "cold"] {

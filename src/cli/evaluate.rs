@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
+use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips};
 use crate::data::{Labelled, Skipped};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -52,7 +52,7 @@ pub struct Evaluate {
     workers: usize,
 
     #[command(flatten)]
-    model: ModelOptions,
+    model: ClassifierOptions,
     #[command(flatten)]
     compute: ComputeOptions,
     #[command(flatten)]
@@ -175,7 +175,7 @@ impl Evaluate {
         let interrupt = interrupt::install();
         let root = self.data.root()?;
         let gpu = self.compute.open(&console)?;
-        let network = self.model.load_classifier(&gpu, &console)?;
+        let network = self.model.load(&gpu, &console)?;
         let trainings = network.held_out();
         let held_out = trainings.first().copied();
         let scan = |split: Option<&str>| {

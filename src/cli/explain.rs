@@ -9,7 +9,7 @@ use image::RgbImage;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
+use super::shared::{ComputeOptions, NetworkOptions, OutputOptions, Skips};
 use crate::data::{decode, resize_center_crop};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -38,7 +38,7 @@ pub struct Explain {
     output_dir: PathBuf,
 
     #[command(flatten)]
-    model: ModelOptions,
+    network: NetworkOptions,
     #[command(flatten)]
     compute: ComputeOptions,
     #[command(flatten)]
@@ -89,7 +89,7 @@ impl Explain {
         let console = self.output.console();
         let interrupt = interrupt::install();
         let gpu = self.compute.open(&console)?;
-        let network = self.model.load(&gpu, &console)?;
+        let network = self.network.load(&gpu, &console)?;
         let layer = self.layer.map_or_else(|| layer_for(network.image_size), Layer::stage);
         fs::create_dir_all(&self.output_dir).map_err(Error::io(&self.output_dir))?;
         let mut skips = Skips::new(&console);

@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ComputeOptions, ModelOptions, OutputOptions, Skips};
+use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips};
 use crate::data::{decode, image_files, resize_center_crop};
 use crate::error::{Error, Result};
 use crate::train::metrics::{softmax, top_k};
@@ -28,7 +28,7 @@ pub struct Predict {
     top: NonZero<usize>,
 
     #[command(flatten)]
-    model: ModelOptions,
+    model: ClassifierOptions,
     #[command(flatten)]
     compute: ComputeOptions,
     #[command(flatten)]
@@ -57,7 +57,7 @@ impl Predict {
         let mut skips = Skips::new(&console);
         let images = expand(&self.images, &mut skips)?;
         let gpu = self.compute.open(&console)?;
-        let network = self.model.load_classifier(&gpu, &console)?;
+        let network = self.model.load(&gpu, &console)?;
         let batch_size = network.images_at_a_time(&gpu, self.model.batch_size());
         for paths in images.chunks(batch_size) {
             interrupt.check()?;

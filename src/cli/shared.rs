@@ -182,44 +182,53 @@ impl OutputOptions {
 /// Which trained network.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
-pub struct ModelOptions {
+pub struct NetworkOptions {
+    /// The checkpoint [default: the newest runs/*/weights/best.safetensors]
+    #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
+    weights: Option<Source>,
+
+    #[command(flatten)]
+    image_size: ImageSizeOption,
+}
+
+impl NetworkOptions {
+    /// Finds and loads the network, and says which it is.
+    pub fn load(&self, gpu: &Gpu, console: &Console) -> Result<Network> {
+        let image_size = self.image_size.checked()?;
+        let path = trained(self.weights.as_ref(), console)?;
+        if Ensemble::is_manifest(&path) {
+            let what = "an ensemble is several networks; name one of them";
+            return Err(Error::Usage(format!("{}: {what}", path.display())));
+        }
+        load_network(gpu, &path, image_size, console)
+    }
+}
+
+/// Which trained network, or several that answer together.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Network")]
+pub struct ClassifierOptions {
     /// The checkpoint, or an ensemble.json that `wgrad fuse ensemble` wrote [default: the newest runs/*/weights/best.safetensors]
     #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
-    /// Side of the square input in pixels [default: the checkpoint's own, else 224]
-    #[arg(long, value_name = "N")]
-    image_size: Option<u32>,
+    #[command(flatten)]
+    image_size: ImageSizeOption,
 
     /// Images at a time
     #[arg(short, long, value_name = "N", default_value = "32")]
     batch_size: NonZero<usize>,
 }
 
-impl ModelOptions {
-    /// Finds and loads the network, and says which it is.
-    pub fn load(&self, gpu: &Gpu, console: &Console) -> Result<Network> {
-        self.image_size.map_or(Ok(()), check_image_size)?;
-        let path = self.path(console)?;
-        let network = Network::load(gpu, &path, self.image_size)?;
-        console.note(format_args!(
-            "network: {}, {} classes, {} px, from {}",
-            network.net.arch(),
-            network.classes.len(),
-            network.image_size,
-            path.display()
-        ));
-        Ok(network)
-    }
-
-    /// [`ModelOptions::load`], or the networks of an ensemble.
-    pub fn load_classifier(&self, gpu: &Gpu, console: &Console) -> Result<Box<dyn Classifier>> {
-        self.image_size.map_or(Ok(()), check_image_size)?;
-        let path = self.path(console)?;
+impl ClassifierOptions {
+    /// Finds and loads the network or the networks, and says which they are.
+    pub fn load(&self, gpu: &Gpu, console: &Console) -> Result<Box<dyn Classifier>> {
+        let image_size = self.image_size.checked()?;
+        let path = trained(self.weights.as_ref(), console)?;
         if !Ensemble::is_manifest(&path) {
-            return Ok(Box::new(self.load(gpu, console)?));
+            return Ok(Box::new(load_network(gpu, &path, image_size, console)?));
         }
-        let ensemble = Ensemble::load(gpu, &path, self.image_size)?;
+        let ensemble = Ensemble::load(gpu, &path, image_size)?;
         console.note(format_args!(
             "ensemble: {} networks, {} classes, {} px, from {}",
             ensemble.members().len(),
@@ -230,14 +239,42 @@ impl ModelOptions {
         Ok(Box::new(ensemble))
     }
 
-    fn path(&self, console: &Console) -> Result<PathBuf> {
-        trained(self.weights.as_ref(), console)
-    }
-
     /// Images at a time.
     pub fn batch_size(&self) -> usize {
         self.batch_size.get()
     }
+}
+
+/// How large images are when the network sees them.
+#[derive(Args, Clone, Copy, Debug)]
+struct ImageSizeOption {
+    /// Side of the square input in pixels [default: the weights' own, else 224]
+    #[arg(long, value_name = "N", help_heading = "Network")]
+    image_size: Option<u32>,
+}
+
+impl ImageSizeOption {
+    fn checked(self) -> Result<Option<u32>> {
+        self.image_size.map_or(Ok(()), check_image_size)?;
+        Ok(self.image_size)
+    }
+}
+
+fn load_network(
+    gpu: &Gpu,
+    path: &Path,
+    image_size: Option<u32>,
+    console: &Console,
+) -> Result<Network> {
+    let network = Network::load(gpu, path, image_size)?;
+    console.note(format_args!(
+        "network: {}, {} classes, {} px, from {}",
+        network.net.arch(),
+        network.classes.len(),
+        network.image_size,
+        path.display()
+    ));
+    Ok(network)
 }
 
 /// The file of a trained network, downloaded first if need be; the newest run's best if none is named.
