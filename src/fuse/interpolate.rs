@@ -52,7 +52,7 @@ pub fn interpolate(
         let candidate = kitchen.average(&[(0, 1.0 - alpha), (1, alpha)], true)?;
         kitchen.note("interpolation", &name(alpha), Some(alpha), &candidate)?;
         if save_all {
-            let file = format!("weights/alpha-{alpha:.3}.safetensors");
+            let file = format!("weights/alpha-{}.safetensors", share(alpha));
             kitchen.write(kitchen.folder().path().join(file), &candidate, &method(alpha))?;
         }
         curve.push(Point::new(alpha, &candidate));
@@ -75,7 +75,13 @@ pub fn interpolate(
 }
 
 fn name(alpha: f64) -> String {
-    format!("alpha {alpha:.3}")
+    format!("alpha {}", share(alpha))
+}
+
+/// With three decimals, or with as many as tell it from any other.
+fn share(alpha: f64) -> String {
+    let short = format!("{alpha:.3}");
+    if short.parse() == Ok(alpha) { short } else { format!("{alpha:?}") }
 }
 
 fn method(alpha: f64) -> serde_json::Value {
@@ -152,4 +158,18 @@ fn write_curve(path: &std::path::Path, curve: &[Point]) -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_shares_are_called_alike() {
+        let next = f64::from_bits(0.1f64.to_bits() + 1);
+        let alphas = [0.0, 1e-300, 0.1, next, 0.1001, 0.1004, 0.5, 2.0 / 3.0, 1.0];
+        let names: std::collections::BTreeSet<_> = alphas.map(share).into();
+        assert_eq!(names.len(), alphas.len(), "{names:?}");
+        assert_eq!([0.5, 0.1001, 1e-300].map(share), ["0.500", "0.1001", "1e-300"]);
+    }
 }

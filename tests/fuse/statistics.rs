@@ -145,13 +145,16 @@ fn a_pretrained_network_lends_its_backbone() {
             }
         }
     });
-    let ran = wgrad.fuse(&["interpolate", &parent, &a, "--alpha", "0.5", "0", "--save-all"]);
+    let alphas = ["--alpha", "0.5", "0", "0.5001", "--save-all"];
+    let ran = wgrad.fuse(&[&["interpolate", &parent, &a], &alphas[..]].concat());
     ran.answer();
     assert!(ran.stderr.contains("classifier"), "{}", ran.stderr);
     let (parent, child) = (wgrad.read(&parent), wgrad.read(&a));
     let half = wgrad.read("out/weights/alpha-0.500.safetensors");
     let first = |checkpoint: &Checkpoint| checkpoint.tensors["conv1.weight"].as_f32().unwrap()[0];
     assert_eq!(first(&half), (first(&parent) + first(&child)) / 2.0);
+    let near = wgrad.read("out/weights/alpha-0.5001.safetensors");
+    assert_eq!(near.meta.provenance.unwrap()["fuse"]["alpha"], 0.5001);
     let start = wgrad.read("out/weights/alpha-0.000.safetensors");
     for name in parent.tensors.keys() {
         let from = if name.starts_with("fc.") { &child } else { &parent };
@@ -162,7 +165,7 @@ fn a_pretrained_network_lends_its_backbone() {
     let picture = image::open(wgrad.path("out/curve.png")).unwrap();
     assert!(picture.width() > 3 * picture.height(), "three charts side by side");
     let curve = std::fs::read_to_string(wgrad.path("out/curve.csv")).unwrap();
-    assert_eq!(curve.lines().count(), 3, "{curve}");
+    assert_eq!(curve.lines().count(), 4, "{curve}");
     assert!(curve.starts_with("alpha,val/accuracy_top1,val/loss,val/ece,"), "{curve}");
 }
 
