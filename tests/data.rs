@@ -108,6 +108,27 @@ fn a_training_split_alone_is_divided() {
 fn a_class_may_be_called_train() {
     let folder = images(&["train/1.png", "train/2.png", "car/1.png", "car/2.png"]);
     assert_eq!(scan(folder.path()).unwrap().classes, ["car", "train"]);
+
+    // Not if it has folders itself; then the others are not left out silently.
+    let folder = images(&[
+        "train/fast/1.png",
+        "train/fast/2.png",
+        "train/slow/1.png",
+        "car/1.png",
+        "bus/old/1.png",
+        "test/1.png",
+        "valid/slow/1.png",
+    ]);
+    fs::create_dir(folder.path().join("labels")).unwrap();
+    fs::write(folder.path().join("labels/1.txt"), "slow").unwrap();
+    let dataset = scan(folder.path()).unwrap();
+    assert_eq!(dataset.classes, ["fast", "slow"]);
+    assert_eq!(dataset.left_out, ["bus", "car"].map(|name| folder.path().join(name)));
+    let warning = dataset.left_out_warning().unwrap();
+    assert!(warning.starts_with("left out bus, car: "), "{warning}");
+    fs::remove_dir_all(folder.path().join("car")).unwrap();
+    fs::remove_dir_all(folder.path().join("bus")).unwrap();
+    assert_eq!(scan(folder.path()).unwrap().left_out_warning(), None);
 }
 
 #[test]

@@ -60,6 +60,8 @@ pub struct Dataset {
     pub test: Vec<Item>,
     /// Images whose header cannot be read, in none of the lists above.
     pub skipped: Vec<Skipped>,
+    /// Folders of images beside `train/` that are no split, in none of the lists above.
+    pub left_out: Vec<PathBuf>,
     /// How `val` was held out of the training images; none where the folder has a validation split.
     pub held_out: Option<ScanOptions>,
     /// The archives that the images are in.
@@ -115,7 +117,18 @@ impl Dataset {
             return Err(Error::data(folder, "none of the class's images can be read"));
         }
         let archives = tree.archives;
-        Ok(Self { root: tree.root, classes, train, val, test, skipped, held_out, archives })
+        let left_out = splits.left_out;
+        Ok(Self {
+            root: tree.root,
+            classes,
+            train,
+            val,
+            test,
+            skipped,
+            left_out,
+            held_out,
+            archives,
+        })
     }
 
     /// Moves a share of every class from `val` to `test`: at least one image, unless it is the class's
@@ -136,6 +149,20 @@ impl Dataset {
         (self.val, self.test) =
             hold_out(std::mem::take(&mut self.val), self.classes.len(), &options);
         Ok(())
+    }
+
+    /// What to warn of when folders of images are left out.
+    pub fn left_out_warning(&self) -> Option<String> {
+        let names: Vec<String> = self.left_out.iter().map(|folder| file_name(folder)).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "left out {}: {} holds folders and so is taken for the training images, what lies beside \
+                 it for no class; if train is a class, move the images in its folders up into it, else \
+                 move the classes into train/",
+                enumerate(&names),
+                self.root.join("train").display(),
+            )
+        })
     }
 
     /// How many of `items` each class has.
@@ -189,7 +216,7 @@ impl Labelled {
         }
         let tree = Tree::open(root)?;
         if let Some(options) = held_out
-            && let Ok(Splits { train, val: None, test }) = Splits::find(&tree)
+            && let Ok(Splits { train, val: None, test, .. }) = Splits::find(&tree)
             && are_same(&tree.class_names(&train)?, classes)
         {
             match split {
@@ -273,6 +300,8 @@ struct Splits {
     train: PathBuf,
     val: Option<PathBuf>,
     test: Option<PathBuf>,
+    /// Folders of images that are no split, where there are splits.
+    left_out: Vec<PathBuf>,
 }
 
 impl Splits {
@@ -287,7 +316,9 @@ impl Splits {
                 Some(test) if has_folders(tree, &test)? => Some(test),
                 _ => None,
             };
-            return Ok(Self { train, val, test });
+            let mut left_out = tree.list(root)?.folders;
+            left_out.retain(|folder| !is_split(&file_name(folder)) && holds_images(tree, folder));
+            return Ok(Self { train, val, test, left_out });
         }
         if let Some(val) = val
             && has_folders(tree, &val)?
@@ -295,7 +326,7 @@ impl Splits {
             let what = format!("has {}/ but no train/ with class folders", file_name(&val));
             return Err(Error::data(root, what));
         }
-        Ok(Self { train: root.to_owned(), val: None, test: None })
+        Ok(Self { train: root.to_owned(), val: None, test: None, left_out: Vec::new() })
     }
 }
 
@@ -314,6 +345,11 @@ fn split_folder(tree: &Tree, name: &str) -> Option<PathBuf> {
 /// Whether two lists have the same names, in whatever order.
 fn are_same(a: &[String], b: &[String]) -> bool {
     a.len() == b.len() && a.iter().all(|name| b.contains(name))
+}
+
+/// Whether there are images in a folder or in folders in it, as far as these can be read.
+fn holds_images(tree: &Tree, folder: &Path) -> bool {
+    tree.files_under(folder).is_ok_and(|files| !files.images.is_empty())
 }
 
 fn has_folders(tree: &Tree, folder: &Path) -> Result<bool> {

@@ -69,6 +69,9 @@ impl Images {
                 (_, false) => " (held out from val)",
             }
         ));
+        if let Some(warning) = dataset.left_out_warning() {
+            console.warning(warning);
+        }
         for Skipped { path, reason } in &dataset.skipped {
             console.warning(format_args!("left out {}: {reason}", path.display()));
         }

@@ -49,6 +49,9 @@ pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
     }
     console.line(format_args!("  train {}", counts(&dataset.train)));
     console.line(format_args!("  val {}", counts(&dataset.val)));
+    if let Some(warning) = dataset.left_out_warning() {
+        console.warning(warning);
+    }
     if dataset.train.is_empty() {
         return Err(Error::data(&root, "there is no image to train on"));
     }

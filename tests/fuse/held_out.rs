@@ -93,3 +93,17 @@ fn images_that_a_network_was_trained_on_are_warned_of() {
         }
     }
 }
+
+#[test]
+fn folders_of_images_beside_train_are_warned_of() {
+    let wgrad = Wgrad::with_base();
+    write_images(&wgrad.path("data/others"), 1);
+    let base = "base/weights/best.safetensors";
+    for command in
+        [&["finetune", "--max-steps", "1", "--weights", base][..], &["fuse", "soup", base]]
+    {
+        let ran = wgrad.run(&[command, &["--data", "data", "--output-dir", command[0]]].concat());
+        ran.answer();
+        assert!(ran.stderr.contains("warning: left out others: "), "{}", ran.stderr);
+    }
+}
