@@ -28,8 +28,8 @@ pub struct Evaluate {
     #[arg(long, value_name = "DIR|ARCHIVE|demo", default_value = "demo")]
     data: DataSource,
 
-    /// Which images of the folder: train, val, test, all [default: val, else test, else all; of a folder
-    /// without val/, what the network's training held out of it, if the weights say so, is val]
+    /// Which images of the folder: train, val, test, all [default: val, else test, else all; of the
+    /// folder that the network was trained on, if it has no val/, val is what was held out of it]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 
@@ -177,8 +177,12 @@ impl Evaluate {
         let gpu = self.compute.open(&console)?;
         let network = self.model.load(&gpu, &console)?;
         let trainings = network.held_out();
-        let held_out = trainings.first().copied();
+        let training = trainings.first();
+        let same = training.is_some_and(|training| training.is_of(&root));
         let scan = |split: Option<&str>| {
+            // Of other images nothing was held out; who knows better says so.
+            let training = training.filter(|_| same || split.is_some());
+            let held_out = training.map(|training| training.options);
             let by_name = Labelled::scan(&root, network.classes(), split, held_out);
             let by_id = || Labelled::scan(&root, network.class_ids(), split, held_out);
             let found = match network.class_ids() {
@@ -192,6 +196,14 @@ impl Evaluate {
             None if labelled.held_out => "; --split all takes all",
             _ => "",
         };
+        if let (Some(training), None, false) = (training, &self.split, same)
+            && labelled.root == root
+        {
+            console.note(format_args!(
+                "if these are the images of {}, --split val takes those that training held out",
+                training.data
+            ));
+        }
         console.note(format_args!("{} images in {}{all}", labelled.items.len(), labelled.name));
         if labelled.held_out && trainings.len() > 1 {
             console.warning(

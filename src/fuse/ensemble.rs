@@ -14,11 +14,10 @@ use super::judge::{Images, Judge, Measured};
 use super::kitchen::{warn_of_seeds, write_args};
 use super::score::{Average, join, log_softmax};
 use crate::checkpoint::write_atomically;
-use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::train::config::check_image_size;
-use crate::train::{Classifier, Console, Interrupt, Network, Reply, RunDir};
+use crate::train::{Classifier, Console, HeldOut, Interrupt, Network, Reply, RunDir};
 
 /// What `ensemble.json` holds.
 #[derive(Debug, Deserialize, Serialize)]
@@ -155,11 +154,11 @@ impl Classifier for Ensemble {
         &self.members[0].class_ids
     }
 
-    fn held_out(&self) -> Vec<ScanOptions> {
-        let mut different: Vec<ScanOptions> = Vec::new();
-        for held_out in self.members.iter().filter_map(|member| member.held_out) {
-            if !different.contains(&held_out) {
-                different.push(held_out);
+    fn held_out(&self) -> Vec<HeldOut> {
+        let mut different: Vec<HeldOut> = Vec::new();
+        for held_out in self.members.iter().filter_map(|member| member.held_out.as_ref()) {
+            if !different.contains(held_out) {
+                different.push(held_out.clone());
             }
         }
         different

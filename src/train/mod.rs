@@ -34,6 +34,7 @@ pub use interrupt::Interrupt;
 pub use network::{Answer, DEFAULT_IMAGE_SIZE, Network, read_finite};
 pub use run::run;
 pub use run_dir::RunDir;
+pub use saving::HeldOut;
 pub use source::Batch;
 pub use step::{Done, Inputs, Pending, Pipeline, Stepper};
 pub use teachers::{Lessons, Teachers};

@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::console::Console;
-use super::saving::held_out;
+use super::saving::HeldOut;
 use crate::checkpoint::{
     Checkpoint, Dtype, HeadPolicy, IMAGENET_MEAN, IMAGENET_STD, LoadReport, Meta,
 };
-use crate::data::ScanOptions;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::{Arch, Mode, ResNet, Stage};
@@ -30,7 +29,7 @@ pub struct Network {
     /// What else they are called; empty where the weights do not say.
     pub class_ids: Vec<String>,
     /// How images were held out of its training, if the weights say so.
-    pub held_out: Option<ScanOptions>,
+    pub held_out: Option<HeldOut>,
     /// Side of the square input in pixels.
     pub image_size: u32,
     mean: [f32; 3],
@@ -177,7 +176,7 @@ impl Network {
                 .clone()
                 .unwrap_or_else(|| (0..count).map(|class| class.to_string()).collect()),
             class_ids: checkpoint.class_ids(),
-            held_out: held_out(checkpoint.meta.provenance.as_ref()),
+            held_out: HeldOut::of(checkpoint.meta.provenance.as_ref()),
             image_size: image_size.or(*own_size).unwrap_or(DEFAULT_IMAGE_SIZE),
             mean: *mean,
             std: *std,

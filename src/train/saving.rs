@@ -1,9 +1,11 @@
 //! What a run leaves behind to go on from, at any time.
 
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::config::DataSource;
 use super::leg::Leg;
 use super::network::Network;
 use super::run::Run;
@@ -85,12 +87,31 @@ impl Run<'_> {
     }
 }
 
-/// How images were held out of the training that a weights' file comes from, if it says so and there were
-/// such.
-pub(super) fn held_out(provenance: Option<&Value>) -> Option<ScanOptions> {
-    let provenance = provenance?;
-    let val_fraction = provenance["val_fraction"].as_f64()?;
-    let seed = provenance["seed"].as_u64()?;
-    let is_share = val_fraction > 0.0 && val_fraction < 1.0;
-    is_share.then_some(ScanOptions { val_fraction, seed })
+/// How images were held out of a network's training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOut {
+    /// Of which, as `--data` had it.
+    pub data: String,
+    /// How.
+    pub options: ScanOptions,
+}
+
+impl HeldOut {
+    /// What a weights' file says of the training it comes from; none if it does not, or there were no such
+    /// images.
+    pub(super) fn of(provenance: Option<&Value>) -> Option<Self> {
+        let provenance = provenance?;
+        let val_fraction = provenance["val_fraction"].as_f64()?;
+        let seed = provenance["seed"].as_u64()?;
+        let data = provenance["data"].as_str().unwrap_or_default().to_owned();
+        let is_share = val_fraction > 0.0 && val_fraction < 1.0;
+        is_share.then_some(Self { data, options: ScanOptions { val_fraction, seed } })
+    }
+
+    /// Whether it was of the images at `root`, as far as paths tell.
+    pub fn is_of(&self, root: &Path) -> bool {
+        let Ok(data) = self.data.parse::<DataSource>();
+        let own = data.root().ok().and_then(|own| own.canonicalize().ok());
+        own.is_some() && own == root.canonicalize().ok()
+    }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::Interrupt;
 use super::metrics::{Metrics, Tally};
 use super::network::Network;
-use crate::data::{Augment, Batch, Item, Loader, Order, ScanOptions, Skipped, Transform};
+use super::saving::HeldOut;
+use crate::data::{Augment, Batch, Item, Loader, Order, Skipped, Transform};
 use crate::error::Result;
 use crate::gpu::Gpu;
 
@@ -26,7 +27,7 @@ pub trait Classifier {
 
     /// How images were held out of its training, where the weights say so; several where networks were
     /// trained on different images.
-    fn held_out(&self) -> Vec<ScanOptions>;
+    fn held_out(&self) -> Vec<HeldOut>;
 
     /// Side of the square input in pixels.
     fn image_size(&self) -> u32;
@@ -50,8 +51,8 @@ impl Classifier for Network {
         &self.class_ids
     }
 
-    fn held_out(&self) -> Vec<ScanOptions> {
-        self.held_out.into_iter().collect()
+    fn held_out(&self) -> Vec<HeldOut> {
+        self.held_out.iter().cloned().collect()
     }
 
     fn image_size(&self) -> u32 {

@@ -48,7 +48,13 @@ fn evaluate_takes_what_training_held_out() {
     // So it is where the images lie in train/, and elsewhere not.
     fs::create_dir(wgrad.path("inner")).unwrap();
     fs::rename(wgrad.path("flat"), wgrad.path("inner/train")).unwrap();
-    assert_eq!(evaluate(a, &["--data", "inner"])["loss"], held_out["loss"]);
+    let inner = ["--data", "inner", "--split", "val"];
+    assert_eq!(evaluate(a, &inner)["loss"], held_out["loss"]);
+    // A folder without splits that is not the one of the training is evaluated whole.
+    let other = wgrad.run(&["evaluate", "--json", "--data", "inner/train", "--weights", a]);
+    other.answer();
+    assert_eq!(other.objects()[0]["images"], 20);
+    assert!(other.stderr.contains("the images of flat, --split val"), "{}", other.stderr);
     assert_eq!(evaluate(a, &["--data", "data"])["images"], 12);
     assert_eq!(evaluate("base/weights/best.safetensors", &["--data", "data/val"])["images"], 12);
 
