@@ -127,6 +127,9 @@ pub(super) fn archives_at(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(if listing.folders.is_empty() { archives.collect() } else { Vec::new() })
 }
 
+/// Archives that are read at a time, each by a thread.
+const MOST_AT_A_TIME: usize = 16;
+
 /// The files in all `archives` by their paths, as if all were unpacked into the same folder.
 ///
 /// An archive called like a split whose members are not in a folder of a split is that split.
@@ -136,11 +139,15 @@ pub(super) fn archives_at(root: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn open(archives: &[PathBuf]) -> Result<(HashMap<PathBuf, Member>, Archives)> {
     let budget = Budget::default();
     let budget = &budget;
-    let opened: Vec<Result<Members>> = thread::scope(|scope| {
-        let threads: Vec<_> =
-            archives.iter().map(|path| scope.spawn(move || open_one(path, budget))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("reading does not panic")).collect()
-    });
+    let mut opened: Vec<Result<Members>> = Vec::new();
+    for several in archives.chunks(MOST_AT_A_TIME) {
+        opened.extend(thread::scope(|scope| {
+            let threads: Vec<_> =
+                several.iter().map(|path| scope.spawn(move || open_one(path, budget))).collect();
+            let done = threads.into_iter().map(|thread| thread.join());
+            done.map(|members| members.expect("reading does not panic")).collect::<Vec<_>>()
+        }));
+    }
     let mut files: HashMap<PathBuf, Member> = HashMap::new();
     let mut all = Archives { count: archives.len(), bytes_in_memory: 0 };
     for (path, members) in archives.iter().zip(opened) {
