@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips};
+use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips, check_answer};
 use crate::data::{Labelled, Skipped};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -164,6 +164,10 @@ impl Question<'_> {
             .context(|| format!("evaluating on {}", folder.root.display()))?;
         if asked.labels.is_empty() {
             return Err(Error::data(&folder.root, "holds no image that can be read"));
+        }
+        let rows = asked.logits.chunks_exact(self.network.classes().len());
+        for (row, &item) in rows.zip(&asked.items) {
+            check_answer(&folder.items[item].path, row)?;
         }
         Ok(Asked { failed, ..asked })
     }

@@ -9,9 +9,9 @@ use image::RgbImage;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ComputeOptions, NetworkOptions, OutputOptions, Skips};
+use super::shared::{ComputeOptions, NetworkOptions, OutputOptions, Skips, check_answer};
 use crate::data::{decode, resize_center_crop};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::metrics::{softmax, top_k};
 use crate::nn::Stage;
@@ -122,6 +122,7 @@ impl Explain {
         pixels: &[u8],
     ) -> Result<Answer<'a>> {
         let logits = network.evaluate(gpu, pixels, 1)?.wait()?;
+        check_answer(path, &logits)?;
         let probabilities = softmax(&logits);
         let size = network.image_size;
         let image = RgbImage::from_raw(size, size, pixels.to_vec());

@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips};
+use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips, check_answer};
 use crate::data::{decode, image_files, resize_center_crop};
 use crate::error::{Error, Result};
 use crate::train::metrics::{softmax, top_k};
@@ -77,6 +77,10 @@ impl Predict {
             }
             let logits = network.answer(&gpu, &pixels, read.len())?()?;
             for (path, logits) in read.iter().zip(logits.chunks(network.classes().len())) {
+                if let Err(error) = check_answer(path, logits) {
+                    skips.add(path, &error);
+                    continue;
+                }
                 let answer = self.answer(network.classes(), path, logits);
                 match console.is_json() {
                     true => console.answer_json(&answer)?,

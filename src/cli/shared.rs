@@ -9,6 +9,7 @@ use crate::checkpoint::Source;
 use crate::error::{Context, Error, Result};
 use crate::fuse::Ensemble;
 use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
+use crate::metrics::is_answer;
 use crate::tensor::Dtype;
 use crate::train::config::check_image_size;
 use crate::train::run_dir::newest_best;
@@ -296,6 +297,19 @@ pub fn resolve_all(networks: &[Source], console: &Console) -> Result<Vec<PathBuf
     networks.iter().map(find).collect()
 }
 
+/// Checks that the network's logits for the image at `path` are an answer.
+///
+/// # Errors
+/// [`Error::Data`] if they are not.
+pub fn check_answer(path: &Path, logits: &[f32]) -> Result<()> {
+    if is_answer(logits) {
+        return Ok(());
+    }
+    let what = "the network's answer is no number, for a sum in it overflows; take other weights, and \
+                --precision f32 if this was mixed";
+    Err(Error::data(path, what))
+}
+
 /// Images that were told about and left out.
 pub struct Skips<'a> {
     console: &'a Console,
@@ -320,8 +334,8 @@ impl<'a> Skips<'a> {
     pub fn into_result(self) -> Result<()> {
         let Some(path) = self.first else { return Ok(()) };
         let what = match self.count {
-            1 => "could not be read and was skipped".to_owned(),
-            count => format!("could not be read and was skipped, and so were {} more", count - 1),
+            1 => "has no answer and was skipped".to_owned(),
+            count => format!("has no answer and was skipped, and so were {} more", count - 1),
         };
         Err(Error::data(path, what))
     }

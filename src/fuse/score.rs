@@ -29,6 +29,9 @@ pub fn log_softmax(logits: &[f32]) -> Vec<f64> {
 
 fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let largest = values.clone().fold(f64::NEG_INFINITY, f64::max);
+    if values.clone().all(|value| value == f64::NEG_INFINITY) {
+        return largest;
+    }
     largest + values.map(|value| (value - largest).exp()).sum::<f64>().ln()
 }
 
@@ -86,19 +89,23 @@ impl Answers {
         Self { log_probabilities: images.flat_map(image).collect(), ..first.clone() }
     }
 
-    /// How good they are; all NaN without images.
+    /// How good they are; all NaN without images. An image without an answer (see
+    /// [`crate::metrics::is_answer`]) is wrong, and the loss NaN.
     pub fn score(&self) -> Score {
         let images = self.labels.len() as f64;
         let (mut top1, mut loss) = (0.0, 0.0);
         let mut answers = Vec::with_capacity(self.labels.len());
         for (row, &label) in self.log_probabilities.chunks_exact(self.classes).zip(&self.labels) {
+            loss -= row[label as usize];
+            if row.iter().any(|probability| probability.is_nan()) {
+                continue;
+            }
             // Of equal probabilities the first counts, as everywhere.
             let mut best = 0;
             (1..row.len())
                 .for_each(|class| best = if row[class] > row[best] { class } else { best });
             let is_right = best == label as usize;
             top1 += f64::from(u8::from(is_right));
-            loss -= row[label as usize];
             answers.push((row[best].exp(), is_right));
         }
         Score {
@@ -125,9 +132,9 @@ pub struct Score {
 }
 
 impl Score {
-    /// What networks are compared by: accuracy, then loss.
-    pub fn rank(&self) -> (f64, f64) {
-        (self.top1, -self.loss)
+    /// What networks are compared by: whether there is a finite loss at all, accuracy, then loss.
+    pub fn rank(&self) -> (bool, f64, f64) {
+        (self.loss.is_finite(), self.top1, -self.loss)
     }
 }
 
@@ -158,6 +165,26 @@ mod tests {
         assert!((score.loss - loss).abs() < 1e-6, "{score:?}");
         let ece = 0.75 * (0.9 - 2.0 / 3.0) + 0.25 * 0.4;
         assert!((score.ece - ece).abs() < 1e-6, "{score:?}");
+    }
+
+    #[test]
+    fn an_image_without_an_answer_is_wrong() {
+        let nan = f32::NAN;
+        let mut broken = Answers::new(2);
+        broken.add(&[[nan, 0.0], [nan, nan], sure(0.9)].concat(), &[0, 0, 0]);
+        let score = broken.score();
+        assert_eq!(score.top1, 1.0 / 3.0);
+        assert!(score.loss.is_nan() && score.ece.is_finite(), "{score:?}");
+        let mut wrong = Answers::new(2);
+        wrong.add(&sure(0.9), &[1]);
+        assert!(wrong.score().rank() > score.rank(), "it answers");
+        // What every network rules out is ruled out.
+        let mut sure = Answers::new(2);
+        sure.add(&[1.0, f32::NEG_INFINITY], &[0]);
+        for average in [Average::Probabilities, Average::Logits] {
+            let score = Answers::joined(&[&sure, &sure], average).score();
+            assert_eq!((score.top1, score.loss), (1.0, 0.0), "{average:?}");
+        }
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl Temperature {
                 let z = |index: usize| f64::from(row[index]);
                 let largest = (0..classes).map(z).fold(f64::NEG_INFINITY, f64::max);
                 let (mut sum, mut mean, mut square) = (0.0, 0.0, 0.0);
-                for logit in (0..classes).map(z) {
+                // A class that is ruled out has a probability of 0 at every temperature.
+                for logit in (0..classes).map(z).filter(|&logit| logit > f64::NEG_INFINITY) {
                     let power = (beta * (logit - largest)).exp();
                     sum += power;
                     mean += power * (logit - largest);
@@ -166,5 +167,12 @@ mod tests {
         assert!((always_wrong.0 - 100.0).abs() < 1.0, "{always_wrong:?}");
         assert!(Temperature::fit(&[], &[], 2).0.is_finite());
         assert!(Temperature::fit(&[3.0, 3.0], &[1], 2).0.is_finite());
+    }
+
+    #[test]
+    fn a_class_that_is_ruled_out_changes_no_temperature() {
+        let logits = [2.0, 0.0, f32::NEG_INFINITY].repeat(4);
+        let Temperature(found) = Temperature::fit(&logits, &[0, 0, 0, 1], 3);
+        assert!((found - 2.0 / 3f64.ln()).abs() < 1e-9, "{found}");
     }
 }

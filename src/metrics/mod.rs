@@ -6,7 +6,7 @@ use std::fmt;
 
 pub use calibration::{Bin, Calibration, Temperature};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Probabilities of `logits`, each 0 to 1, together 1.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
@@ -24,6 +24,12 @@ pub fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max) as f64;
     let sum: f64 = logits.iter().map(|&logit| (logit as f64 - largest).exp()).sum();
     sum.ln() + largest - logits[label] as f64
+}
+
+/// Whether `logits` are an answer: their probabilities are numbers. NaN, an infinite largest logit and
+/// -∞ throughout are none, as for the loss on the device.
+pub fn is_answer(logits: &[f32]) -> bool {
+    !softmax(logits).iter().any(|probability| probability.is_nan())
 }
 
 /// The indices of the `k` largest logits, largest first; equal ones in their own order, NaN last.
@@ -48,6 +54,8 @@ pub struct Tally {
     top5: u64,
     /// Images of a class (row) taken for a class (column).
     confusion: Vec<u64>,
+    /// Images of each class without an answer.
+    unanswered: Vec<u64>,
     answers: Vec<Answered>,
 }
 
@@ -71,14 +79,17 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// What `logits` answer to the image `item` of the class `label`.
+    /// What `logits` answer to the image `item` of the class `label`; none if they are no answer.
     ///
     /// # Panics
     /// If there is no such label.
-    pub fn new(item: usize, label: usize, logits: &[f32]) -> Self {
+    pub fn new(item: usize, label: usize, logits: &[f32]) -> Option<Self> {
+        if !is_answer(logits) {
+            return None;
+        }
         let order = top_k(logits, logits.len());
         let (predicted, loss) = (order[0], cross_entropy(logits, label));
-        Self {
+        Some(Self {
             item,
             label,
             predicted,
@@ -86,7 +97,7 @@ impl Answered {
             probability: (-loss).exp(),
             loss,
             rank: order.iter().position(|&class| class == label).unwrap_or(order.len()),
-        }
+        })
     }
 
     /// Whether the likeliest class was the image's.
@@ -98,11 +109,20 @@ impl Answered {
 impl Tally {
     /// Nothing counted yet, for a network of `classes` outputs.
     pub fn new(classes: usize) -> Self {
-        let confusion = vec![0; classes * classes];
-        Self { classes, images: 0, loss: 0.0, top1: 0, top5: 0, confusion, answers: Vec::new() }
+        Self {
+            classes,
+            images: 0,
+            loss: 0.0,
+            top1: 0,
+            top5: 0,
+            confusion: vec![0; classes * classes],
+            unanswered: vec![0; classes],
+            answers: Vec::new(),
+        }
     }
 
-    /// Counts `logits` (`labels.len()` × classes) of the images `items`, of the classes `labels`.
+    /// Counts `logits` (`labels.len()` × classes) of the images `items`, of the classes `labels`. An
+    /// image without an answer is wrong, was taken for nothing, and has a loss of NaN.
     ///
     /// # Panics
     /// If a label is none of the classes or the logits are of another size.
@@ -111,8 +131,12 @@ impl Tally {
         assert_eq!(labels.len(), items.len(), "a label for each image");
         let rows = logits.chunks_exact(self.classes);
         for ((logits, &label), &item) in rows.zip(labels).zip(items) {
-            let answer = Answered::new(item, label as usize, logits);
             self.images += 1;
+            let Some(answer) = Answered::new(item, label as usize, logits) else {
+                self.loss = f64::NAN;
+                self.unanswered[label as usize] += 1;
+                continue;
+            };
             self.loss += answer.loss;
             self.top1 += u64::from(answer.rank < 1);
             self.top5 += u64::from(answer.rank < 5);
@@ -130,6 +154,7 @@ impl Tally {
             top1: self.top1 as f64 / images,
             top5: self.top5 as f64 / images,
             confusion: self.confusion.chunks(self.classes).map(<[u64]>::to_vec).collect(),
+            unanswered: self.unanswered,
             answers: self.answers,
         }
     }
@@ -138,9 +163,9 @@ impl Tally {
 /// How good a network's answers were.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Metrics {
-    /// Images answered.
+    /// Images asked about.
     pub images: u64,
-    /// Mean cross-entropy.
+    /// Mean cross-entropy; NaN if there is an image without an answer.
     pub loss: f64,
     /// Share of images whose likeliest class was right, 0 to 1.
     pub top1: f64,
@@ -148,7 +173,10 @@ pub struct Metrics {
     pub top5: f64,
     /// Images of a class (row) taken for a class (column).
     pub confusion: Vec<Vec<u64>>,
-    /// What was answered to each image, in the order of asking.
+    /// Images of each class that the network had no answer to: its logits were no numbers.
+    #[serde(skip)]
+    pub unanswered: Vec<u64>,
+    /// What was answered to each image that was answered, in the order of asking.
     #[serde(skip)]
     pub answers: Vec<Answered>,
 }
@@ -194,7 +222,7 @@ impl Metrics {
         let ratio = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
         let of_class = |class: usize| {
             let right = self.confusion[class][class];
-            let images = self.confusion[class].iter().sum();
+            let images = self.confusion[class].iter().sum::<u64>() + self.unanswered[class];
             let taken_for_it = self.confusion.iter().map(|row| row[class]).sum();
             ClassMetrics {
                 images,
@@ -209,7 +237,7 @@ impl Metrics {
     /// Share of images whose class was among the `k` likeliest, 0 to 1.
     pub fn top(&self, k: usize) -> f64 {
         let right = self.answers.iter().filter(|answer| answer.rank < k).count();
-        right as f64 / self.answers.len() as f64
+        right as f64 / self.images as f64
     }
 
     /// The mean over classes, as scikit-learn's `macro`: every class that has an image or was guessed
@@ -239,7 +267,7 @@ impl Metrics {
         Average { precision: mean(|c| c.precision), recall: mean(|c| c.recall), f1: mean(|c| c.f1) }
     }
 
-    /// How far the probabilities can be believed.
+    /// How far the probabilities can be believed, of the images that were answered.
     pub fn calibration(&self) -> Calibration {
         Calibration::new(self.answers.iter().map(|answer| (answer.confidence, answer.is_right())))
     }
@@ -286,11 +314,17 @@ pub struct Epoch {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// Mean cross-entropy.
+    #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
     /// Share of images whose likeliest class was right, 0 to 1.
     pub top1: f64,
     /// Share of images whose class was among the five likeliest, 0 to 1.
     pub top5: f64,
+}
+
+/// JSON has no NaN: null stands for it.
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl From<&Metrics> for Validation {
@@ -337,6 +371,36 @@ mod tests {
         assert_eq!(top_k(&[1.0, 3.0, 3.0, f32::NAN, 2.0], 5), [1, 2, 4, 0, 3]);
         assert_eq!(top_k(&[0.0, -0.0, 1.0], 1), [2]);
         assert_eq!(top_k(&[1.0, 2.0], 5), [1, 0], "fewer classes than asked for");
+    }
+
+    #[test]
+    fn a_row_without_an_answer_is_wrong_and_taken_for_nothing() {
+        let (nan, most, least) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+        let mut tally = Tally::new(3);
+        tally.add(&[0.0, 1.0, least], &[1], &[0]);
+        assert!(tally.clone().metrics().loss.is_finite(), "a class may be ruled out");
+        for row in [[nan; 3], [0.0, nan, 0.0], [5.0, nan, 0.0], [least; 3], [most, 0.0, 0.0]] {
+            assert!(!is_answer(&row) && Answered::new(0, 0, &row).is_none(), "{row:?}");
+            tally.add(&row, &[0], &[1]);
+        }
+        let metrics = tally.metrics();
+        assert_eq!((metrics.images, metrics.answers.len()), (6, 1));
+        assert_eq!((metrics.top1, metrics.top5, metrics.top(3)), (1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0));
+        assert!(metrics.loss.is_nan());
+        assert_eq!(metrics.confusion, [[0, 0, 0], [0, 1, 0], [0, 0, 0]]);
+        assert_eq!(metrics.unanswered, [5, 0, 0]);
+        assert_eq!((metrics.per_class()[0].images, metrics.per_class()[0].recall), (5, 0.0));
+        assert!(metrics.most_confused(9).is_empty());
+        assert!(metrics.calibration().ece.is_finite());
+    }
+
+    #[test]
+    fn a_validation_without_a_loss_is_read_back() {
+        let val = Validation { loss: f64::NAN, top1: 0.5, top5: 1.0 };
+        let text = serde_json::to_string(&val).unwrap();
+        let read: Validation = serde_json::from_str(&text).unwrap();
+        assert!(read.loss.is_nan() && read.top1 == 0.5, "{read:?}");
+        assert!(serde_json::from_str::<Validation>(r#"{"top1":0.5,"top5":1.0}"#).is_err());
     }
 
     /// Six classes, so that five guesses can miss.

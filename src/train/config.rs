@@ -510,12 +510,13 @@ pub enum BestBy {
 }
 
 impl BestBy {
-    /// Whether `val` is better than `best`.
+    /// Whether `val` is better than `best`; any with a finite loss is better than one without.
     pub fn is_better(self, val: &Validation, best: &Validation) -> bool {
-        match self {
-            Self::Accuracy => (val.top1, -val.loss) > (best.top1, -best.loss),
-            Self::Loss => (-val.loss, val.top1) > (-best.loss, best.top1),
-        }
+        let rank = |&Validation { loss, top1, .. }: &Validation| match self {
+            Self::Accuracy => (loss.is_finite(), top1, -loss),
+            Self::Loss => (loss.is_finite(), -loss, top1),
+        };
+        rank(val) > rank(best)
     }
 }
 
@@ -677,6 +678,21 @@ mod tests {
         let step = LrScheduler::Step { size: 2, gamma: 0.1 };
         assert_eq!(step.in_steps(30), Schedule::Step { size: 60, gamma: 0.1 });
         assert_eq!(LrScheduler::Cosine.in_steps(30), Schedule::Cosine);
+    }
+
+    #[test]
+    fn a_validation_without_a_loss_is_worse_than_any_other() {
+        let val = |top1, loss| Validation { loss, top1, top5: 1.0 };
+        let nan = f64::NAN;
+        for best_by in [BestBy::Accuracy, BestBy::Loss] {
+            assert!(best_by.is_better(&val(0.5, 9.0), &val(0.5, nan)), "{best_by:?}");
+            assert!(best_by.is_better(&val(0.1, 9.0), &val(0.9, nan)), "{best_by:?}");
+            assert!(!best_by.is_better(&val(0.5, nan), &val(0.5, 9.0)), "{best_by:?}");
+            assert!(!best_by.is_better(&val(0.5, nan), &val(0.5, nan)), "{best_by:?}");
+            assert!(best_by.is_better(&val(0.6, 1.0), &val(0.5, 2.0)), "{best_by:?}");
+        }
+        assert!(BestBy::Accuracy.is_better(&val(0.6, 2.0), &val(0.5, 1.0)));
+        assert!(BestBy::Loss.is_better(&val(0.5, 1.0), &val(0.6, 2.0)));
     }
 
     #[test]

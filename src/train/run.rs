@@ -336,6 +336,16 @@ impl Run<'_> {
         let judged = leg.source.validate(self.gpu, leg.network, self.config, self.interrupt)?;
         let Some(Judged { metrics, failed }) = judged else { return Ok(None) };
         self.unreadable.tell(self.console, &failed);
+        if !metrics.loss.is_finite() {
+            self.console.warning(format_args!(
+                "the validation loss after epoch {} is {}, and the network has no answer to {} of {} \
+                 images: something in it overflows; try a lower --lr or --clip-grad-norm 1",
+                self.progress.epoch + 1,
+                metrics.loss,
+                metrics.unanswered.iter().sum::<u64>(),
+                metrics.images
+            ));
+        }
         Ok(Some(metrics))
     }
 

@@ -226,6 +226,51 @@ fn a_run_that_diverges_says_when_and_where() {
     }
 }
 
+/// A network whose running means are so large that only evaluation, which goes by them, overflows.
+#[test]
+fn a_network_without_answers_is_wrong_and_told_of() {
+    let wgrad = Wgrad::with_images();
+    wgrad.finetune("start", "--max-steps 1").answer();
+    let mut checkpoint = Checkpoint::read(wgrad.path("start/weights/last.safetensors")).unwrap();
+    for (name, tensor) in &mut checkpoint.tensors {
+        if let (true, HostData::F32(data)) = (name.ends_with("running_mean"), &mut tensor.data) {
+            data.fill(-3e38);
+        }
+    }
+    checkpoint.write(wgrad.path("huge.safetensors"), Dtype::F32).unwrap();
+    let options = "--weights huge.safetensors --freeze-epochs 0 --lr 0 --epochs 3 --json";
+    let ran = wgrad.finetune("run", &format!("{options} --max-steps 3"));
+    ran.answer();
+    assert!(
+        ran.stderr.contains("after epoch 1 is NaN, and the network has no answer to 4 of 4 images"),
+        "{}",
+        ran.stderr
+    );
+    let val = |ran: &crate::program::Ran, epoch: usize| {
+        let events = ran.objects();
+        let mut epochs = events.iter().filter(|event| event["event"] == "epoch");
+        epochs.nth(epoch).unwrap()["epoch"]["val"].clone()
+    };
+    assert_eq!(val(&ran, 0), serde_json::json!({ "loss": null, "top1": 0.0, "top5": 0.0 }));
+    // It can be gone on with.
+    let ran = wgrad.resume("run", "--json --max-steps 6");
+    ran.answer();
+    assert!(ran.stderr.contains("validation loss after epoch 2 is NaN"), "{}", ran.stderr);
+
+    let image = "data/val/a/0.png";
+    for arguments in [
+        &["predict", image][..],
+        &["explain", image],
+        &["evaluate", "--data", "data"],
+        &["evaluate", "--data", "data", "--temperature", "fit"],
+    ] {
+        let ran = wgrad.run(&[arguments, &["--weights", "huge.safetensors"]].concat());
+        let error = ran.error(1);
+        assert!(error.contains(image) && ran.stderr.contains("is no number"), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "", "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_folder_that_cannot_be_written_is_told() {
     let wgrad = Wgrad::with_images();
