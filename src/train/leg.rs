@@ -131,10 +131,18 @@ impl<'r> Run<'r> {
         let smallest = smallest_part_of(phase, config, network.image_size);
         check_batches(config, source.train_images(), smallest)?;
         let steps = source.batches(config, self.progress.epoch, smallest).len() as u64;
+        let left_out = source.batches(config, self.progress.epoch, 1).len() as u64 > steps;
         console.line(format_args!(
             "training {} for {} of {} epochs, {steps} steps each",
             phase.name, phase.epochs, self.epochs
         ));
+        if left_out {
+            let part = if config.accumulate > 1 { " with a part" } else { "" };
+            console.line(format_args!(
+                "  a last batch{part} of a single image is left out: at 32 px it has one value a channel \
+                 in the last layers, and batch norm needs two"
+            ));
+        }
         if config.grows() && matches!(source, Source::Images { .. }) {
             console.line(format_args!("  {}", growth(config, network.image_size)));
         }

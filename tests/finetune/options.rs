@@ -165,6 +165,14 @@ fn images_come_in_order_or_shuffled_and_the_last_may_be_dropped() {
     let steps = wgrad.steps("dropped", "--no-shuffle --lr 0 --bn frozen --epochs 2 --drop-last");
     assert_eq!(numbers(&steps, "images"), [4.0; 4]);
     assert_eq!(numbers(&steps, "loss"), [&ordered[..2], &ordered[..2]].concat());
+    // Batch norm needs two values a channel, and at 32 px the last has one an image.
+    let ran = wgrad.finetune("single", "--batch-size 3 --epochs 1");
+    assert!(ran.answer().contains("a last batch of a single image is left out"), "{}", ran.stdout);
+    assert_eq!(numbers(&wgrad.lines("single/steps.jsonl"), "images"), [3.0; 3]);
+    for (name, options) in [("kept", "--bn frozen"), ("asked", "--drop-last")] {
+        let ran = wgrad.finetune(name, &format!("--batch-size 3 --epochs 1 {options}"));
+        assert!(!ran.answer().contains("is left out"), "{options}: {}", ran.stdout);
+    }
     let ran = wgrad.finetune("none", "--batch-size 11 --drop-last");
     assert!(ran.error(2).contains("10 images make no batch of 11"), "{}", ran.stderr);
 }

@@ -38,7 +38,8 @@ pub struct DataOptions {
     #[arg(long)]
     pub no_shuffle: bool,
 
-    /// Leave out a last batch that is smaller than the others [default: off]
+    /// Leave out a last batch that is smaller than the others; one of a single image is always left out
+    /// at 32 px while batch norm is trained, for that needs two values a channel [default: off]
     #[arg(long)]
     pub drop_last: bool,
 
