@@ -91,6 +91,11 @@ impl Gpu {
         self.0.mixed
     }
 
+    /// Whether kernels keep the shader compiler's bounds checks.
+    pub fn checked(&self) -> bool {
+        self.0.pipelines.borrow().checked()
+    }
+
     /// The units that multiply matrices of f16 if `half`, else of f32, and add up in f32; none if the
     /// adapter has none, or [`Gpu::distrust_matrix_units`] was called.
     pub fn matrix_units(&self, half: bool) -> Option<MatrixUnits> {

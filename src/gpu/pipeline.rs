@@ -19,6 +19,11 @@ impl Pipelines {
         Self { compiled: HashMap::new(), checked, store, threads }
     }
 
+    /// Whether shaders keep the compiler's bounds checks.
+    pub fn checked(&self) -> bool {
+        self.checked
+    }
+
     pub fn get(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
         let (checked, store) = (self.checked, &self.store);
         self.compiled

@@ -82,7 +82,7 @@ pub struct Config {
     /// The classifier's learning rate over the whole network's where none is given. A new classifier
     /// has further to go.
     pub head_over_lr: f64,
-    /// Earlier stages learn at `lr / lr_mult`, those between geometrically between.
+    /// Earlier stages learn at `lr / lr_mult`, those between geometrically between; none for all alike.
     pub lr_mult: Option<f64>,
     /// How the rate changes in the whole network's epochs.
     pub lr_scheduler: LrScheduler,

@@ -150,9 +150,11 @@ pub struct Args<'a> {
     adapter: &'a AdapterReport,
     /// How activations are stored: `f32` or `mixed`.
     precision: &'static str,
+    /// Whether kernels keep the shader compiler's bounds checks.
+    checked: bool,
     classes: &'a [String],
     #[serde(flatten)]
-    config: &'a Config,
+    config: Config,
 }
 
 #[derive(Serialize)]
@@ -164,20 +166,23 @@ struct Host {
 
 impl<'a> Args<'a> {
     /// Of a run of `command`.
-    pub fn new(gpu: &'a Gpu, config: &'a Config, classes: &'a [String], command: &'a str) -> Self {
+    pub fn new(gpu: &'a Gpu, config: &Config, classes: &'a [String], command: &'a str) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             command,
             version: env!("CARGO_PKG_VERSION"),
             commit: env!("WGRAD_COMMIT"),
-            host: Host {
-                os: std::env::consts::OS,
-                cpu: std::env::consts::ARCH,
-                threads: std::thread::available_parallelism().map_or(1, usize::from),
-            },
+            host: Host { os: std::env::consts::OS, cpu: std::env::consts::ARCH, threads },
             adapter: gpu.report(),
             precision: if gpu.mixed() { "mixed" } else { "f32" },
+            checked: gpu.checked(),
             classes,
-            config,
+            config: Config {
+                head_lr: Some(config.head_lr()),
+                lr_mult: Some(config.lr_mult.unwrap_or(1.0)),
+                workers: if config.workers == 0 { threads } else { config.workers },
+                ..config.clone()
+            },
         }
     }
 
@@ -190,8 +195,8 @@ impl<'a> Args<'a> {
         let now = serde_json::to_value(self).map_err(std::io::Error::from);
         let now = now.map_err(Error::io("args.json"))?;
         // Other images are found by looking at them, and told class by class.
-        let besides = ["version", "commit", "host", "adapter", "classes"];
-        check_options(&now, then, &[&besides, Config::MAY_CHANGE].concat())?;
+        let besides = ["version", "commit", "host", "adapter", "checked", "classes"];
+        check_options(&now, &resolved(then), &[&besides, Config::MAY_CHANGE].concat())?;
         for what in ["commit", "adapter"] {
             if then[what] != now[what] {
                 console.warning(format_args!(
@@ -202,6 +207,20 @@ impl<'a> Args<'a> {
         }
         Ok(())
     }
+}
+
+/// The content of an `args.json` with what earlier versions left to be worked out.
+fn resolved(args: &Value) -> Value {
+    let mut args = args.clone();
+    if let (Value::Null, Some(factor), Some(lr)) =
+        (&args["head_lr"], args["head_over_lr"].as_f64(), args["lr"].as_f64())
+    {
+        args["head_lr"] = (factor * lr).into();
+    }
+    if args["lr_mult"].is_null() {
+        args["lr_mult"] = 1.0.into();
+    }
+    args
 }
 
 /// Tells whom the network learns from.

@@ -56,9 +56,18 @@ fn options_change_the_loss_from_the_step_on_that_they_should() {
         let differs = plain.iter().zip(&losses).position(|(a, b)| a != b);
         assert_eq!(differs, Some(first), "{options}: {losses:?}, without it {plain:?}");
     }
+}
+
+/// No loss tells whether shaders have bounds checks, but the device does, and `args.json` by it.
+#[test]
+fn bounds_checks_are_kept_if_asked_for_and_change_nothing() {
+    let wgrad = Wgrad::with_images();
+    let plain = numbers(&wgrad.steps("plain", "--epochs 1"), "loss");
     let checked = numbers(&wgrad.steps("checked", "--epochs 1 --checked"), "loss");
     let apart = |(a, b): (&f64, &f64)| (a - b).abs() / a;
     assert!(plain.iter().zip(&checked).map(apart).all(|part| part < 1e-4), "{checked:?}");
+    assert_eq!(wgrad.args("plain")["checked"], false);
+    assert_eq!(wgrad.args("checked")["checked"], true);
 }
 
 #[test]

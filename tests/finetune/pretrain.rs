@@ -12,11 +12,6 @@ impl Wgrad {
         self.train("pretrain", name, options).answer();
         self.lines(&format!("{name}/steps.jsonl"))
     }
-
-    fn args(&self, name: &str) -> Value {
-        let text = std::fs::read_to_string(self.path(&format!("{name}/args.json"))).unwrap();
-        serde_json::from_str(&text).unwrap()
-    }
 }
 
 #[test]

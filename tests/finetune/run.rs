@@ -75,6 +75,12 @@ impl Wgrad {
         text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
+    /// The options of a run.
+    pub fn args(&self, name: &str) -> Value {
+        let text = fs::read_to_string(self.path(name).join("args.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
     /// The latest weights of a run.
     pub fn last(&self, name: &str) -> BTreeMap<String, HostTensor> {
         Checkpoint::read(self.path(name).join("weights/last.safetensors")).unwrap().tensors

@@ -282,7 +282,7 @@ impl TrainOptions {
             lr_find: rate.lr_find,
             head_lr: rate.head_lr,
             head_over_lr,
-            lr_mult: rate.lr_mult.or(of_recipe),
+            lr_mult: rate.lr_mult.or(of_recipe).filter(|&factor| factor != 1.0),
             lr_scheduler,
             head_lr_scheduler,
             lr_warmup_epochs: rate.lr_warmup_epochs.unwrap_or(warmup),
