@@ -86,6 +86,17 @@ pub fn load(gpu: &Gpu) -> usize {
     choices.choices.len()
 }
 
+/// What decides about kernels besides adapter and build: the first digits of the SHA-256 of all choices
+/// that the device has been told; none without any.
+pub fn digest(gpu: &Gpu) -> Option<String> {
+    let choices = gpu.preferred_kernels();
+    let mut hash = Sha256::new();
+    for (pass, sizes, kernel) in &choices {
+        hash.update(format!("{pass} {sizes:?} {kernel}\n"));
+    }
+    (!choices.is_empty()).then(|| digits(&hash.finalize()))
+}
+
 /// Measures the kernels of each problem, makes the device use the fastest, and keeps that for later
 /// runs. Tells of each problem as it is done.
 ///
@@ -240,9 +251,12 @@ fn identity(gpu: &Gpu) -> String {
 }
 
 fn file_name(gpu: &Gpu) -> String {
-    let hash = Sha256::digest(identity(gpu));
-    let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("tuned-{digits}.json")
+    format!("tuned-{}.json", digits(&Sha256::digest(identity(gpu))))
+}
+
+/// The first digits of a hash.
+fn digits(hash: &[u8]) -> String {
+    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What earlier runs found; nothing if there is no such file, or it is another's.

@@ -100,29 +100,43 @@ fn what_was_found_is_kept_for_later_runs() {
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("tuned-")).count()
     };
+    let finetune = |arguments: &str| {
+        let arguments: Vec<_> = arguments.split_whitespace().collect();
+        let mut command = wgrad.command(&[&["finetune"], &arguments[..]].concat());
+        program::Ran::from(command.env("WGRAD_CACHE", wgrad.path("cache")).output().unwrap())
+    };
+    let tuned = |run: &str| -> serde_json::Value {
+        let args = std::fs::read(wgrad.path(run).join("args.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&args).unwrap()["tuned"].clone()
+    };
+    const SMALL: &str = "--weights none --arch resnet18-w4 --image-size 32 --max-steps 1";
     bench(&[]).answer();
     assert_eq!(files(), 0, "nothing is tuned that nobody asked for");
+    let ran = finetune(&format!("{SMALL} --output-dir before"));
+    ran.answer();
+    assert!(!ran.stderr.contains("--tune") && tuned("before").is_null(), "{}", ran.stderr);
     assert!(bench(&["--tune"]).answer().contains("conv2d_forward 64x1x1x512 1x1 s1 -> 1000:"));
     assert_eq!(files(), 1);
 
-    let mut finetune = wgrad.command(&[
-        "finetune",
-        "--weights",
-        "none",
-        "--arch",
-        "resnet18-w4",
-        "--image-size",
-        "32",
-        "--max-steps",
-        "1",
-        "-v",
-        "--tune",
-        "--output-dir",
-        "run",
-    ]);
-    let ran =
-        program::Ran::from(finetune.env("WGRAD_CACHE", wgrad.path("cache")).output().unwrap());
+    // What the kernels are is part of what a run's numbers follow from.
+    let other = "begun with other kernels, as --tune chose them";
+    let ran = finetune("--resume before --max-steps 2");
+    ran.answer();
+    assert!(ran.stderr.contains(other), "{}", ran.stderr);
+    let ran = finetune(&format!("{SMALL} --output-dir after"));
+    ran.answer();
+    assert!(ran.stderr.contains("3 choices of kernels by an earlier --tune"), "{}", ran.stderr);
+    assert_eq!(tuned("after").as_str().map(str::len), Some(16), "{}", tuned("after"));
+    let ran = finetune("--resume after --max-steps 2");
+    ran.answer();
+    assert!(!ran.stderr.contains(other), "{}", ran.stderr);
+
+    let ran = finetune(&format!("{SMALL} -v --tune --output-dir run"));
     ran.answer();
     assert!(ran.stderr.contains("3 choices of kernels by an earlier --tune"), "{}", ran.stderr);
     assert!(ran.stderr.contains("conv2d_backward_data 16x8x8x4 3x3 s1 -> 4:"), "{}", ran.stderr);
+    assert_eq!(tuned("run"), tuned("after"), "what it began with");
+    let ran = finetune("--resume after --max-steps 3");
+    ran.answer();
+    assert!(ran.stderr.contains(other), "{}", ran.stderr);
 }

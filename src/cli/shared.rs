@@ -124,12 +124,7 @@ impl ComputeOptions {
         let mixed = self.precision.resolve(found.report.f16, &found.report.name, console);
         let options = GpuOptions { checked: self.checked, mixed, ..options };
         let gpu = Gpu::open_adapter(found, options)?;
-        match crate::tune::load(&gpu) {
-            0 => {}
-            count => {
-                console.detail(format_args!("{count} choices of kernels by an earlier --tune"))
-            }
-        }
+        let tuned = crate::tune::load(&gpu);
         check_matrix_units(&gpu, console)?;
         let report = gpu.report();
         let line = format!("{} ({}, {})", report.name, report.backend, report.driver);
@@ -138,6 +133,9 @@ impl ComputeOptions {
                 "no GPU found, so the processor computes: {line}; `wgrad devices` lists what there is"
             )),
             _ => console.note(format_args!("adapter: {line}")),
+        }
+        if tuned > 0 {
+            console.note(format_args!("{tuned} choices of kernels by an earlier --tune are used"));
         }
         Ok(gpu)
     }

@@ -49,6 +49,17 @@ impl Choices {
         here.push((pass.to_owned(), kernel.to_owned()));
     }
 
+    /// The kernels measured to be the fastest, each with its pass and the sizes; in order.
+    pub fn tuned(&self) -> Vec<(String, Sizes, String)> {
+        let tuned = self.tuned.borrow();
+        let at_sizes = tuned.iter().flat_map(|(&sizes, kernels)| {
+            kernels.iter().map(move |(pass, kernel)| (pass.clone(), sizes, kernel.clone()))
+        });
+        let mut all: Vec<_> = at_sizes.collect();
+        all.sort();
+        all
+    }
+
     pub fn choose<T: Copy>(
         &self,
         pass: &'static str,

@@ -224,6 +224,11 @@ impl Gpu {
         self.0.choices.tune(pass, sizes, kernel);
     }
 
+    /// All that [`Gpu::prefer_kernel`] was told, in order: the pass, its sizes, the kernel.
+    pub fn preferred_kernels(&self) -> Vec<(String, Sizes, String)> {
+        self.0.choices.tuned()
+    }
+
     /// Makes [`Gpu::choose_kernel`] take the candidate named `kernel` for `pass` wherever it is
     /// offered; none gives the choice back to the table.
     pub fn force_kernel(&self, pass: &'static str, kernel: Option<&'static str>) {

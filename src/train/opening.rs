@@ -16,6 +16,7 @@ use crate::data::{Archives, Dataset, Item, ScanOptions, Skipped};
 use crate::error::{Context, Error, Result};
 use crate::gpu::{AdapterReport, Gpu, Plan};
 use crate::nn::{BnPolicy, Stage};
+use crate::tune::digest;
 
 /// Finds the images and tells of them.
 ///
@@ -150,6 +151,9 @@ pub struct Args<'a> {
     adapter: &'a AdapterReport,
     /// How activations are stored: `f32` or `mixed`.
     precision: &'static str,
+    /// The choices of kernels by an earlier `--tune`, as [`digest`] has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tuned: Option<String>,
     /// Whether kernels keep the shader compiler's bounds checks.
     checked: bool,
     classes: &'a [String],
@@ -175,6 +179,7 @@ impl<'a> Args<'a> {
             host: Host { os: std::env::consts::OS, cpu: std::env::consts::ARCH, threads },
             adapter: gpu.report(),
             precision: if gpu.mixed() { "mixed" } else { "f32" },
+            tuned: digest(gpu),
             checked: gpu.checked(),
             classes,
             config: Config {
@@ -194,8 +199,9 @@ impl<'a> Args<'a> {
     pub fn check(&self, then: &Value, console: &Console) -> Result<()> {
         let now = serde_json::to_value(self).map_err(std::io::Error::from);
         let now = now.map_err(Error::io("args.json"))?;
-        // Other images are found by looking at them, and told class by class.
-        let besides = ["version", "commit", "host", "adapter", "checked", "classes"];
+        // Other images are found by looking at them, and told class by class; other kernels, before a
+        // step goes by them.
+        let besides = ["version", "commit", "host", "adapter", "tuned", "checked", "classes"];
         check_options(&now, &resolved(then), &[&besides, Config::MAY_CHANGE].concat())?;
         for what in ["commit", "adapter"] {
             if then[what] != now[what] {

@@ -24,6 +24,10 @@ pub struct Progress {
     pub seconds: f64,
     /// Whether nothing is left to do.
     pub complete: bool,
+    /// The choices of kernels by `--tune` that the latest steps went by, as [`crate::tune::digest`]
+    /// has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<String>,
 }
 
 /// An epoch and how the network did after it.

@@ -26,6 +26,7 @@ use crate::data::{Item, ScanOptions};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::optim::{Ema, Scaling};
+use crate::tune::digest;
 
 /// Trains as `config` says, into a folder of its own under the name `name`.
 ///
@@ -242,6 +243,7 @@ impl Run<'_> {
         images: &Images,
     ) -> Result<Ending> {
         let mut leg = self.prepare(phase, network, images)?;
+        self.note_kernels();
         let (mut seconds, mut epochs) = (0.0, 0);
         while self.progress.epoch < end && !self.out_of_patience(phase, end) {
             if self.may_not_begin() {
@@ -285,6 +287,20 @@ impl Run<'_> {
     /// Whether the run stands between two epochs with no step left for the next.
     fn may_not_begin(&self) -> bool {
         self.progress.batches == 0 && self.at_step_limit()
+    }
+
+    /// Notes which choices of `--tune` the steps to come go by; warns if those before a stop went by
+    /// others.
+    fn note_kernels(&mut self) {
+        let tuned = digest(self.gpu);
+        let goes_on = self.progress.step > 0 && !self.under_way;
+        if goes_on && tuned != self.progress.tuned {
+            self.console.warning(
+                "the run was begun with other kernels, as --tune chose them: what follows may differ \
+                 in the last bits from what would have followed without a stop",
+            );
+        }
+        self.progress.tuned = tuned;
     }
 
     /// Whether the run's last phase has not become better for too long.

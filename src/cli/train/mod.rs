@@ -190,8 +190,8 @@ struct TrainOptions {
     #[arg(long, help_heading = "Adapter")]
     recompute: bool,
 
-    /// Measure which kernels are the fastest on this adapter, and keep that for later runs [default:
-    /// off]
+    /// Measure which kernels are the fastest on this adapter, and keep that for later runs, whose
+    /// numbers then differ in the last bits from those of runs before [default: off]
     #[arg(long, help_heading = "Adapter")]
     tune: bool,
 
