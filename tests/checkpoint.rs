@@ -280,6 +280,11 @@ fn tensors_that_do_not_fit_are_named() {
     let message = refusal(&file(&missing, &[]));
     assert!(message.contains("missing layer2.0.bn1.running_var, fc.bias"), "{message}");
 
+    let mut renamed = without(resnet18(), |name| name == "fc.bias");
+    renamed.push(("head.bias".into(), "F32", vec![1], vec![0; 4]));
+    let message = refusal(&file(&renamed, &[]));
+    assert!(message.contains("missing fc.bias; unexpected head.bias"), "{message}");
+
     let mut wide = resnet18();
     wide[6].2 = vec![4, 4, 9, 1];
     let message = refusal(&file(&wide, &[]));
