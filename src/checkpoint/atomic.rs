@@ -36,14 +36,14 @@ fn attempt(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; this one becomes the user's, under their umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let temporary = builder.prefix(TEMPORARY).tempfile_in(folder)?;
+    // The system's reason alone: the name of a temporary file tells nobody anything.
+    let mut reason = None;
+    // Not private, as temporary files are by default: this one becomes the user's, under their umask.
+    let create =
+        |path: &Path| File::create_new(path).inspect_err(|error| reason = error.raw_os_error());
+    let temporary = tempfile::Builder::new().prefix(TEMPORARY).make_in(folder, create);
+    let temporary =
+        temporary.map_err(|error| reason.map_or(error, io::Error::from_raw_os_error))?;
     let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
     fill(&mut writer)?;
     writer.flush()?;

@@ -91,7 +91,9 @@ impl Explain {
         let gpu = self.compute.open(&console)?;
         let network = self.network.load(&gpu, &console)?;
         let layer = self.layer.map_or_else(|| layer_for(network.image_size), Layer::stage);
-        fs::create_dir_all(&self.output_dir).map_err(Error::io(&self.output_dir))?;
+        fs::create_dir_all(&self.output_dir)
+            .map_err(Error::io(&self.output_dir))
+            .context(|| "making the output folder")?;
         let mut skips = Skips::new(&console);
         for path in &self.images {
             interrupt.check()?;

@@ -280,6 +280,9 @@ fn a_folder_that_cannot_be_written_is_told() {
         let error = ran.error(1);
         assert!(error.starts_with("error: making the output folder: file"), "{error}");
     }
+    let explain = ["explain", "data/val/a/0.png", "--weights", "bundled", "--output-dir", "file"];
+    let ran = wgrad.run(&explain);
+    assert!(ran.error(1).starts_with("error: making the output folder: file"), "{}", ran.stderr);
 }
 
 /// A limit on the size of files stands in for a full disk.
