@@ -14,6 +14,29 @@ const BUNDLED: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/weights/resnet18-tiny-imagenet.safetensors");
 const CLIPART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/clipart");
 
+/// Every command.
+const COMMANDS: [&str; 14] = [
+    "finetune",
+    "pretrain",
+    "evaluate",
+    "predict",
+    "explain",
+    "fuse interpolate",
+    "fuse soup",
+    "fuse ensemble",
+    "fuse distill",
+    "verify",
+    "bench",
+    "devices",
+    "inspect",
+    "export",
+];
+
+/// Runs a command with one more argument.
+fn ask(wgrad: &Wgrad, command: &str, argument: &str) -> Ran {
+    wgrad.run(&command.split(' ').chain([argument]).collect::<Vec<_>>())
+}
+
 #[test]
 fn help_and_version_succeed() {
     let wgrad = Wgrad::new();
@@ -21,17 +44,24 @@ fn help_and_version_succeed() {
         wgrad.run(&["--version"]).answer().trim(),
         concat!("wgrad ", env!("CARGO_PKG_VERSION"))
     );
-    for command in ["finetune", "pretrain", "evaluate", "predict", "devices", "inspect"] {
-        assert!(wgrad.run(&["--help"]).answer().contains(command));
-        assert!(wgrad.run(&[command, "--version"]).answer().contains(env!("CARGO_PKG_VERSION")));
+    let help = wgrad.run(&["--help"]);
+    for command in COMMANDS {
+        let (first, method) = command.split_once(' ').unwrap_or((command, ""));
+        assert!(help.answer().contains(&format!("\n  {first} ")), "{command}: {}", help.stdout);
+        assert!(wgrad.run(&[first, "--help"]).answer().contains(method));
+        assert!(ask(&wgrad, command, "--version").answer().contains(env!("CARGO_PKG_VERSION")));
     }
+    let commands = help.answer().split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut known: Vec<_> = COMMANDS.map(|command| command.split(' ').next().unwrap()).into();
+    known.dedup();
+    assert_eq!(commands.trim().lines().count(), known.len() + 1, "and help: {commands}");
 }
 
 #[test]
 fn help_tells_the_default_of_every_option() {
     let wgrad = Wgrad::new();
-    for command in ["finetune", "pretrain", "evaluate", "predict", "devices", "inspect"] {
-        let ran = wgrad.run(&[command, "--help"]);
+    for command in COMMANDS {
+        let ran = ask(&wgrad, command, "--help");
         // An option starts a block of lines that ends where the next one starts.
         let blocks = ran.answer().split("\n  -").flat_map(|block| block.split("\n      --"));
         for block in blocks.skip(1) {
@@ -215,6 +245,46 @@ fn devices_lists_adapters_and_which_is_used() {
     let ran = wgrad.run(&["devices", "--json", "--adapter", &last.to_string()]);
     ran.answer();
     assert_eq!(ran.objects()[last]["chosen"], true, "{}", ran.stdout);
+}
+
+#[test]
+fn the_environment_chooses_where_no_option_does() {
+    let wgrad = Wgrad::new();
+    let devices = |variables: &[(&str, &str)], options: &[&str]| {
+        let mut command = wgrad.command(&[&["devices", "--json"], options].concat());
+        Ran::from(command.envs(variables.iter().copied()).output().unwrap())
+    };
+    let chosen = |ran: Ran| -> serde_json::Value {
+        ran.answer();
+        ran.objects().into_iter().find(|adapter| adapter["chosen"] == true).unwrap()
+    };
+    for adapter in devices(&[], &[]).objects() {
+        if !adapter["unusable"].is_null() {
+            continue;
+        }
+        let [backend, name] = ["backend", "name"].map(|key| adapter[key].as_str().unwrap());
+        let index = adapter["index"].to_string();
+        let found = chosen(devices(&[("WGPU_BACKEND", backend)], &[]));
+        assert_eq!(found["backend"], backend);
+        assert_eq!(chosen(devices(&[("WGPU_ADAPTER_NAME", &index)], &[])), {
+            let mut adapter = adapter.clone();
+            adapter["chosen"] = true.into();
+            adapter
+        });
+        let part = name[..name.len() / 2].to_uppercase();
+        assert_eq!(chosen(devices(&[("WGPU_ADAPTER_NAME", &part)], &[]))["name"], name);
+        for power in ["low", "high", ""] {
+            chosen(devices(&[("WGPU_POWER_PREF", power)], &[]));
+        }
+        // What the command line says goes before.
+        let wrong = [("WGPU_BACKEND", "directx"), ("WGPU_ADAPTER_NAME", "Voodoo 2")];
+        let found = chosen(devices(&wrong, &["--backend", backend, "--adapter", &index]));
+        assert_eq!(found["index"], adapter["index"]);
+    }
+    let ran = devices(&[("WGPU_BACKEND", "directx")], &[]);
+    assert!(ran.error(2).contains("unknown backend `directx`; one of vulkan"), "{}", ran.stderr);
+    let ran = devices(&[("WGPU_ADAPTER_NAME", "Voodoo 2")], &[]);
+    assert!(ran.error(1).contains("no adapter matches"), "{}", ran.stderr);
 }
 
 #[test]

@@ -102,7 +102,8 @@ struct Soup {
     #[arg(long, conflicts_with = "greedy")]
     uniform: bool,
 
-    /// From the best by validation accuracy downwards, average each that strictly improves it
+    /// From the best by validation accuracy downwards, average each that strictly improves it [default:
+    /// on, unless --uniform]
     #[arg(long)]
     greedy: bool,
 

@@ -67,7 +67,8 @@ pub struct Pretrain {
     weights.long("student").help("What the student starts from; none for random weights")
 }))]
 pub struct Distill {
-    /// The networks to learn from: FILE, bundled, imagenet or hf:REPO[/FILE]
+    /// The networks to learn from: FILE, bundled, imagenet or hf:REPO[/FILE] [default: with --resume those
+    /// of the run]
     #[arg(long, value_name = "CKPT", num_args = 1.., required_unless_present = "resume")]
     teacher: Vec<Source>,
 
