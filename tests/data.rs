@@ -162,6 +162,33 @@ fn holding_out_is_stratified_and_seeded() {
 }
 
 #[test]
+fn a_test_split_is_held_out_of_the_validation_images() {
+    let names = ["a", "b"].map(|class| (0..20).map(move |at| format!("{class}/{at:02}.png")));
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let whole = Dataset::scan(folder.path(), &ScanOptions { val_fraction: 0.5, seed: 0 }).unwrap();
+    let held_out = |fraction, seed| {
+        let mut dataset = whole.clone();
+        dataset.hold_out_test(fraction, seed).map(|()| dataset)
+    };
+    let dataset = held_out(0.3, 0).unwrap();
+    assert_eq!(dataset.per_class(&dataset.val), [7, 7]);
+    assert_eq!(dataset.per_class(&dataset.test), [3, 3]);
+    assert_eq!(dataset.train, whole.train);
+    let mut all = [dataset.val.clone(), dataset.test.clone()].concat();
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    assert_eq!(all, whole.val, "every image is in one of the lists");
+    assert_eq!(held_out(0.3, 0).unwrap().test, dataset.test);
+    assert_ne!(held_out(0.3, 1).unwrap().test, dataset.test);
+    assert!(held_out(0.0, 0).unwrap().test.is_empty());
+    for fraction in [1.0, -0.1, f64::NAN] {
+        assert!(message(held_out(fraction, 0)).contains("--test-fraction"));
+    }
+    let mut dataset = dataset;
+    assert!(message(dataset.hold_out_test(0.5, 0)).contains("a test split already"));
+}
+
+#[test]
 fn a_few_unreadable_images_are_skipped_and_many_are_an_error() {
     let names: Vec<String> = (0..60).map(|at| format!("{}/{at:02}.png", at % 2)).collect();
     let folder = images(&names.iter().map(String::as_str).collect::<Vec<_>>());

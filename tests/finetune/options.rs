@@ -71,6 +71,44 @@ fn bounds_checks_are_kept_if_asked_for_and_change_nothing() {
 }
 
 #[test]
+fn the_adapter_asked_for_is_the_one_that_trains() {
+    let wgrad = Wgrad::with_images();
+    let devices = wgrad.run(&["devices", "--json"]);
+    let usable = |adapter: &serde_json::Value| adapter["unusable"].is_null();
+    for adapter in devices.objects().into_iter().filter(usable) {
+        let (index, backend) = (adapter["index"].to_string(), adapter["backend"].as_str().unwrap());
+        let options = format!("--adapter {index} --backend {backend} --epochs 1 --max-steps 1");
+        let ran = wgrad.finetune(&index, &options);
+        ran.answer();
+        assert!(ran.stderr.contains("adapter: "), "asked for, so no warning: {}", ran.stderr);
+        assert_eq!(wgrad.args(&index)["adapter"]["index"], adapter["index"]);
+        assert_eq!(wgrad.args(&index)["adapter"]["backend"], adapter["backend"]);
+    }
+}
+
+#[test]
+fn a_profile_is_a_table_and_a_trace() {
+    let wgrad = Wgrad::with_images();
+    let ran = wgrad.finetune("run", "--epochs 1 --max-steps 2 --profile trace.json");
+    let told = ran.answer();
+    if wgrad.args("run")["adapter"]["timestamps"] == false {
+        assert!(ran.stderr.contains("cannot time its dispatches"), "{}", ran.stderr);
+        return;
+    }
+    assert!(told.contains("profile of 2 steps: ") && told.contains("trace of the first 2 steps"));
+    let trace = std::fs::read(wgrad.path("trace.json")).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of_step = |step: u64| {
+        let of_step = events.iter().filter(move |event| event["args"]["step"] == step);
+        of_step.map(|event| event["name"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(of_step(0), of_step(1), "every step is the same");
+    assert!(of_step(0).iter().any(|name| name.starts_with("conv2d")), "{:?}", of_step(0));
+    assert!(events.iter().all(|event| event["dur"].as_f64().unwrap() >= 0.0));
+}
+
+#[test]
 fn augmentation_has_three_strengths() {
     let wgrad = Wgrad::with_images();
     let losses = |name: &str, options: &str| {

@@ -38,6 +38,32 @@ fn an_ensemble_answers_with_the_mean_probability() {
 }
 
 #[test]
+fn an_ensemble_may_average_logits_and_keep_images_for_the_report() {
+    let wgrad = Wgrad::with_base();
+    let a = wgrad.child("a", "--seed 1 --lr 0.01");
+    let b = wgrad.child("b", "--seed 2 --lr 0.03");
+    let ran = wgrad.fuse(&["ensemble", &a, &b, "--average", "logits", "--test-fraction", "0.5"]);
+    ran.answer();
+    let result = &ran.objects().pop().unwrap()["result"];
+    assert_eq!((&result["val"]["images"], &result["test"]["images"]), (&6.into(), &6.into()));
+    assert!(ran.stderr.contains("train 18, val 6, test 6 (held out from val)"), "{}", ran.stderr);
+
+    let odds = |weights: &str| -> Vec<f64> {
+        let ran = wgrad.run(&["predict", "data/val", "--json", "--weights", weights]);
+        ran.answer();
+        let of = |answer: serde_json::Value| {
+            let [a, b] = [0, 1].map(|class| answer["logits"][class].as_f64().unwrap());
+            a - b
+        };
+        ran.objects().into_iter().map(of).collect()
+    };
+    let [of_a, of_b, of_both] = [&a, &b, "out/ensemble.json"].map(odds);
+    for ((a, b), both) in of_a.iter().zip(&of_b).zip(&of_both) {
+        assert!((both - (a + b) / 2.0).abs() < 1e-5, "{a} {b} {both}");
+    }
+}
+
+#[test]
 fn an_ensemble_notices_that_a_member_has_changed() {
     let wgrad = Wgrad::with_base();
     let a = wgrad.child("a", "--seed 1 --lr 0.01");

@@ -1,6 +1,6 @@
 //! What an average must give back to the bit, and what may only round.
 
-use wgrad::checkpoint::Checkpoint;
+use wgrad::checkpoint::{Checkpoint, HostData};
 
 use crate::kitchen::bits;
 use crate::program::Wgrad;
@@ -53,6 +53,41 @@ fn the_order_of_ingredients_changes_nothing_but_rounding() {
     let mean = [a, b, c].map(|child| third(&wgrad.read(child))).iter().sum::<f64>() / 3.0;
     assert_eq!(third(&first) as f32, mean as f32);
     assert!(largest_gap(&first, &wgrad.read(a)) > 1e-4, "the children differ");
+}
+
+/// Two networks that lean to one class each are half right, and their average is the network between.
+#[test]
+fn a_greedy_soup_takes_what_strictly_improves_it() {
+    let wgrad = Wgrad::with_base();
+    let good = wgrad.child("good", "--epochs 12 --opt adam --lr 0.003 --augment none");
+    let [to_a, to_b] = [0, 1].map(|class| {
+        wgrad.alter(&good, &format!("to-{class}.safetensors"), |checkpoint| {
+            if let HostData::F32(bias) = &mut checkpoint.tensors.get_mut("fc.bias").unwrap().data {
+                bias[class] += 1000.0;
+            }
+        })
+    });
+    let soup = |networks: &[&str]| {
+        let ran = wgrad.fuse(&[&["soup", "--greedy"], networks].concat());
+        ran.answer();
+        let end = ran.objects().pop().unwrap();
+        let fused = wgrad.read("out/weights/fused.safetensors");
+        std::fs::remove_dir_all(wgrad.path("out")).unwrap();
+        let top1 = end["result"]["val"]["top1"].as_f64().unwrap();
+        (end["name"].as_str().unwrap().to_owned(), top1, fused)
+    };
+    let (name, top1, fused) = soup(&[&to_a, &to_b]);
+    assert!(name == "greedy soup of 2" && top1 > 0.5, "{name}: {top1}");
+    let [of_good, of_a] = [&good, &to_a].map(|path| wgrad.read(path));
+    let bias = |of: &Checkpoint| of.tensors["fc.bias"].as_f32().unwrap().to_vec();
+    assert_eq!((bias(&fused)[0] - bias(&of_good)[0]).round(), 500.0);
+
+    let (name, top1, fused) = soup(&[&to_a, &to_a]);
+    assert!(name == "greedy soup of 1" && top1 == 0.5, "a tie is no gain: {name}: {top1}");
+    assert_eq!(bits(&fused), bits(&of_a));
+    let (name, _, fused) = soup(&[&to_a, &good]);
+    assert_eq!(name, "greedy soup of 1", "a loss is none either");
+    assert_eq!(bits(&fused), bits(&of_good), "the best comes first");
 }
 
 #[test]
