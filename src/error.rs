@@ -90,6 +90,22 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// What was being done, down to what went wrong, on one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            // Some texts already end with their cause's.
+            if !text.ends_with(&cause_text) {
+                text += ": ";
+                text += &cause_text;
+            }
+            source = cause.source();
+        }
+        text
+    }
+
     /// The process exit code: 2 for wrong usage, 130 for an interruption, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -25,11 +25,13 @@ pub use history::{History, Row};
 pub use mosaic::{Tile, heated, mosaic};
 
 use crate::checkpoint::write_atomically;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::metrics::{Answered, Metrics};
 
 /// Pixels of a file to a CSS pixel.
 const SCALE: f64 = 1.5;
+/// The name of the page.
+pub const PAGE: &str = "report.html";
 /// Of a hundred.
 const JPEG_QUALITY: u8 = 90;
 
@@ -45,14 +47,25 @@ pub struct Report<'a> {
     pub epochs: u32,
     /// Images to train on.
     pub train_images: usize,
-    /// Whether the run has ended.
-    pub finished: bool,
+    /// Whether the run goes on.
+    pub standing: Standing,
     /// The best epoch, from 1.
     pub best: Option<u32>,
-    /// Device memory in bytes.
+    /// Device memory in bytes; 0 if that is not known.
     pub memory_bytes: u64,
     /// How the network answered the validation images; none without such.
     pub judged: Option<Judged<'a>>,
+}
+
+/// Whether a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does, so that the page looks again.
+    UnderWay,
+    /// Nothing is left to do.
+    Finished,
+    /// It stopped before that: a sentence that says where or why.
+    Stopped(String),
 }
 
 /// How a network answered the validation images.
@@ -112,7 +125,7 @@ impl Report<'_> {
             }
         }
         let page = self.page(&charts);
-        write_atomically(folder.join("report.html"), |file| file.write_all(page.as_bytes()))
+        write_atomically(folder.join(PAGE), |file| file.write_all(page.as_bytes()))
     }
 
     /// An answered image with what it is and what it was taken for.
@@ -168,6 +181,18 @@ impl Report<'_> {
             chart::curves("Learning rate", "epoch", true, &rates),
         ]
     }
+}
+
+/// Makes the page that [`Report::write`] wrote to `folder` say that the run, of `epochs` epochs, stands
+/// so after the first `done`. Everything else in it stays.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) with the path.
+pub fn restate(folder: &Path, standing: &Standing, done: u32, epochs: u32) -> Result<()> {
+    let path = folder.join(PAGE);
+    let page = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let page = page::restated(&page, standing, done, epochs);
+    write_atomically(path, |file| file.write_all(page.as_bytes()))
 }
 
 /// Writes `train_batch0.jpg`: a batch as the network sees it before normalisation.

@@ -9,21 +9,52 @@ use serde_json::Value;
 
 use super::drawing::{Drawing, css_variables, escape};
 use super::history::Row;
-use super::{Example, Judged, Report, chart, jpeg, matrix};
+use super::{Example, Judged, Report, Standing, chart, jpeg, matrix};
 use crate::metrics::{Answered, Average};
 
 /// Seconds after which the page of a run that goes on looks again.
 const REFRESH: u32 = 10;
+/// What stands before how the run stands.
+const STANDING: &str = "<p id=\"standing\">";
 const STYLE: &str = include_str!("page.css");
+
+impl Standing {
+    /// What makes the page look again, if it has to.
+    fn refresh(&self) -> String {
+        match self {
+            Self::UnderWay => {
+                format!("<meta http-equiv=\"refresh\" content=\"{REFRESH}\"/>\n")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// How a run of `epochs` epochs stands after the first `done`.
+    fn sentence(&self, done: u32, epochs: u32) -> String {
+        match self {
+            Self::UnderWay => format!(
+                "Under way: {done} of {epochs} epochs done. The page looks again every {REFRESH} \
+                 seconds."
+            ),
+            Self::Finished => format!("Finished after {done} of {epochs} epochs."),
+            Self::Stopped(why) => format!("{why} The page shows {done} of {epochs} epochs."),
+        }
+    }
+}
+
+/// `page`, that of a run under way, for one that stands as `standing` says.
+pub(super) fn restated(page: &str, standing: &Standing, done: u32, epochs: u32) -> String {
+    let page = page.replacen(&Standing::UnderWay.refresh(), &standing.refresh(), 1);
+    let Some((before, rest)) = page.split_once(STANDING) else { return page };
+    let (_, after) = rest.split_once("</p>").unwrap_or_default();
+    format!("{before}{STANDING}{}</p>{after}", escape(&standing.sentence(done, epochs)))
+}
 
 impl Report<'_> {
     /// The page; `charts` are loss, accuracy and learning rate.
     pub(super) fn page(&self, charts: &[Drawing; 3]) -> String {
         let title = format!("wgrad {}: {}", text_of(&self.args["command"]), self.data());
-        let refresh = match self.finished {
-            true => String::new(),
-            false => format!("<meta http-equiv=\"refresh\" content=\"{REFRESH}\"/>\n"),
-        };
+        let refresh = self.standing.refresh();
         let mut page = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n{refresh}\
@@ -59,19 +90,12 @@ impl Report<'_> {
 
     /// What was run on what, and how it went, at a glance.
     fn summary(&self, page: &mut String) {
-        let done = self.history.epochs.len();
-        let state = match self.finished {
-            true => format!("Finished after {done} of {} epochs.", self.epochs),
-            false => format!(
-                "Under way: {done} of {} epochs done. The page looks again every {REFRESH} seconds.",
-                self.epochs
-            ),
-        };
+        let done = self.history.epochs.len() as u32;
         let adapter = &self.args["adapter"];
         let _ = write!(
             page,
-            "<p>{}</p>\n<p>{}</p>\n",
-            escape(&state),
+            "{STANDING}{}</p>\n<p>{}</p>\n",
+            escape(&self.standing.sentence(done, self.epochs)),
             escape(&format!(
                 "{} from the weights {}, {} px, {} classes, on {} ({}, {}).",
                 text_of(&self.args["arch"]),
@@ -101,8 +125,10 @@ impl Report<'_> {
             let rate = format!("{:.0} img/s", last.images_per_second);
             figures.push(("training".into(), rate));
         }
-        let memory = format!("{:.0} MB", self.memory_bytes as f64 / 1e6);
-        figures.push(("device memory".into(), memory));
+        if self.memory_bytes > 0 {
+            let memory = format!("{:.0} MB", self.memory_bytes as f64 / 1e6);
+            figures.push(("device memory".into(), memory));
+        }
         *page += "<dl class=\"figures\">";
         for (name, value) in figures {
             let _ =
@@ -462,7 +488,7 @@ mod tests {
         classes: &[&str],
         metrics: Option<&Metrics>,
         epochs: Vec<Row>,
-        finished: bool,
+        standing: Standing,
     ) -> String {
         let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
         let args = json!({
@@ -494,7 +520,7 @@ mod tests {
             history: &history,
             epochs: 2,
             train_images: 10,
-            finished,
+            standing,
             best: Some(1),
             memory_bytes: 1_000_000,
             judged: metrics.map(|metrics| Judged { epoch: 1, metrics, shown: &shown }),
@@ -528,12 +554,18 @@ mod tests {
     fn the_page_is_whole_and_fetches_nothing() {
         let names = ["<b>&\"", "'ö\u{0}", "</main>"];
         for (images, off) in [(3, 1), (1, 0), (1, 1), (0, 0), (40, 1)] {
-            for finished in [false, true] {
-                let page = page(&names, Some(&metrics(3, images, off)), vec![ROW], finished);
+            for standing in [Standing::UnderWay, Standing::Finished, Standing::Stopped("x<".into())]
+            {
+                let metrics = metrics(3, images, off);
+                let page = page(&names, Some(&metrics), vec![ROW], standing.clone());
+                // Whatever a page said, it says in the end what one drawn anew would.
+                let under_way = self::page(&names, Some(&metrics), vec![ROW], Standing::UnderWay);
+                assert_eq!(restated(&under_way, &standing, 1, 2), page);
                 let text = check(&page);
                 assert!(text.contains("&lt;b&gt;&amp;&quot;"), "the class's name is told");
                 assert!(!page.contains("<b>") && !page.contains("<i>"));
-                assert_eq!(page.contains("http-equiv=\"refresh\""), !finished);
+                let refreshes = page.contains("http-equiv=\"refresh\"");
+                assert_eq!(refreshes, standing == Standing::UnderWay);
                 assert!(!page.contains("NaN") || images == 0, "{text}");
             }
         }
@@ -543,14 +575,19 @@ mod tests {
     fn a_run_without_validation_or_before_its_first_epoch_has_a_page() {
         let unvalidated = Row { val_loss: f64::NAN, val_top1: f64::NAN, val_top5: f64::NAN, ..ROW };
         for epochs in [vec![], vec![unvalidated]] {
-            let text = check(&page(&["a", "b"], None, epochs, false));
+            let text = check(&page(&["a", "b"], None, epochs, Standing::UnderWay));
             assert!(text.contains("of 2 epochs done") && !text.contains("NaN"), "{text}");
         }
     }
 
     #[test]
     fn what_was_measured_is_told() {
-        let page = page(&["ants", "bees", "wasps"], Some(&metrics(3, 7, 1)), vec![ROW], true);
+        let page = page(
+            &["ants", "bees", "wasps"],
+            Some(&metrics(3, 7, 1)),
+            vec![ROW],
+            Standing::Finished,
+        );
         let text = check(&page);
         assert!(text.contains("Finished after 1 of 2 epochs."), "{text}");
         assert!(text.contains("1 min 1 s") && text.contains("50.0 %"), "{text}");
@@ -564,7 +601,7 @@ mod tests {
     fn hundreds_of_classes_stay_readable() {
         let names: Vec<String> = (0..200).map(|class| format!("class {class}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let page = page(&names, Some(&metrics(200, 400, 1)), vec![ROW], true);
+        let page = page(&names, Some(&metrics(200, 400, 1)), vec![ROW], Standing::Finished);
         let text = check(&page);
         assert!(text.contains("The 20 classes with the most mistakes"), "{text}");
         assert!(page.contains("2 images of class 7 taken for class 8: 100.0 % of the row"));

@@ -19,7 +19,8 @@ impl Run<'_> {
             profile.finish(self.console)?;
         }
         self.gpu.trim();
-        let metrics = self.judge_best(images)?;
+        let judged = self.judge_best(images);
+        let metrics = judged.inspect_err(|error| self.illustrate_stop(images, error))?;
         let best = self.progress.best.as_ref().filter(|_| metrics.is_some());
         self.console.event(&json!({
             "event": "end",
@@ -29,11 +30,12 @@ impl Run<'_> {
             "loss": metrics.as_ref().map(|metrics| metrics.loss),
             "output_dir": self.folder.path().to_string_lossy(),
         }));
-        self.console.line(format_args!(
-            "device memory {:.0} MB; everything is in {}",
-            self.memory_bytes as f64 / 1e6,
-            self.folder.path().display()
-        ));
+        let memory = match self.progress.memory_bytes {
+            0 => String::new(),
+            bytes => format!("device memory {:.0} MB; ", bytes as f64 / 1e6),
+        };
+        let folder = self.folder.path().display();
+        self.console.line(format_args!("{memory}everything is in {folder}"));
         Ok(())
     }
 

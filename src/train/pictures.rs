@@ -15,11 +15,12 @@ use super::run_dir::read_json;
 use super::source::Source;
 use super::validate::in_order;
 use crate::data::Item;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::metrics::{Answered, Metrics};
 use crate::report::tensorboard::Events;
 use crate::report::{
-    Example, History, Ink, Judged, Report, Shown, Tile, heated, write_train_batch,
+    Example, History, Ink, Judged, PAGE, Report, Shown, Standing, Tile, heated, restate,
+    write_train_batch,
 };
 
 /// Kinds of mistakes shown, and images of each.
@@ -56,7 +57,8 @@ impl Run<'_> {
         let started = Instant::now();
         let (epoch, network) = (self.progress.epoch, leg.network);
         let judged = metrics.map(|metrics| Answers { epoch, network, metrics });
-        let mut drawn = vec![self.draw_batch(leg, images), self.draw(images, judged, false)];
+        let mut drawn = vec![self.draw_batch(leg, images)];
+        drawn.push(self.draw(images, judged, Standing::UnderWay));
         if self.config.tensorboard {
             drawn.push(self.add_events(leg));
         }
@@ -71,21 +73,41 @@ impl Run<'_> {
     /// images to validate with.
     pub(super) fn illustrate_end(&self, images: &Images, best: Option<Answers>) {
         let started = Instant::now();
-        let drawn = vec![self.draw(images, best, true)];
+        let standing = match self.progress.complete {
+            true => Standing::Finished,
+            false => Standing::Stopped(format!(
+                "Stopped after {} steps by --max-steps; --resume with more of them goes on.",
+                self.progress.step
+            )),
+        };
+        let drawn = vec![self.draw(images, best, standing)];
         self.tell_drawn(started, drawn);
+    }
+
+    /// Says in the report why the run does not go on; draws one where there is none yet.
+    pub(super) fn illustrate_stop(&self, images: &Images, error: &Error) {
+        let started = Instant::now();
+        let standing = Standing::Stopped(match error.exit_code() {
+            130 => format!("Interrupted after {} steps; --resume goes on.", self.progress.step),
+            _ => format!("Stopped by an error: {}.", error.chain()),
+        });
+        let drawn = match self.folder.path().join(PAGE).exists() {
+            true => restate(self.folder.path(), &standing, self.progress.epoch, self.epochs),
+            false => self.draw(images, None, standing),
+        };
+        self.tell_drawn(started, vec![drawn]);
     }
 
     /// Neither a run nor the other pictures end because one could not be drawn.
     fn tell_drawn(&self, started: Instant, drawn: Vec<Result<()>>) {
         for error in drawn.into_iter().filter_map(Result::err) {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            self.console.warning(format_args!("{error}{}", cause.unwrap_or_default()));
+            self.console.warning(error.chain());
         }
         let seconds = started.elapsed().as_secs_f64();
         self.console.detail(format_args!("pictures drawn in {seconds:.2} s"));
     }
 
-    fn draw(&self, images: &Images, answers: Option<Answers>, finished: bool) -> Result<()> {
+    fn draw(&self, images: &Images, answers: Option<Answers>, standing: Standing) -> Result<()> {
         let args: Value = read_json(&self.folder.args())?;
         let history = History::read(self.folder.path())?;
         let names = args["classes"].as_array().into_iter().flatten();
@@ -102,9 +124,9 @@ impl Run<'_> {
             history: &history,
             epochs: self.epochs,
             train_images: images.train.len(),
-            finished,
+            standing,
             best: self.progress.best.as_ref().map(|best| best.epoch),
-            memory_bytes: self.memory_bytes,
+            memory_bytes: self.progress.memory_bytes,
             judged: answers.map(judged),
         };
         report.write(self.folder.path())

@@ -22,6 +22,9 @@ pub struct Progress {
     pub best: Option<Best>,
     /// What the run took so far.
     pub seconds: f64,
+    /// Device memory at the end of the latest epoch; 0 where that was not noted.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Whether nothing is left to do.
     pub complete: bool,
     /// The choices of kernels by `--tune` that the latest steps went by, as [`crate::tune::digest`]

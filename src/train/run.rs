@@ -113,7 +113,6 @@ pub fn run(
             Rc::new(Ema::new(gpu, net.parameters(), net.statistics(), decay, progress.step))
         }),
         unreadable,
-        memory_bytes: 0,
         profile: config.profile.as_deref().map(Profile::new),
         pictures: Pictures::default(),
         saver: Saver::new(config.save_every),
@@ -145,7 +144,8 @@ pub fn run(
             network.net.parameters().cast(gpu)?;
             run.state = Some(state);
         }
-        run.phases(&phases, &network, &images)?;
+        let trained = run.phases(&phases, &network, &images);
+        trained.inspect_err(|error| run.illustrate_stop(&images, error))?;
     }
     drop(network);
     run.conclude(&images)
@@ -196,8 +196,6 @@ pub(super) struct Run<'a> {
     pub epochs: u32,
     pub progress: Progress,
     pub unreadable: Unreadable,
-    /// Device memory at the end of the latest epoch.
-    pub memory_bytes: u64,
     pub profile: Option<Profile>,
     pub pictures: Pictures,
     pub saver: Saver,
@@ -401,11 +399,11 @@ impl Run<'_> {
             ));
             console.event(&json!({ "event": "loss_scale", "scale": scale, "skipped": skipped }));
         }
-        self.memory_bytes = gpu.allocated_bytes();
+        self.progress.memory_bytes = gpu.allocated_bytes();
         console.event(&json!({
             "event": "memory",
             "planned": leg.plan.peak_bytes,
-            "allocated": self.memory_bytes,
+            "allocated": self.progress.memory_bytes,
         }));
         // What counts with an average is how the average does.
         let val = averaged.or(val);

@@ -207,6 +207,9 @@ fn an_interrupted_run_finishes_its_step_and_saves() {
         assert!(ran.stderr.contains(text), "no {text:?} in {}", ran.stderr);
     }
     let steps = wgrad.lines("run/steps.jsonl");
+    let page = fs::read_to_string(wgrad.path("run/report.html")).unwrap();
+    assert!(page.contains(&format!("Interrupted after {} steps; --resume", steps.len())), "{page}");
+    assert!(!page.contains("http-equiv=\"refresh\""), "nothing changes any more");
     // Every step that was done is in both files.
     let tracked = &wgrad.last("run")["bn1.num_batches_tracked"].data;
     assert_eq!(tracked, &HostData::I64(vec![steps.len() as i64]));

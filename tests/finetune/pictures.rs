@@ -62,6 +62,45 @@ fn events_tell_of_each_step_once() {
 }
 
 #[test]
+fn a_report_says_why_a_run_stopped() {
+    let wgrad = Wgrad::with_images();
+    let page = |name: &str| fs::read_to_string(wgrad.path(name).join("report.html")).unwrap();
+    wgrad.finetune("cut", "--epochs 2 --max-steps 4").answer();
+    let cut = page("cut");
+    assert!(cut.contains("Stopped after 4 steps by --max-steps; --resume"), "{cut}");
+    assert!(cut.contains("<h2>Top losses</h2>"));
+    let diverging = "--epochs 2 --lr 1e30 --lr-scheduler constant";
+    wgrad.finetune("diverged", diverging).error(1);
+    let diverged = page("diverged");
+    assert!(diverged.contains("Stopped by an error: the loss is "), "{diverged}");
+    // A page that is there already is not drawn anew.
+    let frozen = "--head-lr 1e-9 --freeze-epochs 1";
+    wgrad.finetune("later", &format!("{diverging} {frozen}")).error(1);
+    let later = page("later");
+    assert!(
+        later.contains("try a lower --lr or --clip-grad-norm 1. The page shows 1 of 3 epochs.")
+    );
+    assert!(later.contains("<h2>Top losses</h2>"));
+    for page in [cut, diverged, later] {
+        assert!(!page.contains("http-equiv=\"refresh\""), "nothing changes any more");
+    }
+}
+
+#[test]
+fn a_finished_run_is_told_of_as_before() {
+    let wgrad = Wgrad::with_images();
+    let figures = |stdout: &str| {
+        let page = fs::read_to_string(wgrad.path("run/report.html")).unwrap();
+        let memory =
+            |text: &str| Some(text.split("device memory").nth(1)?.split("MB").next()?.to_owned());
+        (memory(&page).unwrap(), memory(stdout).unwrap())
+    };
+    let finished = figures(wgrad.finetune("run", "--epochs 1").answer());
+    assert!(!finished.1.ends_with(" 0 "), "{finished:?}");
+    assert_eq!(figures(wgrad.resume("run", "").answer()), finished);
+}
+
+#[test]
 fn a_run_without_validation_has_a_report() {
     let wgrad = Wgrad::new();
     write_images(&wgrad.path("flat"), &[4, 4], 32);
