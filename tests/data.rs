@@ -38,7 +38,12 @@ fn images_come_in_image_folder_order() {
         "B/1.gif",
         "a/1.jpg",
         "a/2.JPG",
+        "a/3.tif",
+        "a/4.ppm",
+        "a/5.tiff",
+        "a/6.pgm",
     ]);
+    fs::copy(folder.path().join("a/1.jpg"), folder.path().join("a/3.jfif")).unwrap();
     let options = ScanOptions { val_fraction: 0.0, seed: 0 };
     let dataset = Dataset::scan(folder.path(), &options).unwrap();
     assert_eq!(dataset.classes, ["B", "a", "b"]);
@@ -47,6 +52,11 @@ fn images_come_in_image_folder_order() {
         "B/1.gif",
         "a/1.jpg",
         "a/2.JPG",
+        "a/3.jfif",
+        "a/3.tif",
+        "a/4.ppm",
+        "a/5.tiff",
+        "a/6.pgm",
         "b/10.PNG",
         "b/2.png",
         "b/z.webp",
@@ -55,14 +65,14 @@ fn images_come_in_image_folder_order() {
     ];
     let mut expected: Vec<PathBuf> = expected.iter().map(|name| folder.path().join(name)).collect();
     assert_eq!(paths(&dataset.train), expected);
-    assert_eq!(labels(&dataset.train), [0, 1, 1, 2, 2, 2, 2, 2]);
-    assert!(dataset.val.is_empty());
-    expected.drain(..3);
+    assert_eq!(labels(&dataset.train), [0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]);
+    assert!(dataset.val.is_empty() && dataset.skipped.is_empty());
+    expected.drain(..8);
     assert_eq!(image_files(&folder.path().join("b")).unwrap(), expected);
 }
 
 #[test]
-fn hidden_and_other_files_are_ignored() {
+fn hidden_files_are_ignored_and_others_counted() {
     let folder = images(&[
         "a/1.png",
         "a/2.png",
@@ -73,13 +83,19 @@ fn hidden_and_other_files_are_ignored() {
         ".git/1.png",
         "__MACOSX/1.png",
     ]);
-    fs::write(folder.path().join("a/notes.txt"), "notes").unwrap();
-    fs::write(folder.path().join("a/.DS_Store"), "x").unwrap();
+    for other in ["a/.DS_Store", "a/Thumbs.db", "a/notes.txt", "a/1.HEIC", "b/2.heic", "b/LICENSE"]
+    {
+        fs::write(folder.path().join(other), "x").unwrap();
+    }
     fs::write(folder.path().join("README.md"), "about").unwrap();
     let dataset = scan(folder.path()).unwrap();
     assert_eq!(dataset.classes, ["a", "b"]);
     assert_eq!((dataset.train.len(), dataset.val.len()), (2, 2));
     assert!(dataset.skipped.is_empty());
+    assert_eq!(
+        dataset.others.to_string(),
+        "4 files that are no images by their names: 2 heic, 1 without an extension, 1 txt"
+    );
 }
 
 #[test]
@@ -242,7 +258,10 @@ fn unusable_folders_are_explained() {
         (images(&["val/a/1.png", "val/b/1.png"]), "has val/ but no train/"),
         (images(&["train/1.png", "val/2.png"]), "not in class folders"),
         (images(&["train/a/1.png", "train/b/1.png", "val/c/1.png"]), "class \"c\" is unknown"),
-        (images(&["train/a/1.png", "train/b/1.png", "test/c/1.png"]), "class \"c\" is unknown"),
+        (
+            images(&["train/a/1.png", "train/b/1.png", "test/c/1.png"]),
+            "known ones are a; b. Rename",
+        ),
         (images(&["train/a/1.png", "train/b/1.png", "val/1.png"]), "not in class folders"),
     ];
     for (folder, expected) in &cases {
@@ -257,7 +276,10 @@ fn unusable_folders_are_explained() {
     fs::create_dir(folder.path().join("b")).unwrap();
     fs::write(folder.path().join("b/1.heic"), "x").unwrap();
     let error = message(scan(folder.path()));
-    assert!(error.contains("holds no image (1 other files, extensions: heic)"), "{error}");
+    assert!(
+        error.contains("holds no image (1 file that is no image by its name: 1 heic)"),
+        "{error}"
+    );
 
     let error = message(scan(&folder.path().join("missing")));
     assert!(error.contains("missing: no such folder"), "{error}");
@@ -332,7 +354,7 @@ fn evaluation_labels_by_the_given_classes() {
     let root = folder.path().join("test");
     assert_eq!(Labelled::scan(&root, &classes, None, None).unwrap().items.len(), 2);
     let error = message(Labelled::scan(&root, &classes[1..], None, None));
-    assert!(error.contains("class \"a\" is unknown; the 2 known ones are b, c"), "{error}");
+    assert!(error.contains("class \"a\" is unknown; the 2 known ones are b; c"), "{error}");
     let error = message(Labelled::scan(&root.join("a"), &classes, None, None));
     assert!(error.contains("2 images, but not in class folders"), "{error}");
 
@@ -470,9 +492,15 @@ fn grey_and_sixteen_bit_images_decode() {
 #[test]
 fn formats_are_told_from_the_content() {
     let picture = RgbImage::from_pixel(5, 4, Rgb([10, 200, 30]));
-    for format in
-        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::WebP]
-    {
+    for format in [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::WebP,
+        ImageFormat::Tiff,
+        ImageFormat::Pnm,
+    ] {
         let rgb = decode_bytes(&encode(&picture, format), "misnamed.jpg").unwrap();
         assert_near(&rgb, &picture, 3, &format!("{format:?}"));
     }

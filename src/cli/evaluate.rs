@@ -215,6 +215,9 @@ impl Evaluate {
                  images that they are judged on",
             );
         }
+        if !labelled.others.is_empty() {
+            console.note(format_args!("left out {}", labelled.others));
+        }
         let (batch_size, workers) = (self.model.batch_size(), self.workers);
         let question = Question {
             gpu: &gpu,

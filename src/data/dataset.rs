@@ -1,6 +1,5 @@
 //! Data sets on disk: finding the splits, labelling, holding out, and weeding out unreadable files.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -8,7 +7,7 @@ use rand::seq::SliceRandom;
 
 use super::archive::Archives;
 use super::decode::no_panic;
-use super::folder::{enumerate, extension, has_image_extension};
+use super::folder::{Others, enumerate, has_image_extension};
 use super::item::Item;
 use super::random::{Purpose, generator};
 use super::tree::Tree;
@@ -64,6 +63,8 @@ pub struct Dataset {
     pub left_out: Vec<PathBuf>,
     /// How `val` was held out of the training images; none where the folder has a validation split.
     pub held_out: Option<ScanOptions>,
+    /// Other files in the class folders.
+    pub others: Others,
     /// The archives that the images are in.
     pub archives: Archives,
 }
@@ -74,8 +75,9 @@ impl Dataset {
     /// class is held out: at least one image, unless it is the class's only one. A `test/` without
     /// class folders is not labelled and is left alone.
     ///
-    /// Folders inside a class belong to it; dot-files and files without an image's extension (JPEG,
-    /// PNG, GIF, BMP, WebP) are ignored. Every image's header is read, nothing is decoded.
+    /// Folders inside a class belong to it; dot-files are ignored, and files without an image's extension
+    /// (JPEG, PNG, GIF, BMP, WebP, TIFF, PNM) only counted. Every image's header is read, nothing is
+    /// decoded.
     ///
     /// `root` may also be a tar archive of such a folder, `.tar` or `.tar.gz`, or a folder of nothing
     /// but archives, which count as if all were unpacked into it.
@@ -96,10 +98,11 @@ impl Dataset {
         let root = &tree.root;
         let splits = Splits::find(&tree)?;
         let classes = tree.class_names(&splits.train)?;
-        let train = tree.labelled_images(&splits.train, &classes)?;
+        let mut others = Others::default();
+        let train = tree.labelled_images(&splits.train, &classes, &mut others)?;
         check_classes(&tree, &splits.train, &classes, &train)?;
-        let labelled = |folder: &PathBuf| held_out_images(&tree, folder, &classes);
-        let val = splits.val.as_ref().map(labelled).transpose()?;
+        let mut labelled = |folder: &PathBuf| held_out_images(&tree, folder, &classes, &mut others);
+        let val = splits.val.as_ref().map(&mut labelled).transpose()?;
         let test = splits.test.as_ref().map(labelled).transpose()?.unwrap_or_default();
 
         let held_out = val.is_none().then_some(*options);
@@ -127,6 +130,7 @@ impl Dataset {
             skipped,
             left_out,
             held_out,
+            others,
             archives,
         })
     }
@@ -186,6 +190,8 @@ pub struct Labelled {
     pub items: Vec<Item>,
     /// Images whose header cannot be read.
     pub skipped: Vec<Skipped>,
+    /// Other files in the class folders.
+    pub others: Others,
 }
 
 impl Labelled {
@@ -244,29 +250,30 @@ impl Labelled {
                 None => root.to_owned(),
             },
         };
-        let items = held_out_images(&tree, &folder, classes)?;
-        Self::of(folder, items)
+        let mut others = Others::default();
+        let items = held_out_images(&tree, &folder, classes, &mut others)?;
+        Self::of(folder, items, others)
     }
 
     /// Every split of a folder, or the folder itself where it has none.
     fn all(tree: &Tree, classes: &[String]) -> Result<Self> {
-        let mut items = Vec::new();
+        let (mut items, mut others) = (Vec::new(), Others::default());
         for folder in
             ["train", "val", "test"].into_iter().filter_map(|name| split_folder(tree, name))
         {
             if has_folders(tree, &folder)? {
-                items.extend(held_out_images(tree, &folder, classes)?);
+                items.extend(held_out_images(tree, &folder, classes, &mut others)?);
             }
         }
         if items.is_empty() {
-            items = held_out_images(tree, &tree.root, classes)?;
+            items = held_out_images(tree, &tree.root, classes, &mut others)?;
         }
-        Self::of(tree.root.clone(), items)
+        Self::of(tree.root.clone(), items, others)
     }
 
-    fn of(root: PathBuf, items: Vec<Item>) -> Result<Self> {
+    fn of(root: PathBuf, items: Vec<Item>, others: Others) -> Result<Self> {
         let ([items], skipped) = readable(&root, [items])?;
-        Ok(Self { name: root.display().to_string(), root, held_out: false, items, skipped })
+        Ok(Self { name: root.display().to_string(), root, held_out: false, items, skipped, others })
     }
 
     /// What [`Dataset::scan`] holds out of the images in `folder`, or what it leaves; its classes are
@@ -291,7 +298,8 @@ impl Labelled {
         if items.is_empty() {
             return Err(Error::data(name, "there are none; add images, or give --split all"));
         }
-        Ok(Self { root: folder, name, held_out: is_val, items, skipped: dataset.skipped })
+        let (skipped, others) = (dataset.skipped, dataset.others);
+        Ok(Self { root: folder, name, held_out: is_val, items, skipped, others })
     }
 }
 
@@ -379,15 +387,13 @@ fn first_empty_class<'a>(classes: &'a [String], items: &[Item]) -> Option<&'a st
 
 /// What a class folder holds in place of images.
 fn no_images(tree: &Tree, class_folder: &Path) -> Result<Error> {
-    let files = tree.files_under(class_folder)?;
-    let mut what = "the class folder holds no image".to_owned();
-    if !files.others.is_empty() {
-        let extensions: BTreeSet<String> =
-            files.others.iter().map(|path| extension(path)).collect();
-        let extensions = enumerate(&Vec::from_iter(extensions));
-        what += &format!(" ({} other files, extensions: {extensions})", files.others.len());
-    }
-    what += "; add JPEG, PNG, GIF, BMP or WebP files, or remove the folder";
+    let mut others = Others::default();
+    others.add(&tree.files_under(class_folder)?.others);
+    let held = if others.is_empty() { String::new() } else { format!(" ({others})") };
+    let what = format!(
+        "the class folder holds no image{held}; add JPEG, PNG, GIF, BMP, WebP, TIFF or PNM files, or \
+         remove the folder"
+    );
     Ok(Error::data(class_folder, what))
 }
 
@@ -409,8 +415,13 @@ fn no_class_folders(tree: &Tree, folder: &Path) -> Result<Error> {
 }
 
 /// The images of a split whose classes are given; there must be some.
-fn held_out_images(tree: &Tree, folder: &Path, classes: &[String]) -> Result<Vec<Item>> {
-    let items = tree.labelled_images(folder, classes)?;
+fn held_out_images(
+    tree: &Tree,
+    folder: &Path,
+    classes: &[String],
+    others: &mut Others,
+) -> Result<Vec<Item>> {
+    let items = tree.labelled_images(folder, classes, others)?;
     if !items.is_empty() {
         return Ok(items);
     }

@@ -15,12 +15,12 @@ const MAX_PIXELS: u64 = 100_000_000;
 const MAX_BYTES: u64 = 512 << 20;
 /// How much of a file [`probe`] reads first; nearly every header ends before.
 const HEAD: u64 = 64 << 10;
-/// How much it reads where that is not enough.
+/// How much it reads where that is not enough; a TIFF's may even stand at the end.
 const LONG_HEAD: u64 = 16 << 20;
 
 /// Decodes the image file at `path`, whose format is told from its content: JPEG (greyscale, YCbCr,
-/// CMYK), PNG (any depth, palette), GIF and WebP (their first frame), BMP. EXIF orientation is
-/// applied and transparency is blended on white.
+/// CMYK), PNG (any depth, palette), GIF, WebP and TIFF (their first frame), BMP, PNM. EXIF orientation
+/// is applied and transparency is blended on white.
 ///
 /// # Errors
 /// [`Error::Data`] with the reason: unreadable, of another format, truncated, or over 100 megapixels.
@@ -48,7 +48,7 @@ pub(super) fn probe(path: &Path) -> Result<(u32, u32), String> {
     let mut file = open(path)?;
     let mut head = Vec::new();
     // A long preamble (an embedded thumbnail, a colour profile) may precede the dimensions.
-    for most in [HEAD, LONG_HEAD] {
+    for most in [HEAD, LONG_HEAD, MAX_BYTES] {
         let more = file.by_ref().take(most - head.len() as u64).read_to_end(&mut head);
         more.map_err(|error| format!("cannot be read: {error}"))?;
         let found = dimensions(&head);
@@ -112,7 +112,9 @@ fn header(bytes: &[u8]) -> Result<Box<dyn ImageDecoder + '_>, String> {
         .with_guessed_format()
         .map_err(|error| format!("cannot be read: {error}"))?;
     if reader.format().is_none() {
-        return Err("not an image: its content is none of JPEG, PNG, GIF, BMP, WebP".into());
+        return Err(
+            "not an image: its content is none of JPEG, PNG, GIF, BMP, WebP, TIFF, PNM".into()
+        );
     }
     let decoder = no_panic(|| reader.into_decoder().map_err(told))?;
     let (width, height) = decoder.dimensions();

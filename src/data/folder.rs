@@ -1,11 +1,56 @@
 //! Listing a folder on the disk, and what file names say.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 
 /// Extensions of the files taken for images; what they hold is told from the content.
-const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "gif", "bmp", "webp"];
+const EXTENSIONS: [&str; 13] =
+    ["jpg", "jpeg", "jfif", "png", "gif", "bmp", "webp", "tif", "tiff", "pbm", "pgm", "ppm", "pnm"];
+/// Files that systems leave in folders.
+const LITTER: [&str; 2] = ["Thumbs.db", "desktop.ini"];
+
+/// Files in class folders that are no images by their names: how many of each extension.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Others(BTreeMap<String, usize>);
+
+impl Others {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Counts files; those that systems leave there do not count.
+    pub(super) fn add(&mut self, files: &[PathBuf]) {
+        let is_litter = |path: &Path| LITTER.iter().any(|name| path.ends_with(name));
+        for path in files.iter().filter(|path| !is_litter(path)) {
+            *self.0.entry(extension(path)).or_default() += 1;
+        }
+    }
+}
+
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 6;
+        let mut kinds: Vec<_> = self.0.iter().collect();
+        kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+        let told = |(extension, count): &(&String, &usize)| match extension.is_empty() {
+            true => format!("{count} without an extension"),
+            false => format!("{count} {extension}"),
+        };
+        let shown: Vec<_> = kinds.iter().take(SHOWN).map(told).collect();
+        let more = if kinds.len() > SHOWN { ", …" } else { "" };
+        match self.0.values().sum() {
+            1 => write!(f, "1 file that is no image by its name: {}", shown[0]),
+            count => {
+                let what = "files that are no images by their names";
+                write!(f, "{count} {what}: {}{more}", shown.join(", "))
+            }
+        }
+    }
+}
 
 /// A folder's visible entries, each kind sorted by name.
 #[derive(Clone, Default)]
@@ -43,11 +88,11 @@ pub(super) fn has_image_extension(path: &Path) -> bool {
     EXTENSIONS.contains(&extension(path).as_str())
 }
 
-/// The first names of a list and how many more there are.
+/// The first names of a list and how many more there are; names of classes have commas in them.
 pub(super) fn enumerate(names: &[String]) -> String {
     const SHOWN: usize = 10;
     let more = names.len().saturating_sub(SHOWN);
-    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 

@@ -41,6 +41,7 @@ pub use auto_augment::AutoAugment;
 pub use dataset::{Dataset, Labelled, ScanOptions, Skipped};
 pub use decode::{decode, decode_bytes};
 pub use demo::demo_root;
+pub use folder::Others;
 pub use image::RgbImage;
 pub use item::Item;
 pub use loader::{Batch, Loader, Order};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive::{Archives, Member, archives_at, open};
 use super::dataset::is_split;
-use super::folder::{Listing, enumerate, has_image_extension, list};
+use super::folder::{Listing, Others, enumerate, has_image_extension, list};
 use super::item::Item;
 use crate::error::{Error, Result};
 
@@ -84,11 +84,18 @@ impl Tree {
     /// Every image under `folder`'s class folders, labelled by the class's place in `classes`, in the
     /// order of torchvision's `ImageFolder`: by class, then by path.
     ///
-    /// A class without a folder is fine; a folder with images that is no class is an error.
-    pub fn labelled_images(&self, folder: &Path, classes: &[String]) -> Result<Vec<Item>> {
+    /// A class without a folder is fine; a folder with images that is no class is an error. Other files
+    /// in the folders are added to `left_out`.
+    pub fn labelled_images(
+        &self,
+        folder: &Path,
+        classes: &[String],
+        left_out: &mut Others,
+    ) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         for class_folder in self.list(folder)?.folders {
-            let images = self.files_under(&class_folder)?.images;
+            let ClassFiles { images, others } = self.files_under(&class_folder)?;
+            left_out.add(&others);
             let name = class_name(&class_folder)?;
             match classes.iter().position(|class| class == name) {
                 Some(label) => {

@@ -72,6 +72,9 @@ impl Images {
         if let Some(warning) = dataset.left_out_warning() {
             console.warning(warning);
         }
+        if !dataset.others.is_empty() {
+            console.line(format_args!("  left out {}", dataset.others));
+        }
         for Skipped { path, reason } in &dataset.skipped {
             console.warning(format_args!("left out {}: {reason}", path.display()));
         }

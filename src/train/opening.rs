@@ -28,15 +28,14 @@ pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
     let dataset = Dataset::scan(&root, &options)
         .context(|| format!("looking for images in {}", root.display()))?;
     let counts = |items: &[Item]| {
-        let per_class = dataset.per_class(items);
-        let listed: Vec<_> = dataset
-            .classes
-            .iter()
-            .zip(per_class)
-            .take(12)
-            .map(|(class, count)| format!("{class} {count}"))
-            .collect();
-        let more = if dataset.classes.len() > 12 { ", …" } else { "" };
+        let classes = dataset.classes.len();
+        let shown = if classes > 12 { 8 } else { classes };
+        let counted = dataset.classes.iter().zip(dataset.per_class(items)).take(shown);
+        let listed: Vec<_> = counted.map(|(class, count)| format!("{class} {count}")).collect();
+        let more = match classes - shown {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
         format!("{} ({}{more})", items.len(), listed.join(", "))
     };
     console.line(format_args!("data: {} classes in {}", dataset.classes.len(), root.display()));
@@ -52,6 +51,15 @@ pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
     console.line(format_args!("  val {}", counts(&dataset.val)));
     if let Some(warning) = dataset.left_out_warning() {
         console.warning(warning);
+    }
+    if !dataset.others.is_empty() {
+        console.line(format_args!("  left out {}", dataset.others));
+    }
+    if dataset.val.is_empty() && config.val_fraction > 0.0 {
+        console.warning(
+            "no class has an image to spare for validation, so the last epoch counts as the best; add \
+             images, or val/",
+        );
     }
     if dataset.train.is_empty() {
         return Err(Error::data(&root, "there is no image to train on"));

@@ -143,6 +143,7 @@ fn one_image_a_class_is_enough() {
     let events = ran.objects();
     assert_eq!(events.last().unwrap()["event"], "end");
     assert!(events.last().unwrap()["best_epoch"].is_null(), "there is nothing to validate with");
+    assert!(ran.stderr.contains("warning: no class has an image to spare for validation"));
     assert!(wgrad.path("two/weights/best.safetensors").is_file());
 }
 

@@ -113,12 +113,14 @@ fn a_run_writes_what_scripts_read() {
 #[test]
 fn people_are_told_what_runs_before_it_runs() {
     let wgrad = Wgrad::with_images();
+    fs::write(wgrad.path("data/val/b/1.heic"), "").unwrap();
     let ran = wgrad.finetune("run", "--epochs 1");
     let before = ran.answer().split("epoch 1/1").next().unwrap();
     for text in [
         "2 classes in data",
         "train 10 (a 5, b 5)",
         "val 4 (a 2, b 2)",
+        "left out 1 file that is no image by its name: 1 heic",
         "network: resnet18-w8 with 2 classes, 32 px",
         "batch norm: ",
         "frozen layers: none",
@@ -128,6 +130,9 @@ fn people_are_told_what_runs_before_it_runs() {
     }
     assert!(ran.stdout.contains("everything is in run"), "{}", ran.stdout);
     assert_eq!(wgrad.finetune("quiet", "--epochs 1 --quiet").answer(), "");
+    crate::run::write_images(&wgrad.path("many"), &[1; 13], 32);
+    let ran = wgrad.finetune("many-run", "--data many --max-steps 1");
+    assert!(ran.answer().contains("f 1, g 1, h 1 and 5 more)"), "{}", ran.stdout);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::cache;
 use crate::checkpoint::write_atomically;
 
 /// Changes whenever what is written does.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Of an archive's size, an index takes a small part; whatever is larger was not written here.
 const MOST_BYTES: u64 = 1 << 30;
 
