@@ -130,6 +130,7 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
         ("--augment light --no-augment", &["--augment", "--no-augment"]),
         ("--arch resnet20", &["resnet20", "resnet18"]),
         ("--weights hf:timm", &["hf:timm", "hf:OWNER/NAME"]),
+        ("--workers 99999", &["99999", "0..=1024"]),
         ("--backend directx", &["directx", "--backend"]),
         ("--precision f16", &["f16", "--precision", "mixed"]),
         ("--quiet --verbose", &["--quiet", "--verbose"]),

@@ -703,7 +703,7 @@ fn bytes_do_not_depend_on_the_number_of_workers() {
         let labels: Vec<u32> = batch.items.iter().map(|&item| items[item].label).collect();
         assert_eq!(batch.labels, labels);
     }
-    for workers in [2, 5, 0] {
+    for workers in [2, 5, 0, 99_999] {
         assert_eq!(load(0, 16, workers), batches, "{workers} workers");
     }
     // Nor on the batch an image is in; but on the epoch.

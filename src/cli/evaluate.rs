@@ -48,7 +48,13 @@ pub struct Evaluate {
     top: Option<NonZero<usize>>,
 
     /// Threads that load images; 0 for one a core
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        short = 'j',
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = super::values::workers()
+    )]
     workers: usize,
 
     #[command(flatten)]

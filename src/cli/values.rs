@@ -1,11 +1,16 @@
 //! What options call the library's choices.
 
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, RangedU64ValueParser};
 
 use crate::checkpoint::{Dtype, HeadPolicy};
-use crate::data::{Augment, AutoAugment};
+use crate::data::{Augment, AutoAugment, MAX_WORKERS};
 use crate::nn::BnPolicy;
+
+/// What `--workers` takes.
+pub fn workers() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=MAX_WORKERS as u64)
+}
 
 impl ValueEnum for Dtype {
     fn value_variants<'a>() -> &'a [Self] {

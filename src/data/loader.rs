@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 
 /// How many batches are being filled or wait to be taken, at least.
 const PREFETCH: usize = 3;
+/// More threads than this help nobody, and systems refuse them at some point.
+pub const MAX_WORKERS: usize = 1024;
 
 /// How an epoch visits the images.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +148,7 @@ impl Loader {
     ) -> Result<Self> {
         let workers = match workers {
             0 => thread::available_parallelism().map_or(1, |count| count.get()),
-            count => count,
+            count => count.min(MAX_WORKERS),
         };
         let largest = batches.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let prefetch = PREFETCH.max(workers.div_ceil(largest) + 1);

@@ -44,7 +44,7 @@ pub use demo::demo_root;
 pub use folder::Others;
 pub use image::RgbImage;
 pub use item::Item;
-pub use loader::{Batch, Loader, Order};
+pub use loader::{Batch, Loader, MAX_WORKERS, Order};
 pub use mix::Mix;
 pub use random::noise_key;
 pub use resize::resize_center_crop;

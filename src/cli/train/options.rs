@@ -44,7 +44,13 @@ pub struct DataOptions {
     pub drop_last: bool,
 
     /// Threads that load images; 0 for one a core
-    #[arg(short = 'j', long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        short = 'j',
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = crate::cli::values::workers()
+    )]
     pub workers: usize,
 }
 
