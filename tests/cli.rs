@@ -88,6 +88,24 @@ fn pretrain_starts_from_nothing() {
 }
 
 #[test]
+fn help_is_true_of_each_command() {
+    let wgrad = Wgrad::new();
+    for command in ["finetune", "pretrain", "fuse distill"] {
+        let arguments: Vec<_> = command.split(' ').chain(["--help"]).collect();
+        let help = wgrad.run(&arguments).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+        let name = command.trim_start_matches("fuse ");
+        let folders = format!("the first free of runs/{name}, runs/{name}-2, …");
+        assert!(help.contains(&folders), "{help}");
+        assert_eq!(help.contains("--weights"), name != "distill", "{help}");
+        assert_eq!(
+            help.contains("[default: 1; 0 with --student none]"),
+            name == "distill",
+            "{help}"
+        );
+    }
+}
+
+#[test]
 fn wrong_usage_exits_with_2_and_says_what_to_do() {
     let wgrad = Wgrad::new();
     for (arguments, texts) in [

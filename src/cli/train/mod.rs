@@ -46,6 +46,9 @@ pub struct Finetune {
     "Learning rate of the whole network; auto finds it by a range test first [default: 0.1 for each \
      256 images of a step for sgd, 0.001 for adam and adamw]"
 )))]
+#[command(mut_arg("output_dir", |folder| folder.help(
+    "A new or empty folder to write to [default: the first free of runs/pretrain, runs/pretrain-2, …]"
+)))]
 #[command(mut_arg("lr_warmup_epochs", |epochs| epochs.help(
     "Epochs in which the rate rises linearly before that [default: a twentieth of --epochs, at least \
      1; 0 with onecycle, which rises by itself, and with a single epoch]"
@@ -66,6 +69,20 @@ pub struct Pretrain {
 #[command(mut_arg("weights", |weights| {
     weights.long("student").help("What the student starts from; none for random weights")
 }))]
+#[command(mut_arg("arch", |arch| arch.help(
+    "resnet18, resnet34, resnet50, resnet101 or resnet152 [default: the student's own; resnet18 with \
+     --student none]"
+)))]
+#[command(mut_arg("zero_init_residual", |zero| zero.help(
+    "Start with the last batch norm's weight of every block at 0, so that blocks begin as their \
+     shortcuts; with --student none [default: off]"
+)))]
+#[command(mut_arg("freeze_epochs", |epochs| epochs.help(
+    "Epochs of the classifier alone, before those [default: 1; 0 with --student none]"
+)))]
+#[command(mut_arg("output_dir", |folder| folder.help(
+    "A new or empty folder to write to [default: the first free of runs/distill, runs/distill-2, …]"
+)))]
 pub struct Distill {
     /// The networks to learn from: FILE, bundled, imagenet or hf:REPO[/FILE] [default: with --resume those
     /// of the run]
