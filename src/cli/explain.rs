@@ -9,19 +9,23 @@ use image::RgbImage;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ComputeOptions, NetworkOptions, OutputOptions, Skips, check_answer};
-use crate::data::{decode, resize_center_crop};
+use super::shared::{ComputeOptions, NetworkOptions, OutputOptions, Skips, check_answer, expand};
+use crate::data::{decode, resize_center_crop, seen};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::metrics::{softmax, top_k};
 use crate::nn::Stage;
-use crate::report::{heated, write_png};
+use crate::report::{for_people, heated_part, write_png};
 use crate::train::{Activations, Network, layer_for};
 
 /// Where in images the network sees their likeliest classes: Grad-CAM heat maps
+///
+/// A picture is the whole image, resized where its longer side is not of 224 to 1024 pixels, with heat
+/// over the part that the network sees, which is the middle. The darker that part, the less it speaks for
+/// the class; what is not darkened the network does not see.
 #[derive(Args, Debug)]
 pub struct Explain {
-    /// Image files
+    /// Images, folders of images, or - for a list of both on standard input
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
@@ -88,25 +92,29 @@ impl Explain {
     pub fn run(self) -> Result<()> {
         let console = self.output.console();
         let interrupt = interrupt::install();
+        let mut skips = Skips::new(&console);
+        let images = expand(&self.images, &mut skips)?;
         let gpu = self.compute.open(&console)?;
         let network = self.network.load(&gpu, &console)?;
         let layer = self.layer.map_or_else(|| layer_for(network.image_size), Layer::stage);
         fs::create_dir_all(&self.output_dir)
             .map_err(Error::io(&self.output_dir))
             .context(|| "making the output folder")?;
-        let mut skips = Skips::new(&console);
-        for path in &self.images {
+        for path in &images {
             interrupt.check()?;
-            let read =
-                decode(path).and_then(|image| resize_center_crop(&image, network.image_size));
-            let pixels = match read {
-                Ok(pixels) => pixels,
+            let read = || {
+                let image = decode(path)?;
+                let pixels = resize_center_crop(&image, network.image_size)?;
+                Ok((image, pixels))
+            };
+            let (image, pixels) = match read() {
+                Ok(read) => read,
                 Err(error) => {
                     skips.add(path, &error);
                     continue;
                 }
             };
-            let answer = self.explain(&gpu, &network, layer, path, &pixels)?;
+            let answer = self.explain(&gpu, &network, layer, path, &image, &pixels)?;
             match console.is_json() {
                 true => console.answer_json(&answer)?,
                 false => console.answer(answer.lines())?,
@@ -121,21 +129,21 @@ impl Explain {
         network: &'a Network,
         layer: Stage,
         path: &Path,
+        image: &RgbImage,
         pixels: &[u8],
     ) -> Result<Answer<'a>> {
         let logits = network.evaluate(gpu, pixels, 1)?.wait()?;
         check_answer(path, &logits)?;
         let probabilities = softmax(&logits);
-        let size = network.image_size;
-        let image = RgbImage::from_raw(size, size, pixels.to_vec());
-        let image = image.ok_or_else(|| Error::data(path, "was not read whole"))?;
+        let seen = seen(image.width(), image.height(), network.image_size);
+        let shown = for_people(image);
         let activations = Activations::new(gpu, network, pixels, 1, layer)?;
         let mut top = Vec::new();
         for index in top_k(&logits, self.top.get()) {
             let map = activations.heat(&[index])?.swap_remove(0);
             let heat = map.normalised();
             let picture = self.free_name(path, top.len() + 1, &network.classes[index]);
-            write_png(&picture, &heated(&image, &heat, map.width))?;
+            write_png(&picture, &heated_part(&shown, seen, &heat, map.width))?;
             top.push(Explained {
                 class: &network.classes[index],
                 index,

@@ -1,7 +1,6 @@
 //! `wgrad predict`: the likeliest classes of images.
 
 use std::borrow::Cow;
-use std::io::stdin;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -11,8 +10,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips, check_answer};
-use crate::data::{decode, image_files, resize_center_crop};
+use super::shared::{
+    ClassifierOptions, ComputeOptions, OutputOptions, Skips, check_answer, expand,
+};
+use crate::data::{decode, resize_center_crop};
 use crate::error::{Error, Result};
 use crate::train::metrics::{softmax, top_k};
 
@@ -108,37 +109,6 @@ impl Answer<'_> {
         let guess = |guess: &Guess| format!("{} {:.1} %", guess.class, 100.0 * guess.prob);
         let guesses: Vec<_> = self.top.iter().map(guess).collect();
         format!("{}: {}", self.path, guesses.join(", "))
-    }
-}
-
-/// The image files that the arguments name.
-fn expand(arguments: &[PathBuf], skips: &mut Skips) -> Result<Vec<PathBuf>> {
-    let mut images = Vec::new();
-    for argument in arguments {
-        if argument.as_os_str() == "-" {
-            for line in stdin().lines() {
-                let line = line.map_err(Error::io("standard input"))?;
-                if !line.is_empty() {
-                    expand_path(Path::new(&line), &mut images, skips);
-                }
-            }
-        } else {
-            expand_path(argument, &mut images, skips);
-        }
-    }
-    Ok(images)
-}
-
-fn expand_path(path: &Path, images: &mut Vec<PathBuf>, skips: &mut Skips) {
-    if !path.is_dir() {
-        return images.push(path.to_owned());
-    }
-    match image_files(path) {
-        Ok(found) if found.is_empty() => {
-            skips.add(path, &Error::data(path, "the folder holds no image"));
-        }
-        Ok(found) => images.extend(found),
-        Err(error) => skips.add(path, &error),
     }
 }
 

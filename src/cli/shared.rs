@@ -1,11 +1,13 @@
 //! Options that several commands have.
 
+use std::io::stdin;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
 use crate::checkpoint::Source;
+use crate::data::image_files;
 use crate::error::{Context, Error, Result};
 use crate::fuse::Ensemble;
 use crate::gpu::{AdapterChoice, AdapterClass, FoundAdapter, Gpu, GpuOptions, adapters, choose};
@@ -336,5 +338,36 @@ impl<'a> Skips<'a> {
             count => format!("has no answer and was skipped, and so were {} more", count - 1),
         };
         Err(Error::data(path, what))
+    }
+}
+
+/// The image files that arguments name: files, folders, and `-` for a list of both on standard input.
+pub fn expand(arguments: &[PathBuf], skips: &mut Skips) -> Result<Vec<PathBuf>> {
+    let mut images = Vec::new();
+    for argument in arguments {
+        if argument.as_os_str() == "-" {
+            for line in stdin().lines() {
+                let line = line.map_err(Error::io("standard input"))?;
+                if !line.is_empty() {
+                    expand_path(Path::new(&line), &mut images, skips);
+                }
+            }
+        } else {
+            expand_path(argument, &mut images, skips);
+        }
+    }
+    Ok(images)
+}
+
+fn expand_path(path: &Path, images: &mut Vec<PathBuf>, skips: &mut Skips) {
+    if !path.is_dir() {
+        return images.push(path.to_owned());
+    }
+    match image_files(path) {
+        Ok(found) if found.is_empty() => {
+            skips.add(path, &Error::data(path, "the folder holds no image"));
+        }
+        Ok(found) => images.extend(found),
+        Err(error) => skips.add(path, &error),
     }
 }

@@ -47,5 +47,5 @@ pub use item::Item;
 pub use loader::{Batch, Loader, MAX_WORKERS, Order};
 pub use mix::Mix;
 pub use random::noise_key;
-pub use resize::resize_center_crop;
+pub use resize::{resize_center_crop, seen};
 pub use tree::image_files;

@@ -20,13 +20,28 @@ pub fn resize_center_crop(image: &RgbImage, size: u32) -> Result<Vec<u8>> {
     if (width, height) == (size, size) {
         return Ok(image.as_raw().clone());
     }
+    let [columns, rows] = center_crop(width, height, size);
+    resize(&whole(image.as_raw(), width, height)?, columns, rows, size)
+}
+
+/// What [`resize_center_crop`] keeps of an image: where its columns begin and how many they are, in shares
+/// of all, then the same of its rows.
+pub fn seen(width: u32, height: u32, size: u32) -> [(f64, f64); 2] {
+    if (width, height) == (size, size) {
+        return [(0.0, 1.0); 2];
+    }
+    let [columns, rows] = center_crop(width, height, size);
+    [(columns, width), (rows, height)]
+        .map(|(span, of)| (span.start / f64::from(of), span.length / f64::from(of)))
+}
+
+/// The columns and rows of `Resize(round(size·256/224))` and `CenterCrop(size)`.
+fn center_crop(width: u32, height: u32, size: u32) -> [Span; 2] {
     let short = (f64::from(size) * 256.0 / 224.0).round_ties_even();
     let long = |this: u32, other: u32| (short * f64::from(this) / f64::from(other)).floor();
     let (resized_width, resized_height) =
         if width <= height { (short, long(height, width)) } else { (long(width, height), short) };
-    let columns = Span::center_crop(width, resized_width, size);
-    let rows = Span::center_crop(height, resized_height, size);
-    resize(&whole(image.as_raw(), width, height)?, columns, rows, size)
+    [Span::center_crop(width, resized_width, size), Span::center_crop(height, resized_height, size)]
 }
 
 /// Resizes a region to `[size, size, 3]` bytes as if nothing were around it.

@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use chart::{Curve, curves, curves_over};
 pub use drawing::{Drawing, Ink};
 pub use history::{History, Row};
-pub use mosaic::{Tile, heated, mosaic};
+pub use mosaic::{Tile, for_people, heated, heated_part, mosaic};
 
 use crate::checkpoint::write_atomically;
 use crate::error::{Context, Error, Result};

@@ -1,6 +1,6 @@
 //! Images side by side with words under each, and heat laid over an image.
 
-use image::imageops::{FilterType, overlay, resize};
+use image::imageops::{FilterType, crop_imm, overlay, resize};
 use image::{Rgb, RgbImage};
 
 use super::drawing::{Anchor, Ink, Words, shortened};
@@ -12,6 +12,8 @@ const SIDE: u32 = 152;
 const MARGIN: u32 = 8;
 /// Height of a line of words.
 const LINE: u32 = 20;
+/// The longer side of an image by itself, in pixels: the least and the most.
+const SHOWN: (u32, u32) = (224, 1024);
 /// Font of the words.
 const FONT: f64 = 16.0;
 
@@ -57,6 +59,39 @@ const HEAT: [[f64; 3]; 6] = [
     [252.0, 165.0, 10.0],
     [252.0, 255.0, 164.0],
 ];
+
+/// The image, resized where its longer side is not of 224 to 1024 pixels.
+pub fn for_people(image: &RgbImage) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let longer = width.max(height).max(1);
+    let scale = f64::from(longer.clamp(SHOWN.0, SHOWN.1)) / f64::from(longer);
+    if scale == 1.0 {
+        return image.clone();
+    }
+    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+    resize(image, side(width), side(height), FilterType::Triangle)
+}
+
+/// [`heated`] over a part of an image: over the columns that begin at a share of its width and take a share
+/// of it, and the same of its rows.
+pub fn heated_part(
+    image: &RgbImage,
+    [columns, rows]: [(f64, f64); 2],
+    heat: &[f32],
+    width: usize,
+) -> RgbImage {
+    let pixels = |(start, length): (f64, f64), of: u32| {
+        let at = |share: f64| (share * f64::from(of)).round() as u32;
+        let first = at(start).min(of - 1);
+        (first, at(start + length).clamp(first + 1, of) - first)
+    };
+    let ((left, across), (top, down)) =
+        (pixels(columns, image.width()), pixels(rows, image.height()));
+    let part = heated(&crop_imm(image, left, top, across, down).to_image(), heat, width);
+    let mut picture = image.clone();
+    overlay(&mut picture, &part, left.into(), top.into());
+    picture
+}
 
 /// Lays heat (`width` values a row, 0 to 1) over an image, interpolated between the middles of its
 /// cells.
@@ -123,5 +158,31 @@ mod tests {
         assert!(brightness(39, 0) > brightness(25, 0) && brightness(25, 0) > brightness(5, 0));
         assert_eq!(brightness(39, 39), brightness(0, 39));
         assert_eq!(heated(&grey(3), &[1.0], 1).dimensions(), (3, 3));
+    }
+
+    #[test]
+    fn heat_leaves_alone_what_was_not_seen() {
+        let image = for_people(&RgbImage::from_pixel(64, 32, Rgb([128; 3])));
+        assert_eq!(image.dimensions(), (224, 112));
+        // What a network of 32 pixels sees: 32/37 of the height, and as many columns.
+        let seen = crate::data::seen(64, 32, 32);
+        let heated = heated_part(&image, seen, &[0.0], 1);
+        let is_hot = |x, y| heated.get_pixel(x, y).0 != [128; 3];
+        let hot = |along: &mut dyn Iterator<Item = (u32, u32)>| {
+            along.filter(|&(x, y)| is_hot(x, y)).count()
+        };
+        assert_eq!(hot(&mut (0..224).map(|x| (x, 56))), 96, "from 63.6 to 160.4");
+        assert_eq!(hot(&mut (0..112).map(|y| (112, y))), 97, "from 6.1 to 102.9");
+        assert!(is_hot(112, 56) && !is_hot(112, 2) && !is_hot(30, 56));
+        assert_eq!(
+            crate::data::seen(32, 32, 32),
+            [(0.0, 1.0); 2],
+            "an image of that size is not cropped"
+        );
+        for (side, shown) in [(5, 224), (500, 500), (3000, 1024)] {
+            assert_eq!(for_people(&grey(side)).dimensions(), (shown, shown));
+        }
+        let line = for_people(&RgbImage::new(3000, 2));
+        assert_eq!(heated_part(&line, [(0.5, 0.0); 2], &[1.0], 1).dimensions(), (1024, 1));
     }
 }

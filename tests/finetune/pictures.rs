@@ -216,7 +216,7 @@ fn explain_draws_a_picture_for_each_class() {
             assert_eq!(explained[key], predicted[key], "{key}");
         }
         let picture = wgrad.path(explained["picture"].as_str().unwrap());
-        assert_eq!(size(&picture), (32, 32));
+        assert_eq!(size(&picture), (224, 224), "32 pixels are too few for people");
         let heat: Vec<Vec<f64>> = serde_json::from_value(explained["heat"].clone()).unwrap();
         let hottest = heat.iter().flatten().copied().fold(0.0, f64::max);
         assert!(hottest == 1.0 || hottest == 0.0, "{heat:?}");
@@ -225,6 +225,9 @@ fn explain_draws_a_picture_for_each_class() {
     let again = wgrad.run(&[&arguments[..], &["--layer", "layer4"]].concat());
     again.answer();
     assert_eq!(fs::read_dir(wgrad.path("explained")).unwrap().count(), 8, "nothing overwritten");
+    let folder = wgrad.run(&["explain", "data/val", "--weights", BEST, "--json"]);
+    folder.answer();
+    assert_eq!(folder.objects().len(), 4, "the images of a folder");
     let missing = wgrad.run(&["explain", "no.png", image, "--weights", BEST]);
     assert!(missing.error(1).contains("no.png"));
     assert!(missing.stdout.contains(image), "the others are still answered");
