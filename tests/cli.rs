@@ -201,6 +201,7 @@ fn inspect_describes_a_checkpoint() {
     let [object] = &ran.objects()[..] else { panic!("{}", ran.stdout) };
     assert_eq!(object["arch"], "resnet18");
     assert_eq!(object["num_classes"], 200);
+    assert!(wgrad.run(&["inspect", "bundled"]).answer().contains("200 classes"));
 }
 
 #[test]
@@ -224,7 +225,7 @@ fn inspect_survives_hostile_files() {
 
 #[test]
 fn a_cause_is_told_once() {
-    let ran = Wgrad::new().run(&["inspect", "missing"]);
+    let ran = Wgrad::new().run(&["bench", "--compare", "missing"]);
     let error = ran.error(1);
     assert_eq!(error.matches("os error 2").count(), 1, "{error}");
 }

@@ -113,6 +113,7 @@ fn describe_container(path: &Path, file: &Container) -> std::result::Result<Insp
     })
 }
 
+/// For people; `{:#}` leaves the list of the tensors out.
 impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {:.1} MB, {}", self.path.display(), self.bytes as f64 / 1e6, self.dtype)?;
@@ -148,6 +149,9 @@ impl fmt::Display for Inspection {
             writeln!(f, "NOT FINITE     {}", list(&self.non_finite))?;
         }
         write!(f, "{} tensors", self.tensors.len())?;
+        if f.alternate() {
+            return Ok(());
+        }
         for tensor in &self.tensors {
             let shape = format!("{:?}", tensor.shape);
             write!(f, "\n  {:<36} {shape:<20} {}", tensor.name, tensor.dtype)?;

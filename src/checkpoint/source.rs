@@ -17,7 +17,11 @@ const IMAGENET: &str = "timm/resnet18.tv_in1k";
 /// The file a repository on the Hugging Face Hub keeps its weights in.
 const HUB_FILE: &str = "model.safetensors";
 
-const FORMS: &str = "FILE, bundled, imagenet, hf:OWNER/NAME[/FILE] or none";
+/// What a run's folder stands for: the first of these that is in it.
+const OF_RUN: [&str; 3] =
+    ["weights/best.safetensors", "weights/fused.safetensors", "ensemble.json"];
+
+const FORMS: &str = "FILE, a run's folder, bundled, imagenet, hf:OWNER/NAME[/FILE] or none";
 
 /// Where starting weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Source {
         /// The file in it.
         file: String,
     },
-    /// A file on this machine.
+    /// A file on this machine, or a run's folder.
     File(PathBuf),
 }
 
@@ -79,7 +83,10 @@ impl Source {
             Self::None => Ok(None),
             Self::Bundled => bundled().map(Some),
             Self::Hub { repo, file } => Hub::from_env().fetch(repo, file, progress).map(Some),
-            Self::File(path) if path.exists() => Ok(Some(path.clone())),
+            Self::File(path) if path.exists() => {
+                let of_run = OF_RUN.map(|file| path.join(file)).into_iter().find(|it| it.is_file());
+                Ok(Some(of_run.unwrap_or_else(|| path.clone())))
+            }
             Self::File(path) => Err(Error::checkpoint(
                 path,
                 format!("there is no such file; --weights takes {FORMS}"),

@@ -50,7 +50,7 @@ impl Fuse {
 /// are computed anew on the training images, except where the result is A or B itself.
 #[derive(Args, Debug)]
 struct Interpolate {
-    /// Where the line begins: FILE, bundled, imagenet or hf:REPO[/FILE]
+    /// Where the line begins: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE]
     #[arg(value_name = "A")]
     a: Source,
 
@@ -94,7 +94,7 @@ impl Interpolate {
 /// weights/fused.safetensors and everything measured to results.jsonl.
 #[derive(Args, Debug)]
 struct Soup {
-    /// The networks: FILE, bundled, imagenet or hf:REPO[/FILE]
+    /// The networks: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE]
     #[arg(value_name = "CKPT", required = true)]
     networks: Vec<Source>,
 
@@ -126,7 +126,7 @@ impl Soup {
 /// for --weights. Classes are matched by name, or by the ids that weights may give them.
 #[derive(Args, Debug)]
 struct Ensemble {
-    /// The networks: FILE, bundled, imagenet or hf:REPO[/FILE]
+    /// The networks: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE]
     #[arg(value_name = "CKPT", required = true)]
     networks: Vec<Source>,
 

@@ -1,18 +1,22 @@
 //! `wgrad inspect`: what a checkpoint holds.
 
-use std::path::PathBuf;
+use std::fmt::Display;
 
 use clap::Args;
+use serde::Serialize;
 
-use crate::checkpoint::describe;
+use super::shared::trained;
+use crate::checkpoint::{Source, describe};
 use crate::error::{Context, Result};
+use crate::fuse::{Ensemble, describe_ensemble};
 use crate::train::Console;
 
 /// What a checkpoint holds: architecture, classes, tensors, dtype, provenance
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// The safetensors file
-    file: PathBuf,
+    /// The checkpoint, an ensemble.json, or a run's folder for its best
+    #[arg(value_name = "FILE|RUN|bundled|imagenet|hf:REPO[/FILE]")]
+    file: Source,
 
     /// The same as one JSON object [default: off]
     #[arg(long)]
@@ -21,8 +25,16 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> Result<()> {
-        let found = describe(&self.file).context(|| "reading the checkpoint")?;
         let console = Console::new(false, false, self.json);
+        let doing = || "reading the checkpoint";
+        let path = trained(Some(&self.file), &console).context(doing)?;
+        match Ensemble::is_manifest(&path) {
+            true => self.tell(&console, describe_ensemble(&path).context(doing)?),
+            false => self.tell(&console, describe(&path).context(doing)?),
+        }
+    }
+
+    fn tell(&self, console: &Console, found: impl Display + Serialize) -> Result<()> {
         match self.json {
             true => console.answer_json(&found),
             false => console.answer(found),

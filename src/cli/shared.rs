@@ -184,8 +184,9 @@ impl OutputOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkOptions {
-    /// The checkpoint [default: the newest runs/*/weights/best.safetensors]
-    #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
+    /// The checkpoint, or a run's folder for its best [default: the newest
+    /// runs/*/weights/best.safetensors]
+    #[arg(long, value_name = "FILE|RUN|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
     #[command(flatten)]
@@ -209,8 +210,9 @@ impl NetworkOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
 pub struct ClassifierOptions {
-    /// The checkpoint, or an ensemble.json that `wgrad fuse ensemble` wrote [default: the newest runs/*/weights/best.safetensors]
-    #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
+    /// The checkpoint, an ensemble.json that `wgrad fuse ensemble` wrote, or a run's folder for its best
+    /// [default: the newest runs/*/weights/best.safetensors]
+    #[arg(long, value_name = "FILE|RUN|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
     #[command(flatten)]

@@ -22,25 +22,41 @@ use crate::train::{Classifier, Console, HeldOut, Interrupt, Network, Reply, RunD
 /// What `ensemble.json` holds.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Manifest {
+pub(super) struct Manifest {
     /// How answers are joined.
     #[serde(default)]
-    average: Average,
+    pub average: Average,
     /// Side of the square input in pixels; none for the networks' own, which then must be one.
     #[serde(default)]
-    image_size: Option<u32>,
-    members: Vec<Member>,
+    pub image_size: Option<u32>,
+    pub members: Vec<Member>,
 }
 
 /// A network of an ensemble.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Member {
+pub(super) struct Member {
     /// Its file; a relative path starts at the manifest's folder.
-    path: PathBuf,
+    pub path: PathBuf,
     /// Of the file, in hexadecimal digits; checked when there is one.
     #[serde(default)]
-    sha256: Option<String>,
+    pub sha256: Option<String>,
+}
+
+impl Manifest {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is no ensemble's or names no networks, [`Error::Io`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let manifest: Self = serde_json::from_str(&text)
+            .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
+        if manifest.members.is_empty() {
+            return Err(Error::checkpoint(path, "names no networks"));
+        }
+        Ok(manifest)
+    }
 }
 
 /// Networks on a device that answer together.
@@ -97,9 +113,7 @@ impl Ingredients {
     /// [`Error::Checkpoint`] naming the file that is damaged, has changed, or has other classes than
     /// the first.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let Manifest { average, image_size, members } = serde_json::from_str(&text)
-            .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
+        let Manifest { average, image_size, members } = Manifest::read(path)?;
         image_size
             .map_or(Ok(()), check_image_size)
             .map_err(|error| Error::checkpoint(path, error.to_string()))?;
@@ -110,13 +124,10 @@ impl Ingredients {
             if sha256.is_some_and(|sha256| sha256 != ingredient.sha256) {
                 return Err(ingredient.error(
                     "has changed since the ensemble was made; make it again with `wgrad fuse \
-                 ensemble`",
+                     ensemble`",
                 ));
             }
             ingredients.push(ingredient);
-        }
-        if ingredients.is_empty() {
-            return Err(Error::checkpoint(path, "names no networks"));
         }
         align(&mut ingredients)?;
         Ok(Self { members: ingredients, average, image_size })

@@ -10,6 +10,7 @@
 mod average;
 mod ensemble;
 mod ingredient;
+mod inspect;
 mod interpolate;
 mod journal;
 mod judge;
@@ -29,6 +30,7 @@ use crate::train::run_dir::check_empty;
 
 pub use average::{Tensors, distance, weighted_sum};
 pub use ensemble::{Ensemble, ensemble};
+pub use inspect::{EnsembleInspection, MemberInspection, describe_ensemble};
 pub use interpolate::interpolate;
 pub use onnx::export_ensemble;
 pub use score::Average;

@@ -33,6 +33,10 @@ fn an_ensemble_answers_with_the_mean_probability() {
     let evaluate = ["evaluate", "--data", "data", "--json", "--weights", "out/ensemble.json"];
     let metrics = wgrad.run(&evaluate).objects().remove(0);
     assert_eq!(metrics["top1"], end["result"]["val"]["top1"]);
+    // A run's folder stands for what came of it.
+    let of_folder = wgrad.run(&["evaluate", "--data", "data", "--json", "--weights", "out"]);
+    assert_eq!(of_folder.objects().remove(0), metrics);
+    assert_eq!(predict("a"), predict(&a));
     let gap = metrics["loss"].as_f64().unwrap() - end["result"]["val"]["loss"].as_f64().unwrap();
     assert!(gap.abs() < 1e-6, "{gap}");
 }
@@ -73,6 +77,18 @@ fn an_ensemble_notices_that_a_member_has_changed() {
     let ran = wgrad.run(&["evaluate", "--data", "data", "--weights", "out/ensemble.json"]);
     let error = ran.error(1);
     assert!(error.contains(&a) && error.contains("has changed"), "{error}");
+    let ran = wgrad.run(&["inspect", "out"]);
+    let text = ran.answer();
+    for words in ["an ensemble of 2 networks, the mean of their probabilities", base, &a] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+    assert_eq!(text.matches("\nprovenance     tool wgrad").count(), 2, "{text}");
+    assert_eq!(text.matches("\nCHANGED ").count(), 1, "{text}");
+    let ran = wgrad.run(&["inspect", "--json", "out/ensemble.json"]);
+    ran.answer();
+    let members = &ran.objects()[0]["members"];
+    assert_eq!((&members[0]["changed"], &members[1]["changed"]), (&false.into(), &true.into()));
+    assert_eq!(members[1]["arch"], members[0]["arch"]);
 
     std::fs::write(wgrad.path("own.json"), r#"{"members": [{"path": "a/none.safetensors"}]}"#)
         .unwrap();

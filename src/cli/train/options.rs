@@ -57,10 +57,11 @@ pub struct DataOptions {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkOptions {
-    /// What to start from; imagenet is timm/resnet18.tv_in1k from the Hugging Face Hub
+    /// What to start from; a run's folder stands for its best, imagenet is timm/resnet18.tv_in1k from the
+    /// Hugging Face Hub
     #[arg(
         long,
-        value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]|none",
+        value_name = "FILE|RUN|bundled|imagenet|hf:REPO[/FILE]|none",
         default_value = "bundled"
     )]
     pub weights: Source,
