@@ -66,7 +66,7 @@ pub fn table(files: &[BenchFile]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "{}: {} ({}, {}), {}, wgrad {} {}, {}\n   {}; verify: {} comparisons, {} failed; losses off by {}",
+            "{}: {} ({}, {}), {}, wgrad {} {}, {}\n   {}; verify: {} comparisons, {} failed{}",
             letter(index),
             file.name(),
             file.property("backend"),
@@ -78,7 +78,7 @@ pub fn table(files: &[BenchFile]) -> String {
             ceilings.join(", "),
             file.verify.comparisons,
             file.verify.failed,
-            file.losses.drift().map_or("unknown".into(), |drift| format!("{drift:.1e}")),
+            file.losses.drift().map_or(String::new(), |off| format!("; losses off by {off:.1e}")),
         );
     }
     let mut group = None;
@@ -160,6 +160,9 @@ pub(super) mod tests {
             "{text}"
         );
         assert!(text.contains("losses off by 2.0e-1"), "{text}");
+        let mut of_op = file("slow", 1.0);
+        of_op.losses.found.clear();
+        assert!(!table(&[of_op]).contains("losses"), "nothing was trained");
         let own = text.split("own slow\n").nth(1).unwrap();
         assert!(own.starts_with("  A <it> did not pass verify\n  B not measured\n"), "{own}");
     }

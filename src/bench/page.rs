@@ -153,14 +153,16 @@ fn speed(row: &Row, median: f64) -> String {
 
 /// Device and process memory of the rows that have them.
 fn memory(page: &mut String, files: &[BenchFile], lines: &[Line<'_>]) {
+    let known = |line: &&Line<'_>| line.rows.iter().flatten().any(|row| row.device_bytes.is_some());
+    let mut lines = lines.iter().filter(known).peekable();
+    if lines.peek().is_none() {
+        return;
+    }
     page.push_str("<h2>Memory</h2>\n<p>On the device, and at most in the process, in MB.</p>\n");
     table_of_files(page, files, "", "");
     let megabytes =
         |bytes: Option<u64>| bytes.map_or("–".into(), |b| (b / 1_000_000).to_string());
     for line in lines {
-        if line.rows.iter().flatten().all(|row| row.device_bytes.is_none()) {
-            continue;
-        }
         let _ = write!(page, "<tr><td>{}", escape(&line.title));
         for row in &line.rows {
             let of = |bytes: fn(&Row) -> Option<u64>| megabytes(row.and_then(bytes));
@@ -235,6 +237,7 @@ mod tests {
         assert!(page.contains("8.0 img/s") && page.contains("32.0 img/s"), "{page}");
         assert!(page.contains("slow &lt;GPU&gt;") && !page.contains("<GPU>"), "{page}");
         assert!(page.contains("x &amp; y") && page.contains("&lt;it&gt; did not pass"), "{page}");
+        assert!(!page.contains("Memory"), "none was measured");
         for word in ["src=", "href=", "@import", "url("] {
             assert!(!page.contains(word), "{word} in {page}");
         }
