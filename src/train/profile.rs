@@ -81,12 +81,7 @@ impl Profile {
             1e3 * total / steps
         ));
         for (label, &(seconds, count)) in rows {
-            console.line(format_args!(
-                "  {:8.3} ms {:5.1} % {:4.0}x  {label}",
-                1e3 * seconds / steps,
-                100.0 * seconds / total,
-                count as f64 / steps
-            ));
+            console.line(row(label, (seconds / steps, count as f64 / steps), seconds / total));
         }
         let trace = json!({ "traceEvents": self.events, "displayTimeUnit": "ms" });
         write_atomically(&self.path, |file| Ok(serde_json::to_writer(file, &trace)?))?;
@@ -96,5 +91,20 @@ impl Profile {
             self.path.display()
         ));
         Ok(())
+    }
+}
+
+/// A row of the table: of a kernel, what it takes and how often it runs in a step, and its share of all.
+fn row(kernel: &str, (seconds, times): (f64, f64), share: f64) -> String {
+    format!("  {:8.3} ms {:5.1} % {times:6.1}x  {kernel}", 1e3 * seconds, 100.0 * share)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_seldom_runs_is_not_told_to_run_never() {
+        assert_eq!(row("relu", (1e-3, 0.25), 0.5), "     1.000 ms  50.0 %    0.2x  relu");
     }
 }
