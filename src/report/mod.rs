@@ -23,6 +23,7 @@ pub use chart::{Curve, curves, curves_over};
 pub use drawing::{Drawing, Ink};
 pub use history::{History, Row};
 pub use mosaic::{Tile, for_people, heated, heated_part, mosaic};
+pub use raster::writable;
 
 use crate::checkpoint::write_atomically;
 use crate::error::{Context, Error, Result};
@@ -117,24 +118,16 @@ impl Report<'_> {
         let charts = self.charts();
         write_charts(&folder.join("results.png"), &charts)?;
         if let Some(judged) = &self.judged {
-            let matrix = matrix::confusion_picture(judged.metrics, self.classes).pixels(SCALE);
+            let classes = writable(self.classes);
+            let matrix = matrix::confusion_picture(judged.metrics, &classes).pixels(SCALE);
             write_png(&folder.join("confusion_matrix.png"), &matrix)?;
-            let tiles: Vec<Tile> = judged.shown.sample.iter().map(|e| self.tile(e)).collect();
+            let tiles: Vec<Tile> = judged.shown.sample.iter().map(|e| tile(e, &classes)).collect();
             if let Some(picture) = mosaic(&tiles) {
                 write_jpeg(&folder.join("val_predictions.jpg"), &picture)?;
             }
         }
         let page = self.page(&charts);
         write_atomically(folder.join(PAGE), |file| file.write_all(page.as_bytes()))
-    }
-
-    /// An answered image with what it is and what it was taken for.
-    fn tile(&self, example: &Example) -> Tile {
-        let Answered { label, predicted, confidence, .. } = example.answer;
-        let ink = if example.answer.is_right() { Ink::Right } else { Ink::Wrong };
-        let percent = format!("{:.0}% {}", 100.0 * confidence, self.classes[predicted]);
-        let lines = vec![(self.classes[label].clone(), Ink::Text), (percent, ink)];
-        Tile { image: example.image.clone(), lines }
     }
 
     /// Loss, accuracy and learning rate over the run.
@@ -181,6 +174,15 @@ impl Report<'_> {
             chart::curves("Learning rate", "epoch", true, &rates),
         ]
     }
+}
+
+/// An answered image with what it is and what it was taken for.
+fn tile(example: &Example, classes: &[String]) -> Tile {
+    let Answered { label, predicted, confidence, .. } = example.answer;
+    let ink = if example.answer.is_right() { Ink::Right } else { Ink::Wrong };
+    let percent = format!("{:.0}% {}", 100.0 * confidence, classes[predicted]);
+    let lines = vec![(classes[label].clone(), Ink::Text), (percent, ink)];
+    Tile { image: example.image.clone(), lines }
 }
 
 /// Makes the page that [`Report::write`] wrote to `folder` say that the run, of `epochs` epochs, stands

@@ -137,6 +137,16 @@ pub fn write(image: &mut RgbImage, words: &Words) {
     }
 }
 
+/// The names of classes as files can show them: one whose characters have not all glyphs goes by its number.
+pub fn writable(classes: &[String]) -> Vec<String> {
+    let has_glyphs = |name: &str| name.chars().all(|c| c == '?' || drawable(c) != ['?']);
+    let writable = |(class, name): (usize, &String)| match has_glyphs(name) {
+        true => name.clone(),
+        false => format!("class {class}"),
+    };
+    classes.iter().enumerate().map(writable).collect()
+}
+
 /// The characters with glyphs that stand for `character`.
 fn drawable(character: char) -> Vec<char> {
     match character {
@@ -198,5 +208,11 @@ mod tests {
         let up = inked("abé", true);
         assert!(up.len() > 20 && up.iter().all(|&(x, y)| x <= 31 && y <= 30), "{up:?}");
         assert_eq!(inked("語", false), inked("?", false), "what has no glyph is seen to miss one");
+    }
+
+    #[test]
+    fn a_name_without_glyphs_is_a_number() {
+        let classes = ["ants?", "蜂", "Bär – 2", "кот 3"].map(str::to_owned);
+        assert_eq!(writable(&classes), ["ants?", "class 1", "Bär – 2", "class 3"]);
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Answered, Metrics};
 use crate::report::tensorboard::Events;
 use crate::report::{
-    Example, History, Ink, Judged, PAGE, Report, Shown, Standing, Tile, heated, restate,
+    Example, History, Ink, Judged, PAGE, Report, Shown, Standing, Tile, heated, restate, writable,
     write_train_batch,
 };
 
@@ -215,7 +215,8 @@ impl Run<'_> {
                 )
             }
         };
-        let label = |label: u32| vec![(network.classes[label as usize].clone(), Ink::Text)];
+        let classes = writable(&network.classes);
+        let label = |label: u32| vec![(classes[label as usize].clone(), Ink::Text)];
         let tiles: Vec<Tile> = images_of(&pixels, size)
             .zip(labels)
             .take(64)
