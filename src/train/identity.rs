@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::run_dir::RunDir;
 use crate::data::{Dataset, Item};
 use crate::error::{Error, Result};
 
@@ -85,11 +86,16 @@ impl Class {
     }
 }
 
-/// Checks that the options, as `args.json` has them, are those that the run was begun with.
+/// Checks that the options, as `args.json` has them, are those that the run in `folder` was begun with.
 ///
 /// # Errors
 /// [`Error::Usage`] naming the first that differs and is not among `may_change`.
-pub fn check_options(now: &Value, begun_with: &Value, may_change: &[&str]) -> Result<()> {
+pub fn check_options(
+    now: &Value,
+    begun_with: &Value,
+    may_change: &[&str],
+    folder: &RunDir,
+) -> Result<()> {
     let (Value::Object(now), Value::Object(then)) = (now, begun_with) else {
         return Err(Error::Usage("--resume: args.json holds no options".into()));
     };
@@ -100,9 +106,13 @@ pub fn check_options(now: &Value, begun_with: &Value, may_change: &[&str]) -> Re
             continue;
         }
         let option = name.replace('_', "-");
+        let weights = match folder.last() {
+            last if last.is_file() => format!(" from its weights, --weights {}", last.display()),
+            _ => String::new(),
+        };
         return Err(Error::Usage(format!(
             "--resume: the run was begun with another {option} ({then}, now {now}); leave the \
-             option out, or begin a new run"
+             option out, or begin a new run{weights}"
         )));
     }
     Ok(())

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::console::Console;
 use super::identity::check_options;
 use super::network::Network;
+use super::run_dir::RunDir;
 use super::teachers::{Lessons, Teachers};
 use crate::checkpoint::LoadReport;
 use crate::data::{Archives, Dataset, Item, ScanOptions, Skipped};
@@ -199,18 +200,18 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// Checks that a run that goes on is the one that was begun with `then`, the content of its
-    /// `args.json`; warns if something else than options might change its numbers.
+    /// Checks that a run that goes on is the one that was begun in `folder`, with `then`, the content of
+    /// its `args.json`; warns if something else than options might change its numbers.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the option that differs.
-    pub fn check(&self, then: &Value, console: &Console) -> Result<()> {
+    pub fn check(&self, folder: &RunDir, then: &Value, console: &Console) -> Result<()> {
         let now = serde_json::to_value(self).map_err(std::io::Error::from);
         let now = now.map_err(Error::io("args.json"))?;
         // Other images are found by looking at them, and told class by class; other kernels, before a
         // step goes by them.
         let besides = ["version", "commit", "host", "adapter", "tuned", "checked", "classes"];
-        check_options(&now, &resolved(then), &[&besides, Config::MAY_CHANGE].concat())?;
+        check_options(&now, &resolved(then), &[&besides, Config::MAY_CHANGE].concat(), folder)?;
         for what in ["commit", "adapter"] {
             if then[what] != now[what] {
                 console.warning(format_args!(

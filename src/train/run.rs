@@ -76,7 +76,7 @@ pub fn run(
                 config.lr = read_json::<Value>(&folder.args())?["lr"].as_f64().unwrap_or(config.lr);
             }
             let args = Args::new(gpu, &config, &network.classes, name);
-            args.check(&read_json(&folder.args())?, console)?;
+            args.check(&folder, &read_json(&folder.args())?, console)?;
             if state.is_some() {
                 fingerprint.check(&read_json(&folder.images())?)?;
             }

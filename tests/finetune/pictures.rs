@@ -98,6 +98,9 @@ fn a_finished_run_is_told_of_as_before() {
     let finished = figures(wgrad.finetune("run", "--epochs 1").answer());
     assert!(!finished.1.ends_with(" 0 "), "{finished:?}");
     assert_eq!(figures(wgrad.resume("run", "").answer()), finished);
+    let longer = wgrad.resume("run", "--epochs 4");
+    let instead = "begin a new run from its weights, --weights run/weights/last.safetensors";
+    assert!(longer.error(2).contains(instead), "{}", longer.stderr);
 }
 
 #[test]
