@@ -289,11 +289,13 @@ fn named(classes: &[String], metrics: Vec<ClassMetrics>) -> Vec<NamedClass<'_>> 
 impl Answer<'_> {
     fn text(&self, metrics: &Metrics) -> String {
         let percent = |share: f64| format!("{:.1}", 100.0 * share);
-        let mut first =
-            format!("{} images  loss {:.4}  Acc@1 {}", self.images, self.loss, percent(self.top1));
-        if self.classes.len() > 5 {
-            first += &format!("  Acc@5 {}", percent(self.top5));
-        }
+        let mut first = format!(
+            "{} images  loss {:.4}  Acc@1 {}  Acc@5 {}",
+            self.images,
+            self.loss,
+            percent(self.top1),
+            percent(self.top5)
+        );
         if let Some(Top { k, accuracy }) = self.top {
             first += &format!("  Acc@{k} {}", percent(accuracy));
         }

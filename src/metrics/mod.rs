@@ -308,9 +308,6 @@ pub struct Epoch {
     pub lr: Vec<f64>,
     /// Training images a second, validation left out.
     pub images_per_second: f64,
-    /// Classes to choose from: among five or fewer, the first five are no achievement.
-    #[serde(skip)]
-    pub classes: usize,
 }
 
 /// How a network did on the validation images.
@@ -341,10 +338,7 @@ impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "epoch {}/{}  loss {:.3}", self.epoch, self.epochs, self.train_loss)?;
         if let Some(Validation { top1, top5, .. }) = self.val {
-            write!(f, "  val Acc@1 {:.1}", 100.0 * top1)?;
-            if self.classes > 5 {
-                write!(f, "  Acc@5 {:.1}", 100.0 * top5)?;
-            }
+            write!(f, "  val Acc@1 {:.1}  Acc@5 {:.1}", 100.0 * top1, 100.0 * top5)?;
         }
         if let Some(Validation { top1, .. }) = self.val_ema {
             write!(f, "  average {:.1}", 100.0 * top1)?;
@@ -496,7 +490,6 @@ mod tests {
             val_ema: None,
             lr: vec![0.01],
             images_per_second: 812.3,
-            classes: 6,
         };
         let line = "epoch 3/5  loss 0.412  val Acc@1 91.1  Acc@5 99.0  812 img/s";
         assert_eq!(epoch.to_string(), line);

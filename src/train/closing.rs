@@ -50,14 +50,11 @@ impl Run<'_> {
             .context(|| "reading the best weights back")?;
         let (batch, workers) = (config.batch_size, config.workers);
         let metrics = judge(gpu, &network, &images.val, batch, workers, self.interrupt)?.metrics;
-        let first_five = match network.classes.len() {
-            0..=5 => String::new(),
-            _ => format!("  Acc@5 {:.1}", 100.0 * metrics.top5),
-        };
         console.line(format_args!(
-            "best: epoch {}, val Acc@1 {:.1}{first_five}  loss {:.3} from the written file",
+            "best: epoch {}, val Acc@1 {:.1}  Acc@5 {:.1}  loss {:.3} from the written file",
             best.epoch,
             100.0 * metrics.top1,
+            100.0 * metrics.top5,
             metrics.loss
         ));
         let name = |class: usize| &network.classes[class];

@@ -390,7 +390,6 @@ impl Run<'_> {
             val_ema: averaged,
             lr: self.rates.told(leg.phase, totals.learning_rate),
             images_per_second: totals.images as f64 / totals.seconds,
-            classes: network.classes.len(),
         };
         self.results.append(&epoch)?;
         console.epoch(&epoch);

@@ -426,7 +426,6 @@ mod tests {
             val_ema: None,
             lr: vec![0.01],
             images_per_second: 812.04,
-            classes: 2,
         };
         results.append(&epoch).unwrap();
         epoch.val = None;

@@ -116,7 +116,6 @@ fn images_that_cannot_be_read_are_listed() {
         let ran =
             wgrad.run(&["evaluate", "--data", "data", "--split", "train", "--weights", weights]);
         assert!(ran.answer().starts_with("31 images  loss "), "{}", ran.stdout);
-        assert!(!ran.stdout.contains("Acc@5"), "of two classes: {}", ran.stdout);
         let warnings: Vec<_> = ran.stderr.lines().filter(|line| line.contains(name)).collect();
         assert_eq!(warnings.len(), 1, "told once: {}", ran.stderr);
         assert!(warnings[0].starts_with("warning: left out ") && warnings[0].contains(text));

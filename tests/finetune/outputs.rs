@@ -129,13 +129,10 @@ fn people_are_told_what_runs_before_it_runs() {
         assert!(before.contains(text), "no {text:?} in {before}");
     }
     assert!(ran.stdout.contains("everything is in run"), "{}", ran.stdout);
-    assert!(!ran.stdout.contains("Acc@5"), "of two classes: {}", ran.stdout);
     assert_eq!(wgrad.finetune("quiet", "--epochs 1 --quiet").answer(), "");
-    crate::run::write_images(&wgrad.path("many"), &[2; 13], 32);
+    crate::run::write_images(&wgrad.path("many"), &[1; 13], 32);
     let ran = wgrad.finetune("many-run", "--data many --max-steps 1");
-    for text in ["f 1, g 1, h 1 and 5 more)", "Acc@5"] {
-        assert!(ran.answer().contains(text), "no {text:?} in {}", ran.stdout);
-    }
+    assert!(ran.answer().contains("f 1, g 1, h 1 and 5 more)"), "{}", ran.stdout);
 }
 
 #[test]
