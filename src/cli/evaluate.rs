@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt;
-use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, check_answer};
+use super::shared::{ClassifierOptions, ComputeOptions, OutputOptions, Skips, check_answer};
 use crate::data::{Labelled, Skipped};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -232,9 +232,6 @@ impl Evaluate {
             interrupt: &interrupt,
         };
         let asked = question.ask(&labelled)?;
-        for Skipped { path, reason } in labelled.skipped.iter().chain(&asked.failed) {
-            console.warning(format_args!("left out {}: {reason}", path.display()));
-        }
         let classes = network.classes().len();
         let metrics = asked.metrics(classes, Temperature(1.0));
         let (temperature, fitted_on) = match self.temperature {
@@ -275,9 +272,14 @@ impl Evaluate {
             scaled: scaled.as_ref(),
         };
         match console.is_json() {
-            true => console.answer_json(&answer),
-            false => console.answer(answer.text(&metrics)),
+            true => console.answer_json(&answer)?,
+            false => console.answer(answer.text(&metrics))?,
         }
+        let mut skips = Skips::new(&console);
+        for skipped in labelled.skipped.iter().chain(&asked.failed) {
+            skips.add(&skipped.path, &Error::data(&skipped.path, &skipped.reason));
+        }
+        skips.into_result()
     }
 }
 
