@@ -286,6 +286,8 @@ fn the_environment_chooses_where_no_option_does() {
         let index = adapter["index"].to_string();
         let found = chosen(devices(&[("WGPU_BACKEND", backend)], &[]));
         assert_eq!(found["backend"], backend);
+        let several = format!("metal, {backend}");
+        assert_eq!(chosen(devices(&[("WGPU_BACKEND", &several)], &[]))["backend"], backend);
         assert_eq!(chosen(devices(&[("WGPU_ADAPTER_NAME", &index)], &[])), {
             let mut adapter = adapter.clone();
             adapter["chosen"] = true.into();
@@ -303,6 +305,8 @@ fn the_environment_chooses_where_no_option_does() {
     }
     let ran = devices(&[("WGPU_BACKEND", "directx")], &[]);
     assert!(ran.error(2).contains("unknown backend `directx`; one of vulkan"), "{}", ran.stderr);
+    let ran = devices(&[("WGPU_POWER_PREF", "bar")], &[]);
+    assert!(ran.error(2).contains("it is low, high or none"), "{}", ran.stderr);
     let ran = devices(&[("WGPU_ADAPTER_NAME", "Voodoo 2")], &[]);
     assert!(ran.error(1).contains("no adapter matches"), "{}", ran.stderr);
 }

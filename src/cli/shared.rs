@@ -58,10 +58,7 @@ impl AdapterOptions {
         if choice.adapter.as_deref() != Some("all") {
             return Ok(vec![choose(&choice)?]);
         }
-        let of_backend = |found: &FoundAdapter| {
-            choice.backend.as_ref().is_none_or(|backend| *backend == found.report.backend)
-        };
-        Ok(adapters().into_iter().filter(of_backend).collect())
+        choice.of_backend(adapters())
     }
 }
 

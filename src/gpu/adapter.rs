@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub struct AdapterChoice {
     /// `--adapter` or `WGPU_ADAPTER_NAME`: an index from `wgrad devices` or a part of the name.
     pub adapter: Option<String>,
-    /// `--backend` or `WGPU_BACKEND`: vulkan, metal, dx12 or gl.
+    /// `--backend` or `WGPU_BACKEND`: vulkan, metal, dx12 or gl, or several with commas between them.
     pub backend: Option<String>,
     /// `WGPU_POWER_PREF`: `low` prefers an integrated GPU to a discrete one.
     pub power: Option<String>,
@@ -24,6 +24,22 @@ impl AdapterChoice {
             backend: self.backend.or_else(|| variable("WGPU_BACKEND")),
             power: self.power.or_else(|| variable("WGPU_POWER_PREF")),
         }
+    }
+
+    /// Those of the adapters that are of the backend asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a backend of another name.
+    pub fn of_backend(&self, mut found: Vec<FoundAdapter>) -> Result<Vec<FoundAdapter>> {
+        if let Some(backends) = self.backends()? {
+            found.retain(|found| backends.contains(&found.raw.get_info().backend));
+        }
+        Ok(found)
+    }
+
+    fn backends(&self) -> Result<Option<Vec<wgpu::Backend>>> {
+        let names = self.backend.as_deref().map(|names| names.split(','));
+        names.map(|names| names.map(|name| parse_backend(name.trim())).collect()).transpose()
     }
 }
 
@@ -167,25 +183,22 @@ pub fn at(index: usize) -> Result<FoundAdapter> {
 /// # Errors
 /// [`Error::Gpu`] if there is none, none matches, or the one named cannot run compute shaders.
 pub fn choose(choice: &AdapterChoice) -> Result<FoundAdapter> {
-    let backend = choice.backend.as_deref().map(parse_backend).transpose()?;
-    let fits = |FoundAdapter { report, raw }: &FoundAdapter| {
-        let named = match &choice.adapter {
-            Some(name) => match name.parse::<usize>() {
-                Ok(index) => report.index == index,
-                Err(_) => report.name.to_lowercase().contains(&name.to_lowercase()),
-            },
-            None => report.unusable.is_none(),
-        };
-        named && backend.is_none_or(|backend| raw.get_info().backend == backend)
+    let fits = |FoundAdapter { report, .. }: &FoundAdapter| match &choice.adapter {
+        Some(name) => match name.parse::<usize>() {
+            Ok(index) => report.index == index,
+            Err(_) => report.name.to_lowercase().contains(&name.to_lowercase()),
+        },
+        None => report.unusable.is_none(),
     };
-    let low_power = choice.power.as_deref().is_some_and(|power| power.starts_with("low"));
+    let low_power = choice.power.as_deref().map_or(Ok(false), parse_power)?;
     let rank = |found: &FoundAdapter| class_rank(found.report.class, low_power);
-    let asked = choice.adapter.is_some() || backend.is_some();
+    let asked = choice.adapter.is_some() || choice.backend.is_some();
     let (mut listing, mut best) = (String::new(), None::<FoundAdapter>);
     for found in find() {
         listing += &self::listing(&found);
         // Of several as good the first.
-        best = best.into_iter().chain(found.into_iter().filter(fits)).min_by_key(rank);
+        let found = choice.of_backend(found)?.into_iter().filter(fits);
+        best = best.into_iter().chain(found).min_by_key(rank);
         if best.as_ref().is_some_and(|best| asked || best.report.class != AdapterClass::Software) {
             break;
         }
@@ -231,6 +244,15 @@ fn parse_backend(name: &str) -> Result<wgpu::Backend> {
             )));
         }
     })
+}
+
+/// Whether less power is preferred to more speed, in wgpu's words.
+fn parse_power(name: &str) -> Result<bool> {
+    match name.to_lowercase().as_str() {
+        "low" => Ok(true),
+        "high" | "none" => Ok(false),
+        _ => Err(Error::Usage(format!("WGPU_POWER_PREF={name}: it is low, high or none"))),
+    }
 }
 
 fn backend_rank(backend: wgpu::Backend) -> u8 {
