@@ -141,7 +141,7 @@ fn a_class_may_be_called_train() {
     assert_eq!(dataset.classes, ["fast", "slow"]);
     assert_eq!(dataset.left_out, ["bus", "car"].map(|name| folder.path().join(name)));
     let warning = dataset.left_out_warning().unwrap();
-    assert!(warning.starts_with("left out bus, car: "), "{warning}");
+    assert!(warning.starts_with("left out bus; car: "), "{warning}");
     fs::remove_dir_all(folder.path().join("car")).unwrap();
     fs::remove_dir_all(folder.path().join("bus")).unwrap();
     assert_eq!(scan(folder.path()).unwrap().left_out_warning(), None);
