@@ -142,7 +142,7 @@ pub fn tell_plan(
         BnPolicy::Train => ", and batch norm sees each part by itself",
         BnPolicy::Frozen => "",
     };
-    let in_parts = format_args!("{micro_batch} at a time; gradients add up{statistics}");
+    let in_parts = format!("{micro_batch} at a time; gradients add up{statistics}");
     if micro_batch < batch.min(config.batch_size) {
         console.warning(format_args!("a batch of {batch} does not fit and is done {in_parts}"));
     } else if micro_batch < batch {
