@@ -350,7 +350,7 @@ fn predict_answers_for_every_image_it_can_read() {
     child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
     let ran = Ran::from(child.wait_with_output().unwrap());
 
-    assert!(ran.error(1).contains("text.jpg: has no answer and was skipped"), "{}", ran.stderr);
+    assert!(ran.error(1).contains("text.jpg: was skipped; the warning says why"), "{}", ran.stderr);
     assert!(ran.stderr.contains("warning: text.jpg: "), "{}", ran.stderr);
     let answers = ran.objects();
     let paths: Vec<_> = answers.iter().map(|answer| answer["path"].as_str().unwrap()).collect();

@@ -206,6 +206,7 @@ impl Evaluate {
             None if labelled.held_out => "; --split all takes all",
             _ => "",
         };
+        console.note(format_args!("{} images in {}{all}", labelled.items.len(), labelled.name));
         if let (Some(training), None, false) = (training, &self.split, same)
             && labelled.root == root
         {
@@ -214,7 +215,6 @@ impl Evaluate {
                 training.data
             ));
         }
-        console.note(format_args!("{} images in {}{all}", labelled.items.len(), labelled.name));
         if labelled.held_out && trainings.len() > 1 {
             console.warning(
                 "the networks were trained with different --seed or --val-fraction: some have seen \

@@ -333,8 +333,10 @@ impl<'a> Skips<'a> {
     pub fn into_result(self) -> Result<()> {
         let Some(path) = self.first else { return Ok(()) };
         let what = match self.count {
-            1 => "has no answer and was skipped".to_owned(),
-            count => format!("has no answer and was skipped, and so were {} more", count - 1),
+            1 => "was skipped; the warning says why".to_owned(),
+            count => {
+                format!("was skipped, and so were {} more; the warnings say why", count - 1)
+            }
         };
         Err(Error::data(path, what))
     }

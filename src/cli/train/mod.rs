@@ -84,8 +84,8 @@ pub struct Pretrain {
     "A new or empty folder to write to [default: the first free of runs/distill, runs/distill-2, …]"
 )))]
 pub struct Distill {
-    /// The networks to learn from: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE] [default: with --resume those
-    /// of the run]
+    /// The networks to learn from: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE] [default:
+    /// with --resume those of the run]
     #[arg(long, value_name = "CKPT", num_args = 1.., required_unless_present = "resume")]
     teacher: Vec<Source>,
 
