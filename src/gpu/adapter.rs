@@ -1,6 +1,6 @@
 //! Which adapters there are, which one to use, and what it can do.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 
 use crate::{Error, Result};
 
@@ -136,6 +136,9 @@ pub(super) static OPENING: Mutex<()> = Mutex::new(());
 static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| instance(NOT_GL));
 const NOT_GL: wgpu::Backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
 
+/// The first that knew GL's driver, which stays loaded with it: unloading it under other threads' feet is no better.
+static FIRST_OF_GL: OnceLock<wgpu::Instance> = OnceLock::new();
+
 fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     descriptor.backends = backends;
@@ -154,7 +157,11 @@ fn find() -> impl Iterator<Item = Vec<FoundAdapter>> {
             |instance: &wgpu::Instance| pollster::block_on(instance.enumerate_adapters(backends));
         let mut found = match backends {
             NOT_GL => search(&INSTANCE),
-            _ => search(&instance(backends)),
+            _ => {
+                let of_this_thread = instance(backends);
+                FIRST_OF_GL.get_or_init(|| of_this_thread.clone());
+                search(&of_this_thread)
+            }
         };
         found.sort_by_key(|adapter| backend_rank(adapter.get_info().backend));
         let first = count;

@@ -57,6 +57,7 @@ static PARTS: &[&Shader] = &[
     &shader!("cooperative_tiles"),
     &shader!("max_pool2d_places"),
     &shader!("sum_of_partials"),
+    &shader!("sum_of_shares"),
     &shader!("words"),
 ];
 

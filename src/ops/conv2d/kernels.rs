@@ -1,6 +1,7 @@
 //! The kernels that the passes of a convolution can be done by, and the table that picks one.
 
 use super::PASSES;
+use super::estimate::{LongSums, PROCESSORS, most_parts};
 use super::geometry::Geometry;
 use super::sharing::BUSY;
 use super::tiling::{Cooperative, Numbers, Tiling};
@@ -52,9 +53,6 @@ fn in_order(gpu: &Gpu, [arrays, texels]: Lanes, pays: bool) -> Vec<Named<Tiling>
         (false, _) => arrays.to_vec(),
     }
 }
-
-/// Processors of a GPU, of which each does a tile at a time: an H200's, since adapters do not tell.
-const PROCESSORS: usize = 132;
 
 /// Sizes of what is computed as matrix products.
 #[derive(Clone, Copy)]
@@ -187,8 +185,18 @@ fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Ti
         true => Numbers::Half,
         false => Numbers::Single,
     };
-    let sizes = sizes_on_units(product.parts > 1, geometry.flops());
-    product.order_on_units(on_units(gpu.workgroup_memory(), units, numbers, sizes))
+    let of = |sizes| on_units(gpu.workgroup_memory(), units, numbers, sizes);
+    match product.parts {
+        1 => product.order_on_units(of(SIZES_ON_UNITS)),
+        _ => soonest_first(geometry, of(SIZES_BY_WEIGHT)),
+    }
+}
+
+/// Tiles for a gradient by the weight, that which is done soonest in front.
+fn soonest_first(geometry: &Geometry, mut tilings: Vec<Named<Tiling>>) -> Vec<Named<Tiling>> {
+    let seconds = |tiling: Tiling| LongSums::of(&tiling.seen(geometry)).estimate(tiling).seconds;
+    tilings.sort_by(|(_, a), (_, b)| seconds(*a).total_cmp(&seconds(*b)));
+    tilings
 }
 
 const SQUARE_NAME: &str = "cooperative 128x128";
@@ -197,22 +205,22 @@ const LOW_NAME: &str = "cooperative 96x128";
 /// Tiles on matrix units that are enough, since workgroups share the sums of fewer than keep a GPU busy.
 const ENOUGH_ON_UNITS: usize = 64;
 
-/// Rows and columns of tiles on matrix units, the best first and the smallest last, for a product of so
-/// many multiplications and additions, whose sums are long ones that are shared or not.
-fn sizes_on_units(shared: bool, flops: f64) -> &'static [Named<[u32; 2]>] {
-    const LARGE: Named<[u32; 2]> = ("cooperative 256x128", [256, 128]);
-    const SQUARE: Named<[u32; 2]> = (SQUARE_NAME, [128, 128]);
-    const LOW: Named<[u32; 2]> = (LOW_NAME, [96, 128]);
-    const MIDDLE: Named<[u32; 2]> = ("cooperative 128x64", [128, 64]);
-    const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
-    match shared {
-        false => &[SQUARE, LOW, MIDDLE, SMALL],
-        // By the weight, whose sums are the longest: larger tiles are read less often, but there are
-        // more parts of sums to add up.
-        true if flops >= 2e10 => &[LARGE, MIDDLE, SQUARE, SMALL],
-        true => &[MIDDLE, SQUARE, LARGE, SMALL],
-    }
-}
+const MIDDLE: Named<[u32; 2]> = ("cooperative 128x64", [128, 64]);
+const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
+
+/// Rows and columns of tiles on matrix units, the best first and the smallest last.
+const SIZES_ON_UNITS: &[Named<[u32; 2]>] =
+    &[(SQUARE_NAME, [128, 128]), (LOW_NAME, [96, 128]), MIDDLE, SMALL];
+
+/// Of tiles by the weight, whose rows are most often a multiple of 192.
+const SIZES_BY_WEIGHT: &[Named<[u32; 2]>] = &[
+    ("cooperative 256x128", [256, 128]),
+    ("cooperative 192x128", [192, 128]),
+    ("cooperative 192x64", [192, 64]),
+    (SQUARE_NAME, [128, 128]),
+    MIDDLE,
+    SMALL,
+];
 
 /// Tiles on matrix units for windows all of whose taps of a row find what they read in one tile, for this
 /// convolution or, if `data`, for the one that its gradient by the input is; and whether they are preferred.
@@ -362,10 +370,9 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
 }
 
-/// How to do the backward pass by a weight of so many `quads` of input channels at all taps, in at most
-/// `parts` parts of each sum.
-pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize, parts: usize) -> Tiling {
-    let pairs = geometry.has_pairs();
+/// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
+pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
+    let (pairs, parts) = (geometry.has_pairs(), most_parts(geometry));
     let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts, pairs };
     let tilings = tilings(gpu, product, geometry, alone_by_weight(gpu, product));
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
@@ -405,26 +412,46 @@ mod tests {
         assert_eq!(registers(16, 4).share(8, 1152).parts, 1);
     }
 
+    const UNITS: MatrixUnits = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
+
     #[test]
     fn products_that_fill_no_tile_on_units_get_the_smallest() {
-        let units = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
-        let first = |rows, columns, parts, flops| {
-            let sizes = sizes_on_units(parts > 1, flops);
-            let tiles = on_units(48 << 10, units, Numbers::Octets, sizes);
-            let product = Product { rows, columns, count: 1, parts, pairs: false };
+        let first = |rows, columns| {
+            let tiles = on_units(48 << 10, UNITS, Numbers::Octets, SIZES_ON_UNITS);
+            let product = Product { rows, columns, count: 1, parts: 1, pairs: false };
             product.order_on_units(tiles)[0].0
         };
-        // By the weights of shortcuts, whatever the batch, and of layer4 with large ones.
-        assert_eq!(first(64, 128, 784, 1e9), "cooperative 64x64");
-        assert_eq!(first(64, 128, 3136, 4e10), "cooperative 64x64");
-        assert_eq!(first(9 * 512, 512, 196, 6e10), "cooperative 256x128");
         // Forward: layer1 and layer2 at 224 px, and layer4 at 64 px with a small batch.
-        assert_eq!(first(64 * 56 * 56, 64, 1, 1e10), "cooperative 128x64");
-        assert_eq!(first(64 * 28 * 28, 128, 1, 1e10), "cooperative 128x128");
-        assert_eq!(first(64, 512, 1, 1e9), "cooperative 64x64");
+        assert_eq!(first(64 * 56 * 56, 64), "cooperative 128x64");
+        assert_eq!(first(64 * 28 * 28, 128), "cooperative 128x128");
+        assert_eq!(first(64, 512), "cooperative 64x64");
         // layer3 and layer4, of whose large tiles the last round would have few.
-        assert_eq!(first(64 * 14 * 14, 256, 1, 1e10), "cooperative 96x128");
-        assert_eq!(first(64 * 7 * 7, 512, 1, 1e10), "cooperative 96x128");
-        assert_eq!(first(256 * 14 * 14, 256, 1, 4e10), "cooperative 128x128");
+        assert_eq!(first(64 * 14 * 14, 256), "cooperative 96x128");
+        assert_eq!(first(64 * 7 * 7, 512), "cooperative 96x128");
+        assert_eq!(first(256 * 14 * 14, 256), "cooperative 128x128");
+    }
+
+    #[test]
+    fn by_the_weight_tiles_leave_little_of_a_round_unused() {
+        let first = |images, size, [c_in, c_out]: [u32; 2], window, stride| {
+            let padding = window / 2;
+            let sizes = [
+                images, size, size, c_in, window, window, c_out, stride, stride, padding, padding,
+                1,
+            ];
+            let geometry = Geometry::of_sizes(sizes).unwrap();
+            let tiles = on_units(48 << 10, UNITS, Numbers::Octets, SIZES_BY_WEIGHT);
+            let (name, tiling) = soonest_first(&geometry, tiles)[0];
+            (name, LongSums::of(&geometry).estimate(tiling).parts)
+        };
+        // As an H200 has them soonest: layers at 224 px, batch 64 and 256.
+        assert_eq!(first(64, 56, [64, 64], 3, 1), ("cooperative 192x64", 88));
+        assert_eq!(first(64, 56, [64, 128], 3, 2), ("cooperative 192x128", 44));
+        assert_eq!(first(64, 28, [128, 128], 3, 1), ("cooperative 192x128", 22));
+        assert_eq!(first(64, 14, [256, 256], 3, 1), ("cooperative 256x128", 7));
+        assert_eq!(first(256, 14, [256, 256], 3, 1), ("cooperative 256x128", 7));
+        assert_eq!(first(256, 14, [256, 512], 3, 2), ("cooperative 256x128", 7));
+        // Of shortcuts, which would fill half of a large tile.
+        assert_eq!(first(64, 56, [64, 128], 1, 2).0, "cooperative 64x64");
     }
 }

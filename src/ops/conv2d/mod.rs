@@ -11,6 +11,7 @@
 
 mod cases;
 mod epilogue;
+mod estimate;
 mod geometry;
 mod kernels;
 mod passes;

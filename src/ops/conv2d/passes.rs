@@ -1,6 +1,7 @@
 //! The three passes, recorded: which kernel, what it binds, and how many workgroups.
 
 use super::epilogue::Epilogue;
+use super::estimate::{LongSums, most_parts};
 use super::geometry::{FEW_PLACES, Geometry, Params};
 use super::kernels::{self, Method};
 use super::sharing::{BUSY, Parts, Sharing, sum};
@@ -179,21 +180,21 @@ pub fn backward_weight(
 ) -> Option<Parts> {
     let (Geometry { weight, y, .. }, accumulate) = (geometry, *accumulate);
     let quads = weight.n * weight.h * geometry.x.c4();
-    // Enough workgroups to keep the adapter busy, as long as a part still sums a few dozen pixels: processors
-    // seldom have more than 32 cores, and every part costs them stores.
     let image_rows = y.n * y.h;
-    let most = (y.pixels() / 64).clamp(1, image_rows);
-    let tiling = kernels::backward_weight(gpu, geometry, quads, most);
+    let tiling = kernels::backward_weight(gpu, geometry, quads);
     let kernel = tiling.kernel_for(&BACKWARD_WEIGHT, geometry).half(geometry.dtype.is_half());
     let kernel = tiling.storing(gpu, y.c, kernel);
     let seen = tiling.seen(geometry);
     let tiles = tiling.count(seen.weight.n * seen.weight.h * seen.weight.w, y.c);
+    // Enough workgroups to keep the adapter busy: processors seldom have more than 32 cores, and every part costs
+    // them stores.
     let splits = match gpu.class() {
         AdapterClass::Software => 32_usize.div_ceil(tiles),
+        _ if tiling.is_on_units() => LongSums::of(&seen).estimate(tiling).parts,
         // Not more workgroups than fill a GPU evenly, but two parts even of large products.
         _ => (2 * BUSY / tiles).max((2 * BUSY).div_ceil(tiles).min(2)),
     };
-    let splits = splits.min(most);
+    let splits = splits.min(most_parts(geometry));
     let chunk = image_rows.div_ceil(splits);
     let splits = image_rows.div_ceil(chunk);
     let params = Params { splits: splits as u32, chunk: chunk as u32, ..seen.params() };

@@ -4,7 +4,7 @@ use super::epilogue::Epilogue;
 use super::geometry::{Geometry, Params};
 use super::{SUM, SUM_BOTH};
 use crate::autograd::Target;
-use crate::gpu::{Gpu, Kernel, Slice};
+use crate::gpu::{AdapterClass, Gpu, Kernel, Slice};
 use crate::tensor::{Shape, Tensor};
 
 /// Workgroups that keep a GPU busy.
@@ -74,7 +74,16 @@ pub fn sum(gpu: &Gpu, parts: &Parts, y: &Tensor, epilogue: Epilogue<'_>) {
     let mut slices = vec![&parts.memory, y.memory()];
     let kernel = Kernel::new(&SUM).with("ROWS", at_a_time as u32).half(y.dtype().is_half());
     let kernel = epilogue.attach(kernel, &mut slices);
-    gpu.run(kernel, &params, &slices, gpu.groups((rows.div_ceil(at_a_time) * co4).div_ceil(64)));
+    let shares = if at_a_time == 1 { shares(gpu, parts.count) } else { 1 };
+    let threads = rows.div_ceil(at_a_time) * co4 * shares;
+    let kernel = kernel.with("SHARES", shares as u32);
+    gpu.run(kernel, &params, &slices, gpu.groups(threads.div_ceil(64)));
+}
+
+/// Threads that share what one number's parts come to: several where there are many parts, which otherwise are
+/// waited for one after the other. Processors that play GPU do all threads themselves.
+fn shares(gpu: &Gpu, parts: usize) -> usize {
+    if parts >= 16 && gpu.class() != AdapterClass::Software { 8 } else { 1 }
 }
 
 /// Records what adds up the parts of gradients, by the weight and by the input.
@@ -101,8 +110,9 @@ pub fn sum_gradients(gpu: &Gpu, unsummed: [Option<(Parts, &Target)>; 2]) {
     };
     let [d_w, d_x] = both.map(|(_, target)| &target.tensor);
     let [of_weight, of_input] = both.map(|(parts, _)| &parts.memory);
-    let kernel = Kernel::new(&SUM_BOTH).half(d_x.dtype().is_half());
-    let threads = d_w.shape().vec4s() + d_x.shape().vec4s();
+    let shares = shares(gpu, both.map(|(parts, _)| parts.count).into_iter().max().unwrap_or(1));
+    let kernel = Kernel::new(&SUM_BOTH).half(d_x.dtype().is_half()).with("SHARES", shares as u32);
+    let threads = (d_w.shape().vec4s() + d_x.shape().vec4s()) * shares;
     let slices = [of_weight, of_input, d_w.memory(), d_x.memory()];
     gpu.run(kernel, &params, &slices, gpu.groups(threads.div_ceil(64)));
 }

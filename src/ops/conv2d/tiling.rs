@@ -61,10 +61,11 @@ impl Cooperative {
     ) -> Option<Self> {
         let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
         // As an H200 has them fastest.
-        let part = match rows * columns {
-            0x8000.. => [64, 64],
-            0x4000.. => [64, 32],
-            0x3000.. => [48, 32],
+        let part = match [rows, columns] {
+            [256, _] => [64, 64],
+            [192, _] => [96, 32],
+            [128, _] => [64, 32],
+            [96, _] => [48, 32],
             _ => [32, 32],
         };
         let tile = |depth| Self { units, numbers, rows, columns, part, depth, span: 1 };
@@ -102,13 +103,23 @@ impl Cooperative {
         self.units.lanes * (self.rows / rows) * (self.columns / columns)
     }
 
-    /// Bytes of workgroup memory: the two tiles and the band that the sums pass through, with gaps, shares
-    /// of the statistics, and what finds the scales of split numbers. Two halves take what a number of f32 does.
+    /// Bytes of workgroup memory of the most demanding pass.
     fn memory(self) -> u32 {
+        self.memory_of(|side, depth| (side * (depth + 8)).max(depth * (side + 8)))
+    }
+
+    /// That by the weight, where both tiles keep the numbers of a term together.
+    fn memory_by_weight(self) -> u32 {
+        self.memory_of(|side, depth| depth * (side + 8))
+    }
+
+    /// Bytes of workgroup memory: the two tiles of so many numbers and the band that the sums pass through, with
+    /// gaps, shares of the statistics, and what finds the scales of split numbers. Two halves take what a number
+    /// of f32 does.
+    fn memory_of(self, tile: impl Fn(u32, u32) -> u32) -> u32 {
         let Self { units, numbers, rows, columns, depth, span, .. } = self;
         let number = if let Numbers::Single | Numbers::Split = numbers { 4 } else { 2 };
-        let tile = |side: u32, depth: u32| (side * (depth + 8)).max(depth * (side + 8)) * number;
-        let tiles = tile(rows + span - 1, depth) + tile(columns, span * depth);
+        let tiles = (tile(rows + span - 1, depth) + tile(columns, span * depth)) * number;
         let peaks = if numbers == Numbers::Split { 8 * self.threads() } else { 0 };
         let [part_rows, part_columns] = self.part;
         let band_rows = rows / part_rows * units.side;
@@ -227,6 +238,31 @@ impl Tiling {
     /// Places after each row of an image that are no pixels: as many as its padding.
     pub fn gap(self) -> usize {
         self.span() / 2
+    }
+
+    /// Workgroups by the weight that one of an H200's processors holds: it has 51,200 bytes for them, and takes
+    /// 1,024 for each.
+    pub fn at_a_time(self) -> usize {
+        match self {
+            Self::Cooperative(tile) if tile.memory_by_weight() > 24 << 10 => 1,
+            _ => 2,
+        }
+    }
+
+    /// Terms of a step.
+    pub fn depth(self) -> usize {
+        if let Self::Cooperative(tile) = self { tile.depth as usize } else { 16 }
+    }
+
+    /// How fast it is done on an H200 where nothing is left over, the tile of 256 × 128 being 1.
+    pub fn speed(self) -> f64 {
+        match [self.rows(), self.columns()] {
+            [256, 128] => 1.0,
+            [192, 128] => 0.88,
+            [192, 64] => 0.75,
+            [128, _] => 0.65,
+            _ => 0.45,
+        }
     }
 
     /// Whether two pixels are read as one.
