@@ -220,6 +220,17 @@ fn images_come_in_order_or_shuffled_and_the_last_may_be_dropped() {
         let ran = wgrad.finetune(name, &format!("--batch-size 3 --epochs 1 {options}"));
         assert!(!ran.answer().contains("is left out"), "{options}: {}", ran.stdout);
     }
+    // Two an image are few, but for a batch norm that is frozen, or images with more places in the last layers.
+    for (name, options, warned) in [
+        ("two", "--batch-size 4", true),
+        ("five", "--batch-size 5", false),
+        ("still", "--batch-size 4 --bn frozen", false),
+        ("larger", "--batch-size 4 --image-size 64", false),
+    ] {
+        let ran = wgrad.finetune(name, &format!("--epochs 1 --max-steps 1 {options}"));
+        let told = ran.answer().contains("a step of 2 images gives batch norm 2 values a channel");
+        assert_eq!(told, warned, "{options}: {}", ran.stdout);
+    }
     let ran = wgrad.finetune("none", "--batch-size 11 --drop-last");
     assert!(ran.error(2).contains("10 images make no batch of 11"), "{}", ran.stderr);
 }

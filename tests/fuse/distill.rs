@@ -60,7 +60,7 @@ fn the_loss_is_that_of_the_labels_and_that_of_the_teachers() {
         let options = format!(
             "fuse distill --teacher {} {} --student {student} --temperature {temperature} \
              --task-loss-weight {task} --distill-loss-weight {distill} --no-shuffle --no-augment \
-             --bn frozen --max-steps 1 {options}",
+             --bn frozen --batch-size 8 --max-steps 1 {options}",
             teachers[0], teachers[1]
         );
         wgrad.train(&options, run);

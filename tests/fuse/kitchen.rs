@@ -8,8 +8,8 @@ use wgrad::checkpoint::{Checkpoint, HostTensor};
 
 use crate::program::{Ran, Wgrad};
 
-/// Options of every fusion here.
-const IMAGES: [&str; 6] = ["--data", "data", "--batch-size", "8", "--image-size", "32"];
+/// Options of every run here.
+const IMAGES: [&str; 4] = ["--data", "data", "--image-size", "32"];
 
 /// Writes images of the classes a and b, told apart by their tint.
 pub fn write_images(folder: &Path, count: u32) {
@@ -53,13 +53,17 @@ impl Wgrad {
         let options: Vec<_> = options.split_whitespace().collect();
         let own = ["--output-dir", name, "-q"];
         let epochs: &[&str] = if options.contains(&"--epochs") { &[] } else { &["--epochs", "1"] };
-        self.run(&[&options, &own[..], epochs, &IMAGES].concat()).answer();
+        // The 18 images make whole batches: one of two would leave the outcome to chance.
+        let batches: &[&str] =
+            if options.contains(&"--batch-size") { &[] } else { &["--batch-size", "6"] };
+        self.run(&[&options, &own[..], epochs, batches, &IMAGES].concat()).answer();
         format!("{name}/weights/best.safetensors")
     }
 
     /// Runs `wgrad fuse` into the folder `out`.
     pub fn fuse(&self, arguments: &[&str]) -> Ran {
-        self.run(&[&["fuse"], arguments, &["--output-dir", "out", "--json"], &IMAGES].concat())
+        let options = &["--output-dir", "out", "--json", "--batch-size", "8"];
+        self.run(&[&["fuse"], arguments, options, &IMAGES].concat())
     }
 
     /// The network that [`Wgrad::fuse`] wrote; the folder is gone afterwards.
