@@ -113,7 +113,7 @@ impl AdapterReport {
 static AMD: LazyLock<bool> = LazyLock::new(|| {
     #[cfg(target_arch = "x86_64")]
     {
-        #[allow(unused_unsafe, reason = "Rust 1.88 has it unsafe")]
+        #[allow(unused_unsafe, reason = "Rust 1.89 has it unsafe")]
         // SAFETY: every processor of this architecture has the instruction.
         let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
         bytemuck::bytes_of(&[vendor.ebx, vendor.edx, vendor.ecx]) == b"AuthenticAMD"

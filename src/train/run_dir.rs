@@ -1,8 +1,9 @@
 //! The folder a run writes to, and the files in it that are neither weights nor pictures.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -23,9 +24,17 @@ const STATE: &str = "state";
 /// The best weights of a run, within its folder.
 const BEST: &str = "weights/best.safetensors";
 
-/// The folder a run writes to.
+/// What a process at work on a run keeps locked, within the run's folder. The system unlocks it, however the
+/// process ends.
+const LOCK: &str = "state/lock";
+
+/// The folder a run writes to, and nobody else as long as this lives.
 #[derive(Clone, Debug)]
-pub struct RunDir(PathBuf);
+pub struct RunDir {
+    path: PathBuf,
+    /// None where the file system has no locks.
+    _lock: Option<Arc<File>>,
+}
 
 impl RunDir {
     /// Makes `output_dir`, which must not exist or be empty; without it, the first of
@@ -42,25 +51,22 @@ impl RunDir {
             }
             None => next_folder(Path::new(RUNS), name).context(|| MAKING)?,
         };
-        let folder = Self(folder);
-        folder.make_rooms()?;
-        Ok(folder)
+        Self::take(folder)
     }
 
     /// A folder that a run has written to, without the files that it was in the middle of writing.
     ///
     /// # Errors
-    /// [`Error::Usage`] if no run has, [`Error::Io`] if it cannot be read.
+    /// [`Error::Usage`] if no run has, or another process is at it; [`Error::Io`] if it cannot be read.
     pub fn reopen(path: &Path) -> Result<Self> {
-        let folder = Self(path.to_owned());
         if !Self::is_at(path) {
             return Err(Error::Usage(format!(
                 "--resume {}: no run was begun there, for it has no {ARGS}",
                 path.display()
             )));
         }
-        folder.make_rooms()?;
-        for room in [folder.0.clone(), folder.0.join(WEIGHTS), folder.0.join(STATE)] {
+        let folder = Self::take(path.to_owned())?;
+        for room in [path.to_owned(), path.join(WEIGHTS), path.join(STATE)] {
             for entry in fs::read_dir(&room).map_err(Error::io(&room))?.flatten() {
                 if is_temporary(&entry.path()) {
                     fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
@@ -75,52 +81,65 @@ impl RunDir {
         path.join(ARGS).is_file()
     }
 
-    fn make_rooms(&self) -> Result<()> {
+    /// Makes the rooms of a folder and keeps other processes out.
+    fn take(path: PathBuf) -> Result<Self> {
         for room in [WEIGHTS, STATE] {
-            let room = self.0.join(room);
+            let room = path.join(room);
             fs::create_dir_all(&room).map_err(Error::io(&room))?;
         }
-        Ok(())
+        let name = path.join(LOCK);
+        let file = File::create(&name).map_err(Error::io(&name))?;
+        let lock = match file.try_lock() {
+            Ok(()) => Some(Arc::new(file)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Usage(format!(
+                    "--resume {}: another process is at work on this run",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(_)) => None,
+        };
+        Ok(Self { path, _lock: lock })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Where the best weights go.
     pub fn best(&self) -> PathBuf {
-        self.0.join(BEST)
+        self.path.join(BEST)
     }
 
     /// Where the weights of a fused network go.
     pub fn fused(&self) -> PathBuf {
-        self.0.join("weights/fused.safetensors")
+        self.path.join("weights/fused.safetensors")
     }
 
     /// Where the latest weights go.
     pub fn last(&self) -> PathBuf {
-        self.0.join(WEIGHTS).join("last.safetensors")
+        self.path.join(WEIGHTS).join("last.safetensors")
     }
 
     /// Where the latest average of the weights goes.
     pub fn ema(&self) -> PathBuf {
-        self.0.join(WEIGHTS).join("ema.safetensors")
+        self.path.join(WEIGHTS).join("ema.safetensors")
     }
 
     /// Where what the run goes on from goes.
     pub fn state(&self) -> PathBuf {
-        self.0.join(STATE).join("state.safetensors")
+        self.path.join(STATE).join("state.safetensors")
     }
 
     /// Where the list of the run's images goes.
     pub fn images(&self) -> PathBuf {
-        self.0.join(STATE).join("images.json")
+        self.path.join(STATE).join("images.json")
     }
 
     /// Where the options go.
     pub fn args(&self) -> PathBuf {
-        self.0.join(ARGS)
+        self.path.join(ARGS)
     }
 
     /// Opens `steps.jsonl` behind its first `steps` lines; what comes after them is cut off.
@@ -128,7 +147,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`] with the path, [`Error::Data`] if there are fewer lines.
     pub fn step_log(&self, steps: u64) -> Result<StepLog> {
-        Ok(StepLog(Log::open(self.0.join("steps.jsonl"), steps)?))
+        Ok(StepLog(Log::open(self.path.join("steps.jsonl"), steps)?))
     }
 
     /// Opens `results.csv`, for `groups` learning rates and perhaps an average of the weights, behind the rows of its first
@@ -138,7 +157,7 @@ impl RunDir {
     /// [`Error::Io`] with the path, [`Error::Data`] if there are fewer rows.
     pub fn results(&self, groups: usize, ema: bool, epochs: u32) -> Result<Results> {
         let header = u64::from(epochs > 0);
-        let mut log = Log::open(self.0.join("results.csv"), header + u64::from(epochs))?;
+        let mut log = Log::open(self.path.join("results.csv"), header + u64::from(epochs))?;
         let rates: String = (0..groups).map(|group| format!("lr/pg{group},")).collect();
         let average = if ema { ",ema/loss,ema/accuracy_top1,ema/accuracy_top5" } else { "" };
         if epochs == 0 {
@@ -388,6 +407,22 @@ mod tests {
         fs::write(&file, "").unwrap();
         let error = RunDir::create(Some(&file), "finetune").unwrap_err();
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_run_is_one_processs_at_a_time() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(Some(&root.path().join("run")), "finetune").unwrap();
+        fs::write(run.args(), "{}").unwrap();
+        let copy = run.clone();
+        drop(run);
+        let error = RunDir::reopen(copy.path()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("another process is at work on this run"), "{error}");
+        let path = copy.path().to_owned();
+        drop(copy);
+        let again = RunDir::reopen(&path).unwrap();
+        assert_eq!(again.path(), path);
     }
 
     #[test]
