@@ -337,6 +337,7 @@ fn predict_answers_for_every_image_it_can_read() {
     fs::create_dir(wgrad.path("folder")).unwrap();
     let suffix = images[2].extension().unwrap().to_str().unwrap();
     fs::copy(&images[2], wgrad.path(&format!("folder/copy.{suffix}"))).unwrap();
+    fs::write(wgrad.path("folder/photo.heic"), "").unwrap();
 
     let mut child = wgrad
         .command(&["predict", "--json", "--weights", "bundled", "--top", "3", "-b", "2"])
@@ -352,6 +353,8 @@ fn predict_answers_for_every_image_it_can_read() {
 
     assert!(ran.error(1).contains("text.jpg: was skipped; the warning says why"), "{}", ran.stderr);
     assert!(ran.stderr.contains("warning: text.jpg: "), "{}", ran.stderr);
+    let left_out = "folder: left out 1 file that is no image by its name: 1 heic";
+    assert!(ran.stderr.contains(left_out), "{}", ran.stderr);
     let answers = ran.objects();
     let paths: Vec<_> = answers.iter().map(|answer| answer["path"].as_str().unwrap()).collect();
     let path = |index: usize| images[index].to_str().unwrap().to_owned();

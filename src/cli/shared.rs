@@ -365,10 +365,15 @@ fn expand_path(path: &Path, images: &mut Vec<PathBuf>, skips: &mut Skips) {
         return images.push(path.to_owned());
     }
     match image_files(path) {
-        Ok(found) if found.is_empty() => {
-            skips.add(path, &Error::data(path, "the folder holds no image"));
+        Ok((found, others)) => {
+            if !others.is_empty() {
+                skips.console.note(format_args!("{}: left out {others}", path.display()));
+            }
+            if found.is_empty() {
+                skips.add(path, &Error::data(path, "the folder holds no image"));
+            }
+            images.extend(found);
         }
-        Ok(found) => images.extend(found),
         Err(error) => skips.add(path, &error),
     }
 }

@@ -193,12 +193,15 @@ impl Archived {
 }
 
 /// The image files (by extension) in a folder and all folders in it, in `ImageFolder`'s order: by
-/// folder, then by name.
+/// folder, then by name; and what else is there.
 ///
 /// # Errors
 /// [`Error::Io`] for a folder that cannot be listed.
-pub fn image_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    Ok(Tree::on_disk(folder).files_under(folder)?.images)
+pub fn image_files(folder: &Path) -> Result<(Vec<PathBuf>, Others)> {
+    let ClassFiles { images, others: files } = Tree::on_disk(folder).files_under(folder)?;
+    let mut others = Others::default();
+    others.add(&files);
+    Ok((images, others))
 }
 
 fn class_name(class_folder: &Path) -> Result<&str> {
