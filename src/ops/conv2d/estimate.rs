@@ -52,22 +52,24 @@ impl LongSums {
         /// Bytes a second.
         const BANDWIDTH: f64 = 3e12;
         /// Of one more kernel, and of what it waits for with each part.
-        const SECOND_KERNEL: f64 = 3e-6;
+        const SECOND_KERNEL: f64 = 2e-6;
         const NEXT_PART: f64 = 2e-8;
 
         let Self { rows, columns, terms, most } = self;
         let parts = parts.clamp(1, most);
         let rounds = (tiles * parts).div_ceil(PROCESSORS * tiling.at_a_time());
+        // Of each processor.
+        let sums = rounds * tiling.at_a_time() * tiling.rows() * tiling.columns();
         // While the first step's numbers are loaded, nothing is multiplied.
         let terms = terms.div_ceil(parts).next_multiple_of(tiling.depth()) + tiling.depth();
-        let products = rounds * tiling.at_a_time() * tiling.rows() * tiling.columns() * terms;
-        let multiplying = 2.0 * products as f64 / (SPEED * tiling.speed());
-        let bytes = 2 * parts * rows * columns * size_of::<f32>();
+        let multiplying = 2.0 * (sums * terms) as f64 / (SPEED * tiling.speed());
+        let moving = |numbers: usize| (numbers * size_of::<f32>()) as f64 / BANDWIDTH;
+        let writing = moving(sums * PROCESSORS);
         let adding = match parts {
             1 => 0.0,
-            _ => SECOND_KERNEL + NEXT_PART * parts as f64 + bytes as f64 / BANDWIDTH,
+            _ => SECOND_KERNEL + NEXT_PART * parts as f64 + moving(parts * rows * columns),
         };
-        Estimate { parts, seconds: multiplying + adding }
+        Estimate { parts, seconds: multiplying + writing + adding }
     }
 }
 

@@ -450,6 +450,7 @@ mod tests {
         assert_eq!(first(64, 28, [128, 128], 3, 1), ("cooperative 192x128", 22));
         assert_eq!(first(64, 14, [256, 256], 3, 1), ("cooperative 256x128", 7));
         assert_eq!(first(256, 14, [256, 256], 3, 1), ("cooperative 256x128", 7));
+        assert_eq!(first(256, 28, [128, 256], 3, 2), ("cooperative 256x128", 13));
         assert_eq!(first(256, 14, [256, 512], 3, 2), ("cooperative 256x128", 7));
         // Of shortcuts, which would fill half of a large tile.
         assert_eq!(first(64, 56, [64, 128], 1, 2).0, "cooperative 64x64");
