@@ -33,6 +33,8 @@ pub(super) fn cases() -> Vec<Case> {
         // Tiles of one place or one tap, at which some or all that is read is padding.
         (Shape::new(33, 3, 2, 36), [3, 3], 40, [1, 1], [1, 1]),
         (Shape::new(40, 2, 3, 32), [5, 5], 12, [2, 2], [2, 2]),
+        // Sums in many parts by the weight, and in some by the input.
+        (Shape::new(7, 15, 14, 20), [3, 3], 64, [1, 1], [1, 1]),
     ];
     let small = small.into_iter().map(|(x, window, c_out, stride, padding)| {
         case(x, window, c_out, Conv2d { stride, padding }, false)
