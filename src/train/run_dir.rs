@@ -88,7 +88,8 @@ impl RunDir {
             fs::create_dir_all(&room).map_err(Error::io(&room))?;
         }
         let name = path.join(LOCK);
-        let file = File::create(&name).map_err(Error::io(&name))?;
+        let file = File::options().write(true).create(true).truncate(false).open(&name);
+        let file = file.map_err(Error::io(&name))?;
         let lock = match file.try_lock() {
             Ok(()) => Some(Arc::new(file)),
             Err(TryLockError::WouldBlock) => {
