@@ -1,6 +1,7 @@
 //! Which adapters there are, which one to use, and what it can do.
 
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
+use std::thread;
 
 use crate::{Error, Result};
 
@@ -131,13 +132,33 @@ fn major_version_of_mesa(driver: &str) -> Option<u32> {
 /// Held while drivers look for adapters or open one: some are not safe against doing so on two threads at once.
 pub(super) static OPENING: Mutex<()> = Mutex::new(());
 
-/// What knows the drivers of every backend but GL, whose contexts belong to one thread at a time. It stays, and the
-/// drivers with it, which would otherwise be unloaded and loaded with every device, under other threads' feet.
+/// What knows the drivers of every backend but GL. It stays, and the drivers with it, which would otherwise be
+/// unloaded and loaded with every device, under other threads' feet.
 static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| instance(NOT_GL));
 const NOT_GL: wgpu::Backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
 
-/// The first that knew GL's driver, which stays loaded with it: unloading it under other threads' feet is no better.
-static FIRST_OF_GL: OnceLock<wgpu::Instance> = OnceLock::new();
+/// The adapters of GL, to look at, and what knows them. They were found by a thread that lasts as long as the
+/// process and does nothing else: what NVIDIA's driver does when a thread that has used GL ends is reported never to end
+/// at times while other threads use the driver.
+static OF_GL: LazyLock<(wgpu::Instance, Vec<wgpu::Adapter>)> = LazyLock::new(|| {
+    let (sender, found) = mpsc::channel();
+    let look = move || {
+        let instance = instance(wgpu::Backends::GL);
+        let adapters = search(&instance, wgpu::Backends::GL);
+        // Whoever asked waits for it.
+        let _ = sender.send((instance, adapters));
+        loop {
+            thread::park();
+        }
+    };
+    let thread = thread::Builder::new().name("GL".into()).spawn(look);
+    let found = thread.ok().and_then(|_| found.recv().ok());
+    found.unwrap_or_else(|| (instance(wgpu::Backends::empty()), Vec::new()))
+});
+
+fn search(instance: &wgpu::Instance, backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+    pollster::block_on(instance.enumerate_adapters(backends))
+}
 
 fn instance(backends: wgpu::Backends) -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
@@ -153,15 +174,9 @@ fn find() -> impl Iterator<Item = Vec<FoundAdapter>> {
     let mut count = 0;
     [NOT_GL, wgpu::Backends::GL].into_iter().map(move |backends| {
         let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-        let search =
-            |instance: &wgpu::Instance| pollster::block_on(instance.enumerate_adapters(backends));
         let mut found = match backends {
-            NOT_GL => search(&INSTANCE),
-            _ => {
-                let of_this_thread = instance(backends);
-                FIRST_OF_GL.get_or_init(|| of_this_thread.clone());
-                search(&of_this_thread)
-            }
+            NOT_GL => search(&INSTANCE, NOT_GL),
+            _ => OF_GL.1.clone(),
         };
         found.sort_by_key(|adapter| backend_rank(adapter.get_info().backend));
         let first = count;
@@ -169,6 +184,17 @@ fn find() -> impl Iterator<Item = Vec<FoundAdapter>> {
         let found = found.into_iter().zip(first..);
         found.map(|(raw, index)| FoundAdapter { report: report(index, &raw), raw }).collect()
     })
+}
+
+/// An adapter as this thread can open it, while it holds [`OPENING`]: contexts of GL belong to one thread at a
+/// time, so that those opened have one of their own. None if there is none any more.
+pub(super) fn to_open(found: wgpu::Adapter) -> Option<wgpu::Adapter> {
+    let info = found.get_info();
+    if info.backend != wgpu::Backend::Gl {
+        return Some(found);
+    }
+    let own = search(&instance(wgpu::Backends::GL), wgpu::Backends::GL);
+    own.into_iter().find(|own| own.get_info() == info)
 }
 
 /// Lists every adapter of every backend, in the order of their indices.

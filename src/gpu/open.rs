@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::PoisonError;
 
-use super::adapter::{AdapterChoice, AdapterClass, FoundAdapter, OPENING, at, choose};
+use super::adapter::{AdapterChoice, AdapterClass, FoundAdapter, OPENING, at, choose, to_open};
 use super::ahead::Ahead;
 use super::choice::Choices;
 use super::device::{Gpu, Inner};
@@ -106,22 +106,24 @@ impl Gpu {
             true => wgpu::Limits::default().or_worse_values_from(&raw.limits()),
             false => raw.limits(),
         };
-        let request = raw.request_device(&wgpu::DeviceDescriptor {
+        let description = wgpu::DeviceDescriptor {
             label: Some("wgrad"),
             required_features: features,
             required_limits: limits.clone(),
             experimental_features,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
-        });
+        };
+        let info = raw.get_info();
         let opened = {
             let _alone = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
-            pollster::block_on(request)
+            let own =
+                to_open(raw).ok_or_else(|| Error::Gpu(format!("{} has gone", report.name)))?;
+            pollster::block_on(own.request_device(&description))
         };
         let (device, queue) =
             opened.map_err(|error| Error::Gpu(format!("opening {}: {error}", report.name)))?;
         let faults = Faults::watch(&device);
-        let info = raw.get_info();
         let f16 = features.contains(wgpu::Features::SHADER_F16);
         let subgroup_size = (features.contains(wgpu::Features::SUBGROUP)
             && info.subgroup_min_size == info.subgroup_max_size)
