@@ -4,6 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use super::adapter::{AdapterClass, AdapterReport};
 use super::buffer::{Form, Pool, Slice, TEXELS_IN_ROW};
@@ -374,12 +375,17 @@ impl Gpu {
 
     /// Waits for one submission, or for all of them.
     pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        /// Waits that end at once, one after the other, after which nothing is expected of more.
+        const VAIN: u32 = 30;
         let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        let mut vain = 0;
         let polled = loop {
+            let began = Instant::now();
             let polled = self.0.device.poll(wait.clone());
             self.0.faults.check()?;
-            // GL waits for two seconds at most.
-            if !matches!(polled, Err(wgpu::PollError::Timeout)) {
+            // GL waits for two seconds at most, and not at all where its context is lost.
+            vain = if began.elapsed() < Duration::from_secs(1) { vain + 1 } else { 0 };
+            if !matches!(polled, Err(wgpu::PollError::Timeout)) || vain == VAIN {
                 break polled;
             }
         };
