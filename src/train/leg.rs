@@ -1,10 +1,12 @@
 //! A phase on its way: what its steps take, made ready before the first of them.
 
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::{Balance, Config};
+use super::console::Console;
 use super::features::Features;
 use super::network::Network;
 use super::opening::tell_plan;
@@ -130,8 +132,7 @@ impl<'r> Run<'r> {
         };
         let smallest = smallest_part_of(phase, config, network.image_size);
         check_batches(config, source.train_images(), smallest)?;
-        let batches = source.batches(config, self.progress.epoch, smallest);
-        let steps = batches.len() as u64;
+        let steps = source.batches(config, self.progress.epoch, smallest).len() as u64;
         let left_out = source.batches(config, self.progress.epoch, 1).len() as u64 > steps;
         console.line(format_args!(
             "training {} for {} of {} epochs, {steps} steps each",
@@ -142,13 +143,6 @@ impl<'r> Run<'r> {
             console.line(format_args!(
                 "  a last batch{part} of a single image is left out: at 32 px it has one value a channel \
                  in the last layers, and batch norm needs two"
-            ));
-        }
-        let parts = batches.iter().map(|batch| smallest_part(batch.len(), config.batch_size));
-        if let Some(images @ 2..=FEW_IMAGES) = parts.min().filter(|_| smallest > 1) {
-            console.line(format_args!(
-                "  a step of {images} images gives batch norm {images} values a channel in the last layers, \
-                 which can throw the network far off: try --drop-last or another --batch-size"
             ));
         }
         if config.grows() && matches!(source, Source::Images { .. }) {
@@ -267,18 +261,59 @@ pub(super) fn check_steps(
     phases.iter().try_for_each(check)
 }
 
+/// Warns of steps whose batch norm sees hardly more than one value a channel.
+pub(super) fn warn_of_few_images(
+    config: &Config,
+    phases: &[Phase],
+    images: usize,
+    image_size: u32,
+    console: &Console,
+) {
+    /// Images of a step that are few: of 24 fine-tunes whose last batch had two, five ended with logits hundreds
+    /// of times as large as the others'.
+    const FEW: RangeInclusive<usize> = 2..=3;
+
+    let alone = |phase| smallest_part_of(phase, config, image_size) > 1;
+    if !phases.iter().any(alone) {
+        return;
+    }
+    let [whole, last] =
+        batches(config, images).map(|images| smallest_part(images, config.batch_size));
+    let part = if config.accumulate > 1 { "a part of " } else { "" };
+    let (what, images, advice) = if FEW.contains(&whole) {
+        ("every batch", whole, "take a larger --batch-size")
+    } else if FEW.contains(&last) {
+        (
+            "the last batch",
+            last,
+            "--drop-last leaves it out, and another --batch-size divides otherwise",
+        )
+    } else {
+        return;
+    };
+    console.warning(format_args!(
+        "{part}{what} has {images} images, of each of which batch norm sees one value a channel in the last \
+         layers: such a step can throw the network far off; {advice}"
+    ));
+}
+
+/// Images of whole batches and of the last, smaller one; 0 where there is none.
+fn batches(config: &Config, images: usize) -> [usize; 2] {
+    let (whole, rest) = (config.step_images(), images % config.step_images());
+    [if images < whole { 0 } else { whole }, if config.drop_last { 0 } else { rest }]
+}
+
 /// Checks that `images` make a batch of which each part has `smallest` at least.
 fn check_batches(config: &Config, images: usize, smallest: usize) -> Result<()> {
-    let (whole, rest) = (config.step_images(), images % config.step_images());
+    let whole = config.step_images();
     if config.drop_last && images < whole {
         return Err(Error::Usage(format!(
             "{images} images make no batch of {whole}; lower --batch-size or --accumulate, or leave \
              --drop-last out"
         )));
     }
-    let batches = [if images < whole { 0 } else { whole }, if config.drop_last { 0 } else { rest }];
     let part = |images: usize| smallest_part(images, config.batch_size);
-    if batches.into_iter().map(part).any(|part| part >= smallest.max(1)) {
+    if batches(config, images).into_iter().map(part).any(|part| part >= smallest.max(1)) {
         return Ok(());
     }
     Err(Error::Usage(format!(
@@ -288,10 +323,6 @@ fn check_batches(config: &Config, images: usize, smallest: usize) -> Result<()> 
         config.batch_size
     )))
 }
-
-/// Images of a step that is warned of where batch norm sees one value of each: of 24 fine-tunes whose last
-/// batch had two, five ended with logits hundreds of times as large as the others'.
-const FEW_IMAGES: usize = 3;
 
 /// Images that each part of a phase's batches must have for batch norm to see two values a channel, given
 /// the network's own image size.

@@ -10,7 +10,7 @@ use super::config::Config;
 use super::console::Console;
 use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
-use super::leg::{Cached, Leg, check_steps};
+use super::leg::{Cached, Leg, check_steps, warn_of_few_images};
 use super::metrics::{Epoch, Metrics, Validation};
 use super::network::Network;
 use super::opening::{Args, Unreadable, scan, tell_network, tell_teachers, tell_weights};
@@ -69,7 +69,9 @@ pub fn run(
     network.net.parameters_mut().require_gradients(gpu);
     config.arch.get_or_insert(network.net.arch());
     config.image_size.get_or_insert(network.image_size);
-    check_steps(&config, &Phase::all(&config), dataset.train.len(), network.image_size)?;
+    let (images, phases) = (dataset.train.len(), Phase::all(&config));
+    check_steps(&config, &phases, images, network.image_size)?;
+    warn_of_few_images(&config, &phases, images, network.image_size, console);
     let folder = match begun {
         Some(folder) => {
             if config.lr_auto {
