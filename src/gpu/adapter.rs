@@ -38,6 +38,23 @@ impl AdapterChoice {
         Ok(found)
     }
 
+    /// What was asked for and is not there, and by what.
+    fn missing(&self) -> String {
+        let adapter = self.adapter.as_deref().map(|name| match name.parse::<usize>() {
+            Ok(index) => format!("has the index {index} (--adapter or WGPU_ADAPTER_NAME)"),
+            Err(_) => format!("is called \"{name}\" (--adapter or WGPU_ADAPTER_NAME)"),
+        });
+        let backend = self.backend.as_deref();
+        let backend =
+            backend.map(|names| format!("has the backend {names} (--backend or WGPU_BACKEND)"));
+        match (adapter, backend) {
+            (Some(adapter), Some(backend)) => format!("no adapter {adapter} and {backend}"),
+            (Some(adapter), None) => format!("no adapter {adapter}"),
+            (None, Some(backend)) => format!("no adapter that can be used {backend}"),
+            (None, None) => "no adapter can be used, `wgrad devices` says why".into(),
+        }
+    }
+
     fn backends(&self) -> Result<Option<Vec<wgpu::Backend>>> {
         let names = self.backend.as_deref().map(|names| names.split(','));
         names.map(|names| names.map(|name| parse_backend(name.trim())).collect()).transpose()
@@ -246,7 +263,7 @@ pub fn choose(choice: &AdapterChoice) -> Result<FoundAdapter> {
         None if listing.is_empty() => {
             Err(Error::Gpu(format!("no graphics adapter found; {INSTALL}")))
         }
-        None => Err(Error::Gpu(format!("no adapter matches; there are:{listing}"))),
+        None => Err(Error::Gpu(format!("{}; there are:{listing}", choice.missing()))),
     }
 }
 
