@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::{MAIN_SEPARATOR, Path};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -10,6 +11,16 @@ use serde::Serialize;
 use super::metrics::Epoch;
 use crate::checkpoint::hub;
 use crate::error::{Error, Result};
+
+/// A path as a word of a command to copy: in single quotes where a shell would not take it as it is.
+pub fn shell_word(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || c == MAIN_SEPARATOR || "/._-+=:@%,".contains(c);
+    match !path.is_empty() && path.chars().all(plain) {
+        true => path.into_owned(),
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
+}
 
 /// Standard output and error, and who reads them.
 ///
@@ -158,4 +169,23 @@ fn style(template: &str) -> ProgressStyle {
     };
     let style = ProgressStyle::with_template(template).expect("the template is well-formed");
     style.with_key("rate", rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_would_read_something_else() {
+        for (path, word) in [
+            ("runs/fine-tune_2.a", "runs/fine-tune_2.a"),
+            ("Läufe x", "'Läufe x'"),
+            ("it's", r"'it'\''s'"),
+            ("~", "'~'"),
+            ("$HOME;ls", "'$HOME;ls'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(Path::new(path)), word);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::console::shell_word;
 use super::run_dir::RunDir;
 use crate::data::{Dataset, Item};
 use crate::error::{Error, Result};
@@ -107,7 +108,7 @@ pub fn check_options(
         }
         let option = name.replace('_', "-");
         let weights = match folder.last() {
-            last if last.is_file() => format!(" from its weights, --weights {}", last.display()),
+            last if last.is_file() => format!(" from its weights, --weights {}", shell_word(&last)),
             _ => String::new(),
         };
         return Err(Error::Usage(format!(

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::config::DataSource;
+use super::console::shell_word;
 use super::leg::Leg;
 use super::network::Network;
 use super::run::Run;
@@ -16,7 +17,7 @@ use crate::error::Result;
 impl Run<'_> {
     /// Saves what a run that is asked to stop can go on from.
     pub(super) fn stop(&mut self, leg: &Leg) -> Result<()> {
-        let (last, folder) = (self.folder.last(), self.folder.path().display());
+        let (last, folder) = (self.folder.last(), shell_word(self.folder.path()));
         leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
         self.console.line(format_args!("the weights so far are in {}", last.display()));
         let command = if self.name == "distill" { "fuse distill" } else { self.name };
