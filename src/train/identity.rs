@@ -87,6 +87,35 @@ impl Class {
     }
 }
 
+/// The command that goes on with what `name` began in a folder; none if nothing does.
+pub fn command_to_resume(name: &str, folder: &Path) -> Option<String> {
+    let command = match name {
+        "finetune" | "pretrain" => name,
+        "distill" => "fuse distill",
+        _ => return None,
+    };
+    Some(format!("wgrad {command} --resume {}", shell_word(folder)))
+}
+
+/// Checks that what was begun in `folder`, with `args` as its `args.json`, can be gone on with by `name`.
+///
+/// # Errors
+/// [`Error::Usage`] with what goes on with it, if anything does.
+pub fn check_command(name: &str, args: &Value, folder: &Path) -> Result<()> {
+    let begun = args["command"].as_str().unwrap_or_default();
+    if begun == name {
+        return Ok(());
+    }
+    let advice = match command_to_resume(begun, folder) {
+        Some(command) => format!("`{command}` goes on"),
+        None => "that cannot be gone on with, only done again".into(),
+    };
+    let folder = folder.display();
+    Err(Error::Usage(format!(
+        "--resume {folder}: it was begun by another command, {begun}; {advice}"
+    )))
+}
+
 /// Checks that the options, as `args.json` has them, are those that the run in `folder` was begun with.
 ///
 /// # Errors

@@ -30,6 +30,7 @@ pub use crate::metrics;
 pub use config::Config;
 pub use console::Console;
 pub use grad_cam::{Activations, HeatMap, layer_for};
+pub use identity::check_command;
 pub use interrupt::Interrupt;
 pub use network::{Answer, DEFAULT_IMAGE_SIZE, Network, read_finite};
 pub use run::run;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::config::DataSource;
-use super::console::shell_word;
+use super::identity::command_to_resume;
 use super::leg::Leg;
 use super::network::Network;
 use super::run::Run;
@@ -17,11 +17,12 @@ use crate::error::Result;
 impl Run<'_> {
     /// Saves what a run that is asked to stop can go on from.
     pub(super) fn stop(&mut self, leg: &Leg) -> Result<()> {
-        let (last, folder) = (self.folder.last(), shell_word(self.folder.path()));
+        let last = self.folder.last();
         leg.network.save(self.gpu, &last, self.provenance(self.progress.epoch + 1))?;
         self.console.line(format_args!("the weights so far are in {}", last.display()));
-        let command = if self.name == "distill" { "fuse distill" } else { self.name };
-        self.console.line(format_args!("`wgrad {command} --resume {folder}` goes on"));
+        if let Some(command) = command_to_resume(self.name, self.folder.path()) {
+            self.console.line(format_args!("`{command}` goes on"));
+        }
         self.console.event(&json!({
             "event": "interrupted",
             "step": self.progress.step,

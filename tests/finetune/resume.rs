@@ -104,7 +104,13 @@ fn another_run_is_not_gone_on_with() {
         let error = ran.error(2);
         assert!(texts.iter().all(|text| error.contains(text)), "{error}");
     }
-    assert!(wgrad.run(&["pretrain", "--resume", "run"]).error(2).contains("another command"));
+    fs::rename(wgrad.path("run"), wgrad.path("a run")).unwrap();
+    let ran = wgrad.run(&["pretrain", "--resume", "a run"]);
+    assert!(ran.error(2).contains("`wgrad finetune --resume 'a run'` goes on"), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "", "told before anything is looked at");
+    let weights = "--weights 'a run/weights/last.safetensors'";
+    assert!(wgrad.run(&["finetune", "--resume", "a run", "--lr", "1"]).error(2).contains(weights));
+    fs::rename(wgrad.path("a run"), wgrad.path("run")).unwrap();
     wgrad.finetune("grows", "--image-size 32..64 --epochs 2 --max-steps 1").answer();
     let ran = wgrad.resume("grows", "--image-size 64");
     assert!(ran.error(2).contains("another first-image-size (32"), "{}", ran.stderr);

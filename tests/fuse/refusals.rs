@@ -131,6 +131,11 @@ fn strangers_are_warned_of() {
     let ran = wgrad.fuse(&["soup", "--uniform", &a, &b]);
     ran.answer();
     assert!(!ran.stderr.contains("no common ancestor"), "{}", ran.stderr);
+    for command in [&["finetune"][..], &["fuse", "distill"]] {
+        let ran = wgrad.run(&[command, &["--resume", "out"]].concat());
+        assert!(ran.error(2).contains("fuse soup; that cannot be gone on with"), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "");
+    }
 }
 
 /// A stem of the other sign computes the same, while its average with the first computes nothing.

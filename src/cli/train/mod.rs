@@ -16,7 +16,7 @@ use crate::gpu::GpuOptions;
 use crate::optim::Algorithm;
 use crate::train::config::{Config, LrScheduler};
 use crate::train::run_dir::read_json;
-use crate::train::{Console, Lessons, RunDir};
+use crate::train::{Console, Lessons, RunDir, check_command};
 use options::{DataOptions, FolderOptions, LengthOptions, NetworkOptions, RegularisationOptions};
 use rates::{LearningRate, OptimizerOptions, RateOptions, Recipe};
 
@@ -176,10 +176,11 @@ fn arguments() -> Vec<String> {
         .collect()
 }
 
-/// The arguments that the run in `folder` was begun with; its output was for another terminal.
-fn begun_with(folder: &Path) -> Result<Vec<String>> {
-    let folder = RunDir::reopen(folder)?;
-    let args: serde_json::Value = read_json(&folder.args())?;
+/// The arguments that the run of `name` in `folder` was begun with; its output was for another terminal.
+fn begun_with(folder: &Path, name: &str) -> Result<Vec<String>> {
+    let run = RunDir::reopen(folder)?;
+    let args: serde_json::Value = read_json(&run.args())?;
+    check_command(name, &args, folder)?;
     let arguments = args["arguments"].as_array().into_iter().flatten();
     let arguments = arguments.filter_map(|argument| argument.as_str());
     let output = ["--json", "-q", "--quiet", "-v", "--verbose"];
@@ -237,7 +238,7 @@ impl TrainOptions {
             }
             // What is given now stands over what was given then; what that changes is checked.
             Some(folder) => {
-                begun = begun_with(folder)?;
+                begun = begun_with(folder, name)?;
                 parse([begun.clone(), arguments()].concat())
             }
         };
