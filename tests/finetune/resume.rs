@@ -117,6 +117,8 @@ fn another_run_is_not_gone_on_with() {
 
     // Elsewhere the same images are the same; one more, or one under another name, is not.
     fs::rename(wgrad.path("data"), wgrad.path("moved")).unwrap();
+    let ran = wgrad.resume("run", "");
+    assert!(ran.error(1).contains("begun elsewhere, --data says where"), "{}", ran.stderr);
     let ran = wgrad.resume("run", "--data moved --max-steps 5");
     assert!(ran.answer().contains("going on after 4 steps"), "{}", ran.stdout);
     let [old, new] = ["moved/train/b/0.png", "moved/train/b/00.png"].map(|name| wgrad.path(name));
