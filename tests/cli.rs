@@ -116,6 +116,7 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
         ("--batch-size 0", &["--batch-size 0", "1"]),
         ("--unfreeze-every 1 --epochs 4", &["--unfreeze-every 1", "5 --epochs"]),
         ("--unfreeze-every 1 --freeze backbone", &["--unfreeze-every", "nothing to unfreeze"]),
+        ("--weights none --head keep", &["--head keep", "leave it out"]),
         ("--accumulate 0", &["--accumulate 0", "1 batch"]),
         ("--model-ema-decay 1", &["--model-ema-decay 1", "without 1"]),
         ("--lr fast", &["fast", "auto"]),

@@ -230,6 +230,12 @@ impl Config {
                 "--zero-init-residual is about random weights; leave it out, or take --weights none",
             );
         }
+        if self.head == HeadPolicy::Keep && self.weights == Source::None {
+            return wrong(
+                "--head keep: random weights have no classifier to keep; leave it out, or start from \
+                 trained weights",
+            );
+        }
         share("--val-fraction", self.val_fraction)?;
         share("--label-smoothing", self.label_smoothing)?;
         not_negative("--lr", self.lr)?;
