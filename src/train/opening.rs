@@ -104,11 +104,11 @@ pub fn tell_network(console: &Console, config: &Config, network: &Network) {
         network.image_size
     ));
     let bn = match config.bn {
-        BnPolicy::Train => "trained",
-        BnPolicy::Frozen => "frozen",
+        BnPolicy::Train => "trained where layers are, frozen elsewhere",
+        BnPolicy::Frozen => "frozen everywhere",
     };
     console.line(format_args!(
-        "batch norm: {bn} where layers are trained, frozen elsewhere; frozen layers: {}",
+        "batch norm: {bn}; frozen layers: {}",
         match config.freeze.train_from() {
             Stage::Stem => "none".into(),
             stage => format!("everything before {}", stage.name()),
