@@ -26,14 +26,14 @@ use crate::tune::digest;
 pub fn scan(config: &Config, console: &Console) -> Result<Dataset> {
     let root = config.data.root()?;
     let options = ScanOptions { val_fraction: config.val_fraction, seed: config.seed };
-    let elsewhere = match config.resume.is_some() && root.is_relative() {
-        true => {
+    let hint = match &config.resume {
+        Some(_) if root.is_relative() => {
             " below the current folder; if the run was begun elsewhere, --data says where they are"
         }
-        false => "",
+        _ => "",
     };
     let dataset = Dataset::scan(&root, &options)
-        .context(|| format!("looking for images in {}{elsewhere}", root.display()))?;
+        .context(|| format!("looking for images in {}{hint}", root.display()))?;
     let counts = |items: &[Item]| {
         let classes = dataset.classes.len();
         let shown = if classes > 12 { 8 } else { classes };

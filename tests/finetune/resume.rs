@@ -134,7 +134,8 @@ fn another_run_is_not_gone_on_with() {
 fn a_run_at_its_limit_stays_there() {
     let wgrad = Wgrad::with_images();
     let options = "--epochs 2 --best-by loss --bn frozen --lr 0.002";
-    wgrad.finetune("whole", options).answer();
+    let ran = wgrad.finetune("whole", options);
+    assert!(ran.answer().contains("batch norm: frozen everywhere; frozen"), "{}", ran.stdout);
     let best = Checkpoint::read(wgrad.path("whole/weights/best.safetensors")).unwrap();
     // Or this would not show whether the last epoch counts.
     assert_eq!(best.meta.provenance.unwrap()["epoch"], 2);
