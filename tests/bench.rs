@@ -55,6 +55,23 @@ fn a_file_is_measured_compared_and_shown() {
 }
 
 #[test]
+fn where_nothing_can_be_written_nothing_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    for option in ["--json-file", "--html"] {
+        for (path, reason) in [("none/a.json", "No such file"), (".", "is a directory")] {
+            let output = bench(folder.path(), &["--quick", "--op", "relu", option, path]);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            let text = format!("checking where the benchmark goes: {path}: cannot be written: ");
+            assert!(stderr.contains(&text) && stderr.contains(reason), "{stderr}");
+            assert_eq!(output.stdout, b"");
+        }
+    }
+    bench(folder.path(), &["--compare", "missing.json", "--html", "page.html"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a check leaves nothing");
+}
+
+#[test]
 fn what_makes_no_sense_is_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("other.json"), "{}").unwrap();

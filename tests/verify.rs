@@ -134,6 +134,16 @@ fn every_adapter_answers_in_objects_and_in_a_file() {
 }
 
 #[test]
+fn where_no_drift_can_be_written_nothing_is_checked() {
+    let output = command(&["--op", "relu", "--drift", "none/drift.json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let text = "checking where the drift goes: none/drift.json: cannot be written: ";
+    assert!(stderr.contains(text), "{stderr}");
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
 fn checking_nothing_is_wrong_usage() {
     let output = command(&["--op", "nonsense"]);
     assert_eq!(output.status.code(), Some(2));

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use crate::error::{Error, Result};
 
 /// What the names of temporary files begin with.
@@ -28,10 +30,39 @@ pub fn write_atomically(
     attempt(path, fill).map_err(Error::io(path))
 }
 
+/// Checks, before the work whose outcome goes to `path`, that [`write_atomically`] can write there.
+///
+/// # Errors
+/// [`Error::Data`] with the system's reason.
+pub fn check_writable(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let created = match path.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => temporary_beside(path),
+    };
+    created.map(drop).map_err(|error| {
+        let what =
+            format!("cannot be written: {error}; name a file in a folder that you can write to");
+        Error::data(path, what)
+    })
+}
+
 fn attempt(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> io::Result<()> {
+    let temporary = temporary_beside(path)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
+    fill(&mut writer)?;
+    writer.flush()?;
+    drop(writer);
+    temporary.as_file().sync_all()?;
+    temporary.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// A temporary file in the folder of `path`; it goes when dropped.
+fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -42,13 +73,5 @@ fn attempt(
     let create =
         |path: &Path| File::create_new(path).inspect_err(|error| reason = error.raw_os_error());
     let temporary = tempfile::Builder::new().prefix(TEMPORARY).make_in(folder, create);
-    let temporary =
-        temporary.map_err(|error| reason.map_or(error, io::Error::from_raw_os_error))?;
-    let mut writer = BufWriter::with_capacity(1 << 20, temporary.as_file());
-    fill(&mut writer)?;
-    writer.flush()?;
-    drop(writer);
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    temporary.map_err(|error| reason.map_or(error, io::Error::from_raw_os_error))
 }

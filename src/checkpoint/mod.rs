@@ -25,7 +25,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::nn::arch::Arch;
 
-pub use atomic::{is_temporary, write_atomically};
+pub use atomic::{check_writable, is_temporary, write_atomically};
 pub use fit::{HeadPolicy, LoadReport, MisShaped};
 pub use inspect::{Inspection, TensorInfo, describe};
 pub(crate) use meta::ARCH;

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::shared::{AdapterOptions, OutputOptions, PrecisionOption};
 use crate::bench::{BenchFile, Settings, compare, page, run};
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{check_writable, write_atomically};
 use crate::error::{Context, Error, Result};
 use crate::gpu::choose;
 
@@ -54,6 +54,9 @@ pub struct Bench {
 impl Bench {
     pub fn run(self) -> Result<()> {
         let console = self.output.console();
+        for path in [&self.json_file, &self.html].into_iter().flatten() {
+            check_writable(path).context(|| "checking where the benchmark goes")?;
+        }
         let files = match self.compare.is_empty() {
             true => {
                 let adapter = choose(&self.adapter.choice())?.report;

@@ -6,7 +6,8 @@ use std::time::Instant;
 use clap::Args;
 
 use super::shared::{AdapterOptions, OutputOptions};
-use crate::error::{Error, Result};
+use crate::checkpoint::check_writable;
+use crate::error::{Context, Error, Result};
 use crate::gpu::{AdapterReport, Gpu, GpuOptions};
 use crate::train::Console;
 use crate::verify::{Drift, Row, Selection, Verdict, verify, worst_by_kernel};
@@ -54,6 +55,9 @@ struct Count {
 impl Verify {
     pub fn run(self) -> Result<()> {
         let console = self.output.console();
+        if let Some(path) = &self.drift {
+            check_writable(path).context(|| "checking where the drift goes")?;
+        }
         let selection = Selection { op: self.op.clone(), case: self.case.clone() };
         let mut drift = Drift::default();
         let mut count = Count::default();

@@ -15,8 +15,10 @@ impl Run<'_> {
     /// # Errors
     /// Those of reading and judging them.
     pub(super) fn conclude(self, images: &Images) -> Result<()> {
-        if let Some(profile) = &self.profile {
-            profile.finish(self.console)?;
+        if let Some(profile) = &self.profile
+            && let Err(error) = profile.finish(self.console)
+        {
+            self.console.warning(format_args!("no profile was written: {error}"));
         }
         self.gpu.trim();
         let judged = self.judge_best(images);

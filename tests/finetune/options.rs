@@ -109,6 +109,24 @@ fn a_profile_is_a_table_and_a_trace() {
 }
 
 #[test]
+fn a_profile_that_cannot_be_written_is_told_before_training() {
+    let wgrad = Wgrad::with_images();
+    let ran = wgrad.finetune("run", "--epochs 1 --profile none/trace.json");
+    let text = "checking where the profile goes: none/trace.json: cannot be written: ";
+    assert!(ran.error(1).contains(text), "{}", ran.stderr);
+    assert!(!wgrad.path("run").exists(), "nothing was started");
+
+    // In the run's own folder, only the end shows it.
+    let ran = wgrad.finetune("run", "--epochs 1 --max-steps 2 --profile run/none/trace.json");
+    assert!(ran.answer().contains("from the written file"), "{}", ran.stdout);
+    if wgrad.args("run")["adapter"]["timestamps"] == true {
+        let text = "warning: no profile was written: run/none/trace.json: ";
+        assert!(ran.stderr.contains(text), "{}", ran.stderr);
+    }
+    wgrad.finetune("own", "--epochs 1 --max-steps 2 --profile own/trace.json").answer();
+}
+
+#[test]
 fn augmentation_has_three_strengths() {
     let wgrad = Wgrad::with_images();
     let losses = |name: &str, options: &str| {

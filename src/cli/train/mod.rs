@@ -9,9 +9,9 @@ use clap::{Args, Command};
 
 use super::interrupt;
 use super::shared::{ComputeOptions, OutputOptions, resolve_all};
-use crate::checkpoint::Source;
+use crate::checkpoint::{Source, check_writable};
 use crate::data::Augment;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::GpuOptions;
 use crate::optim::Algorithm;
 use crate::train::config::{Config, LrScheduler};
@@ -244,8 +244,14 @@ impl TrainOptions {
         };
         // A run that goes on is noted as it was begun: it may have to go on once more.
         let config = Config { arguments: begun, ..options.config(&console)? };
+        // The run's own folder is yet to be made.
+        let own = config.output_dir.as_deref();
+        let is_own = |path: &Path| own.is_some_and(|folder| path.starts_with(folder));
+        if let Some(path) = config.profile.as_deref().filter(|path| !is_own(path)) {
+            check_writable(path).context(|| "checking where the profile goes")?;
+        }
         let interrupt = interrupt::install();
-        let profile = options.folder.profile.is_some();
+        let profile = config.profile.is_some();
         let gpu_options = GpuOptions { profile, ..GpuOptions::default() };
         let gpu = options.compute.open_with(&console, gpu_options)?;
         crate::train::run(&gpu, config, name, &console, &interrupt)
