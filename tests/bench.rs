@@ -52,6 +52,18 @@ fn a_file_is_measured_compared_and_shown() {
     assert!(stdout(&compared).contains("×1.00"), "{}", stdout(&compared));
     let page = std::fs::read_to_string(folder.path().join("page.html")).unwrap();
     assert!(page.contains("relu forward") && page.ends_with("</html>\n"));
+
+    let compared = bench(folder.path(), &["--compare", "a.json", "a.json", "--json"]);
+    let objects: Vec<Value> =
+        stdout(&compared).lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(objects.len(), rows.len());
+    for (object, row) in objects.iter().zip(rows) {
+        for key in ["group", "name", "pass", "shape"] {
+            assert_eq!(object[key], row[key]);
+        }
+        let [a, b] = &object["files"].as_array().unwrap()[..] else { panic!("{object}") };
+        assert!(a["median"].as_f64() > Some(0.0) && a == b, "{object}");
+    }
 }
 
 #[test]

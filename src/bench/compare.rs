@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use serde_json::{Value, json};
+
 use super::file::{BenchFile, Group, Row};
 use super::stopwatch::Summary;
 
@@ -109,6 +111,33 @@ pub fn table(files: &[BenchFile]) -> String {
     text
 }
 
+/// [`table`] as objects, one for each measurement; medians are in seconds, in the order of the files.
+pub fn objects(files: &[BenchFile]) -> Vec<Value> {
+    // Lines are never empty: a file's row made each.
+    let object = |line: Line<'_>| {
+        let row = line.rows.iter().copied().flatten().next()?;
+        let of_file = |(file, row): (&BenchFile, &Option<&Row>)| {
+            json!({
+                "adapter": file.name(),
+                "precision": file.precision,
+                "kernel": row.map(|row| &row.kernel),
+                "median": row.and_then(Row::summary).map(|all| all.median),
+                "status": row.map(|row| row.status),
+                "reason": row.map(|row| &row.reason),
+            })
+        };
+        Some(json!({
+            "group": row.group,
+            "name": row.name,
+            "pass": row.pass,
+            "shape": row.shape,
+            "images": row.images,
+            "files": files.iter().zip(&line.rows).map(of_file).collect::<Vec<_>>(),
+        }))
+    };
+    lines(files).into_iter().filter_map(object).collect()
+}
+
 /// What a group of rows is called.
 pub(super) fn heading(group: Group) -> &'static str {
     match group {
@@ -149,6 +178,19 @@ pub(super) mod tests {
             ceilings: Vec::new(),
             rows: vec![training, own],
         }
+    }
+
+    #[test]
+    fn objects_have_a_median_for_each_file() {
+        let objects = objects(&[file("slow", 1.0), file("fast", 0.25)]);
+        assert_eq!(objects.len(), 3);
+        let [training, own, _] = &objects[..] else { panic!("{objects:?}") };
+        assert_eq!(training["name"], "resnet18 training");
+        assert_eq!(training["files"][0]["median"], 1.0);
+        assert_eq!(training["files"][1]["median"], 0.25);
+        assert_eq!(own["files"][0]["status"], "unverified");
+        assert_eq!(own["files"][1]["adapter"], "fast");
+        assert!(own["files"][1]["median"].is_null() && own["files"][1]["status"].is_null());
     }
 
     #[test]

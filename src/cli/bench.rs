@@ -74,7 +74,13 @@ impl Bench {
                 let read =
                     |path: &PathBuf| BenchFile::read(path).context(|| "comparing benchmarks");
                 let files = self.compare.iter().map(read).collect::<Result<Vec<_>>>()?;
-                console.answer(compare::table(&files).trim_end())?;
+                match console.is_json() {
+                    true => {
+                        let mut objects = compare::objects(&files).into_iter();
+                        objects.try_for_each(|object| console.answer(object))?;
+                    }
+                    false => console.answer(compare::table(&files).trim_end())?,
+                }
                 files
             }
         };
