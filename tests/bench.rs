@@ -86,11 +86,21 @@ fn where_nothing_can_be_written_nothing_is_measured() {
 #[test]
 fn what_makes_no_sense_is_wrong_usage() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("other.json"), "{}").unwrap();
+    for (name, text) in [
+        ("other.json", "{}"),
+        ("other.toml", "[package]"),
+        ("newer.json", r#"{"schema": "wgrad-bench/9"}"#),
+        ("damaged.json", r#"{"schema": "wgrad-bench/1"}"#),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
     for (arguments, code, text) in [
         (["--op", "nonsense"].as_slice(), 2, "no operation"),
         (&["--compare", "missing.json"], 1, "missing.json"),
-        (&["--compare", "other.json"], 1, "not a file of `wgrad bench`"),
+        (&["--compare", "other.json"], 1, "not a file of `wgrad bench --json-file`\n"),
+        (&["--compare", "other.toml"], 1, "not a file of `wgrad bench --json-file`\n"),
+        (&["--compare", "newer.json"], 1, "its schema is wgrad-bench/9"),
+        (&["--compare", "damaged.json"], 1, "is damaged: missing field"),
         (&["--compare", "other.json", "--quick"], 2, "cannot be used with"),
     ] {
         let output = bench(folder.path(), arguments);

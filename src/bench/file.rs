@@ -305,16 +305,17 @@ impl BenchFile {
     /// # Errors
     /// [`Error::Io`], and [`Error::Data`] if it is not such a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let file: Self = serde_json::from_str(&text)
-            .map_err(|error| Error::data(path, format!("not a file of `wgrad bench`: {error}")))?;
-        match file.schema == SCHEMA {
-            true => Ok(file),
-            false => {
-                let what = format!("its schema is {}, this program reads {SCHEMA}", file.schema);
-                Err(Error::data(path, what))
-            }
-        }
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let file: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let what = match file["schema"].as_str() {
+            Some(SCHEMA) => match serde_json::from_value(file) {
+                Ok(file) => return Ok(file),
+                Err(error) => format!("is damaged: {error}"),
+            },
+            Some(schema) => format!("its schema is {schema}, this program reads {SCHEMA}"),
+            None => "not a file of `wgrad bench --json-file`".into(),
+        };
+        Err(Error::data(path, what))
     }
 
     /// Writes the file.
