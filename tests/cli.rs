@@ -58,6 +58,19 @@ fn help_and_version_succeed() {
 }
 
 #[test]
+fn every_command_takes_the_shared_options() {
+    let wgrad = Wgrad::new();
+    for command in COMMANDS {
+        let ran = ask(&wgrad, command, "--help");
+        for option in ["--json", "-q, --quiet", "-v, --verbose"] {
+            assert!(ran.answer().contains(option), "{command} lacks {option}");
+        }
+    }
+    let told = |option| wgrad.run(&["inspect", BUNDLED, option]).answer().to_owned();
+    assert_eq!(told("-q"), told("-v"), "an answer is told in full");
+}
+
+#[test]
 fn help_tells_the_default_of_every_option() {
     let wgrad = Wgrad::new();
     for command in COMMANDS {

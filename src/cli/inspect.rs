@@ -5,7 +5,7 @@ use std::fmt::Display;
 use clap::Args;
 use serde::Serialize;
 
-use super::shared::trained;
+use super::shared::{OutputOptions, trained};
 use crate::checkpoint::{Source, describe};
 use crate::error::{Context, Result};
 use crate::fuse::{Ensemble, describe_ensemble};
@@ -18,26 +18,25 @@ pub struct Inspect {
     #[arg(value_name = "FILE|RUN|bundled|imagenet|hf:REPO[/FILE]")]
     file: Source,
 
-    /// The same as one JSON object [default: off]
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputOptions,
 }
 
 impl Inspect {
     pub fn run(self) -> Result<()> {
-        let console = Console::new(false, false, self.json);
+        let console = self.output.console();
         let doing = || "reading the checkpoint";
         let path = trained(Some(&self.file), &console).context(doing)?;
         match Ensemble::is_manifest(&path) {
-            true => self.tell(&console, describe_ensemble(&path).context(doing)?),
-            false => self.tell(&console, describe(&path).context(doing)?),
+            true => tell(&console, describe_ensemble(&path).context(doing)?),
+            false => tell(&console, describe(&path).context(doing)?),
         }
     }
+}
 
-    fn tell(&self, console: &Console, found: impl Display + Serialize) -> Result<()> {
-        match self.json {
-            true => console.answer_json(&found),
-            false => console.answer(found),
-        }
+fn tell(console: &Console, found: impl Display + Serialize) -> Result<()> {
+    match console.is_json() {
+        true => console.answer_json(&found),
+        false => console.answer(found),
     }
 }
