@@ -181,6 +181,19 @@ fn wrong_usage_exits_with_2_and_says_what_to_do() {
 }
 
 #[test]
+fn help_names_what_is_read_and_written() {
+    let wgrad = Wgrad::new();
+    for (command, text) in [
+        ("fuse soup", "weights/best.safetensors"),
+        ("fuse interpolate", "weights/best.safetensors"),
+        ("export", "a run's folder"),
+    ] {
+        let ran = ask(&wgrad, command, "--help");
+        assert!(ran.answer().contains(text), "{command}: {}", ran.stdout);
+    }
+}
+
+#[test]
 fn explain_offers_what_it_takes() {
     let wgrad = Wgrad::new();
     let help = |command| wgrad.run(&[command, "--help"]).stdout;
@@ -216,6 +229,21 @@ fn inspect_describes_a_checkpoint() {
     assert_eq!(object["arch"], "resnet18");
     assert_eq!(object["num_classes"], 200);
     assert!(wgrad.run(&["inspect", "bundled"]).answer().contains("200 classes"));
+}
+
+#[test]
+fn inspect_speaks_of_no_option_that_it_lacks() {
+    let wgrad = Wgrad::new();
+    for (name, code, text) in [
+        ("nothere", 1, "nothere: there is no such file; give FILE, a run's folder"),
+        ("hf:foo", 2, "hf:foo: expected hf:OWNER/NAME"),
+        ("none", 2, "name a checkpoint"),
+    ] {
+        let ran = wgrad.run(&["inspect", name]);
+        assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+        assert!(ran.stderr.contains(text), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("--weights"), "{}", ran.stderr);
+    }
 }
 
 #[test]

@@ -108,8 +108,9 @@ fn refuse_other_formats(bytes: &[u8]) -> std::result::Result<(), String> {
             .into());
     }
     if bytes.starts_with(b"{") && !header_follows {
-        return Err("is JSON, not a safetensors file; an ensemble is for `wgrad evaluate` and \
-                    `wgrad predict`, and `wgrad fuse distill` makes one network of several"
+        return Err("is JSON, not a safetensors file; an ensemble is for `wgrad evaluate`, \
+                    `wgrad predict` and `wgrad export`; one network of several comes from \
+                    `wgrad fuse distill`, or from `wgrad fuse soup` where all began as one"
             .into());
     }
     if bytes.starts_with(b"<") && !header_follows {

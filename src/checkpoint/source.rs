@@ -21,7 +21,7 @@ const HUB_FILE: &str = "model.safetensors";
 const OF_RUN: [&str; 3] =
     ["weights/best.safetensors", "weights/fused.safetensors", "ensemble.json"];
 
-const FORMS: &str = "FILE, a run's folder, bundled, imagenet, hf:OWNER/NAME[/FILE] or none";
+const FORMS: &str = "FILE, a run's folder, bundled, imagenet or hf:OWNER/NAME[/FILE]";
 
 /// Where starting weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Source {
     /// [`Error::Usage`] with the known forms.
     pub fn parse(text: &str) -> Result<Self> {
         match text {
-            "" => Err(Error::Usage(format!("--weights is empty; it takes {FORMS}"))),
+            "" => Err(Error::Usage(format!("nothing is named; give {FORMS}"))),
             "none" => Ok(Self::None),
             "bundled" => Ok(Self::Bundled),
             "imagenet" => Ok(Self::Hub { repo: IMAGENET.into(), file: HUB_FILE.into() }),
@@ -68,7 +68,7 @@ impl Source {
             return Ok(Self::Hub { repo: repo.join("/"), file: file.into() });
         }
         Err(Error::Usage(format!(
-            "--weights hf:{address}: expected hf:OWNER/NAME or hf:OWNER/NAME/FILE, as in hf:{IMAGENET}"
+            "hf:{address}: expected hf:OWNER/NAME or hf:OWNER/NAME/FILE, as in hf:{IMAGENET}"
         )))
     }
 
@@ -87,10 +87,9 @@ impl Source {
                 let of_run = OF_RUN.map(|file| path.join(file)).into_iter().find(|it| it.is_file());
                 Ok(Some(of_run.unwrap_or_else(|| path.clone())))
             }
-            Self::File(path) => Err(Error::checkpoint(
-                path,
-                format!("there is no such file; --weights takes {FORMS}"),
-            )),
+            Self::File(path) => {
+                Err(Error::checkpoint(path, format!("there is no such file; give {FORMS}")))
+            }
         }
     }
 }
@@ -114,7 +113,7 @@ fn bundled() -> Result<PathBuf> {
         Error::checkpoint(
             BUNDLED,
             "the bundled weights are neither here nor beside the program; run wgrad from its \
-             repository, or give other weights (--weights imagenet, a file, or none)",
+             repository, or give other weights (imagenet, or a file)",
         )
     })
 }

@@ -20,9 +20,9 @@ pub struct Export {
     /// The file to write: FILE.onnx, or FILE.safetensors for torchvision
     file: PathBuf,
 
-    /// The network, or an ensemble.json that `wgrad fuse ensemble` wrote [default: the newest
-    /// runs/*/weights/best.safetensors]
-    #[arg(long, value_name = "FILE|bundled|imagenet|hf:REPO[/FILE]")]
+    /// The network, an ensemble.json that `wgrad fuse ensemble` wrote, or a run's folder for its best
+    /// [default: the newest runs/*/weights/best.safetensors]
+    #[arg(long, value_name = "FILE|RUN|bundled|imagenet|hf:REPO[/FILE]")]
     weights: Option<Source>,
 
     /// How convolutions and the classifier's weight are stored in safetensors; ONNX files are in f32

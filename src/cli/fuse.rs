@@ -43,11 +43,12 @@ impl Fuse {
 
 /// Weights on the line from A to B: (1 − α)·A + α·B, as WiSE-FT
 ///
-/// Measures every α on the validation images and writes the best to weights/fused.safetensors,
-/// the curve to curve.csv and curve.png, and everything measured to results.jsonl. A pretrained network
-/// and its fine-tuned child have classifiers for different classes: then the backbones are
-/// interpolated and the classifier that is for the data's classes is kept. Batch-norm statistics
-/// are computed anew on the training images, except where the result is A or B itself.
+/// Measures every α on the validation images and writes the best to weights/fused.safetensors and,
+/// as a run's best is called, to weights/best.safetensors, the curve to curve.csv and curve.png, and
+/// everything measured to results.jsonl. A pretrained network and its fine-tuned child have
+/// classifiers for different classes: then the backbones are interpolated and the classifier that
+/// is for the data's classes is kept. Batch-norm statistics are computed anew on the training
+/// images, except where the result is A or B itself.
 #[derive(Args, Debug)]
 struct Interpolate {
     /// Where the line begins: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE]
@@ -91,7 +92,8 @@ impl Interpolate {
 ///
 /// Measures every network on the validation images, then their ensemble, then the soup, with the
 /// averaged and with recalibrated batch-norm statistics. Writes the soup to
-/// weights/fused.safetensors and everything measured to results.jsonl.
+/// weights/fused.safetensors and, as a run's best is called, to weights/best.safetensors, and
+/// everything measured to results.jsonl.
 #[derive(Args, Debug)]
 struct Soup {
     /// The networks: FILE, a run's folder, bundled, imagenet or hf:REPO[/FILE]

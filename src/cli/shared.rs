@@ -280,9 +280,9 @@ fn load_network(
 /// The file of a trained network, downloaded first if need be; the newest run's best if none is named.
 pub fn trained(weights: Option<&Source>, console: &Console) -> Result<PathBuf> {
     let Some(source) = weights else { return newest_best() };
-    source.resolve(&mut console.download(source))?.ok_or_else(|| {
-        Error::Usage("--weights none: there is nothing to ask; name a checkpoint".into())
-    })
+    source
+        .resolve(&mut console.download(source))?
+        .ok_or_else(|| Error::Usage("none: there is nothing to ask; name a checkpoint".into()))
 }
 
 /// The files of networks to fuse, downloaded first if need be.

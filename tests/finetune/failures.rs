@@ -180,7 +180,7 @@ fn weights_that_cannot_be_started_from_are_told() {
     edit("nan", &stem(f32::NAN));
     edit("inf", &stem(f32::INFINITY));
     for (name, texts) in [
-        ("none-here", &["none-here: there is no such file", "--weights takes"][..]),
+        ("none-here", &["none-here: there is no such file", "bundled, imagenet"][..]),
         ("cut", &["cut: ", "incomplete", "copy it again"]),
         ("huge", &["huge: "]),
         ("overlap", &["overlap: "]),
