@@ -44,16 +44,29 @@ pub(super) struct Member {
 }
 
 impl Manifest {
-    /// Reads the file at `path`.
+    /// Reads the file at `path`; paths in it then start where others do.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if it is no ensemble's or names no networks, [`Error::Io`].
+    /// [`Error::Checkpoint`] if it is no ensemble's, names no networks or one that is missing,
+    /// [`Error::Io`].
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let manifest: Self = serde_json::from_str(&text)
+        let mut manifest: Self = serde_json::from_str(&text)
             .map_err(|error| Error::checkpoint(path, format!("is no ensemble: {error}")))?;
         if manifest.members.is_empty() {
             return Err(Error::checkpoint(path, "names no networks"));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for member in &mut manifest.members {
+            member.path = folder.join(&member.path);
+            if !member.path.exists() {
+                let missing = member.path.display();
+                let what = format!(
+                    "the ensemble's member {missing} is missing; put it back, or write in this list \
+                     where it is now"
+                );
+                return Err(Error::checkpoint(path, what));
+            }
         }
         Ok(manifest)
     }
@@ -117,10 +130,9 @@ impl Ingredients {
         image_size
             .map_or(Ok(()), check_image_size)
             .map_err(|error| Error::checkpoint(path, error.to_string()))?;
-        let folder = path.parent().unwrap_or(Path::new(""));
         let mut ingredients = Vec::with_capacity(members.len());
         for Member { path, sha256 } in members {
-            let ingredient = Ingredient::read(&folder.join(path))?;
+            let ingredient = Ingredient::read(&path)?;
             if sha256.is_some_and(|sha256| sha256 != ingredient.sha256) {
                 return Err(ingredient.error(
                     "has changed since the ensemble was made; make it again with `wgrad fuse \

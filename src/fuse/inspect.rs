@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::ensemble::Manifest;
+use super::ensemble::{Manifest, Member};
 use super::score::Average;
 use crate::checkpoint::{Inspection, describe, file_sha256};
 use crate::error::Result;
@@ -39,12 +39,10 @@ pub struct MemberInspection {
 /// Those of reading the file, and those that it names.
 pub fn describe_ensemble(path: &Path) -> Result<EnsembleInspection> {
     let Manifest { average, image_size, members } = Manifest::read(path)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let describe_member = |member: &super::ensemble::Member| {
-        let path = folder.join(&member.path);
-        let holds = describe(&path)?;
+    let describe_member = |member: &Member| {
+        let holds = describe(&member.path)?;
         let changed = match &member.sha256 {
-            Some(sha256) => *sha256 != file_sha256(&path)?,
+            Some(sha256) => *sha256 != file_sha256(&member.path)?,
             None => false,
         };
         Ok(MemberInspection { changed, holds })

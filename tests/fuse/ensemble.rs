@@ -93,6 +93,9 @@ fn an_ensemble_notices_that_a_member_has_changed() {
 
     std::fs::write(wgrad.path("own.json"), r#"{"members": [{"path": "a/none.safetensors"}]}"#)
         .unwrap();
-    let ran = wgrad.run(&["evaluate", "--data", "data", "--weights", "own.json"]);
-    assert!(ran.error(1).contains("none.safetensors"), "{}", ran.stderr);
+    for command in [&["inspect"][..], &["evaluate", "--data", "data", "--weights"]] {
+        let ran = wgrad.run(&[command, &["own.json"]].concat());
+        let text = "own.json: the ensemble's member a/none.safetensors is missing; put it back";
+        assert!(ran.error(1).contains(text), "{}", ran.stderr);
+    }
 }
