@@ -10,7 +10,7 @@ struct Params { rows: u32, co4: u32, splits: u32, accumulate: u32, epsilon: f32 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> part: array<vec4<f32>>;  // [split][row][column / 4]
 //#include conv2d_epilogue
-//#include sum_of_shares
+//#include conv2d_shares
 
 @compute @workgroup_size(64)
 fn main(

@@ -9,7 +9,7 @@ struct Params { quads: vec2<u32>, parts: vec2<u32>, accumulate: vec2<u32> }
 @group(0) @binding(2) var<storage, read> of_input: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> d_weight: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> d_input: array<vec4<stored>>;
-//#include sum_of_shares
+//#include conv2d_shares
 
 @compute @workgroup_size(64)
 fn main(

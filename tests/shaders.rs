@@ -181,6 +181,7 @@ fn every_shader_file_belongs_to_an_operation() {
         "conv2d_padding",
         "conv2d_params",
         "conv2d_rows",
+        "conv2d_shares",
         "conv2d_winograd_params",
         "cooperative_epilogue",
         "cooperative_multiply",

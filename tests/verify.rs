@@ -71,7 +71,7 @@ fn an_unmasked_tail_is_caught() {
 
 #[test]
 fn a_dropped_partial_sum_is_caught() {
-    caught("conv2d", "conv2d_sum", "var split = 1u", "var split = 2u");
+    caught("conv2d", "conv2d_sum", "split = thread / QUADS;", "split = thread / QUADS + 1u;");
 }
 
 #[test]

@@ -47,6 +47,7 @@ static PARTS: &[&Shader] = &[
     &shader!("conv2d_padding"),
     &shader!("conv2d_params"),
     &shader!("conv2d_rows"),
+    &shader!("conv2d_shares"),
     &shader!("conv2d_winograd_params"),
     &shader!("cooperative_epilogue"),
     &shader!("cooperative_multiply"),
@@ -57,7 +58,6 @@ static PARTS: &[&Shader] = &[
     &shader!("cooperative_tiles"),
     &shader!("max_pool2d_places"),
     &shader!("sum_of_partials"),
-    &shader!("sum_of_shares"),
     &shader!("words"),
 ];
 
