@@ -155,8 +155,8 @@ static INSTANCE: LazyLock<wgpu::Instance> = LazyLock::new(|| instance(NOT_GL));
 const NOT_GL: wgpu::Backends = wgpu::Backends::all().difference(wgpu::Backends::GL);
 
 /// The adapters of GL, to look at, and what knows them. They were found by a thread that lasts as long as the
-/// process and does nothing else: what NVIDIA's driver does when a thread that has used GL ends is reported never to end
-/// at times while other threads use the driver.
+/// process and does nothing else: threads that have used GL are reported to stand still at times in NVIDIA's
+/// driver as they end while others use it.
 static OF_GL: LazyLock<(wgpu::Instance, Vec<wgpu::Adapter>)> = LazyLock::new(|| {
     let (sender, found) = mpsc::channel();
     let look = move || {

@@ -269,8 +269,8 @@ pub(super) fn warn_of_few_images(
     image_size: u32,
     console: &Console,
 ) {
-    /// Images of a step that are few: of 24 fine-tunes whose last batch had two, five ended with logits hundreds
-    /// of times as large as the others'.
+    /// Images of a step that are few: of 24 fine-tunes whose last batch had two, four ended with logits hundreds
+    /// of times as large as the others' (benches/results/README.md).
     const FEW: RangeInclusive<usize> = 2..=3;
 
     let alone = |phase| smallest_part_of(phase, config, image_size) > 1;
