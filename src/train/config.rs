@@ -130,7 +130,7 @@ pub struct Config {
     /// Whether a last, smaller batch is left out.
     pub drop_last: bool,
     /// Networks to learn from besides the labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(flatten)]
     pub lessons: Option<Lessons>,
     /// Decides everything random.
     pub seed: u64,
@@ -158,10 +158,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The options that a run that is gone on with may have others of. The images are looked at
-    /// themselves, wherever they lie.
+    /// The options that a run that is gone on with may have others of. Images and teachers are looked
+    /// at themselves, wherever they lie.
     pub const MAY_CHANGE: &[&str] = &[
         "data",
+        "teachers",
         "max_steps",
         "patience",
         "workers",

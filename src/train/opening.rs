@@ -217,7 +217,12 @@ impl<'a> Args<'a> {
         // Other images are found by looking at them, and told class by class; other kernels, before a
         // step goes by them.
         let besides = ["version", "commit", "host", "adapter", "tuned", "checked", "classes"];
-        check_options(&now, &resolved(then), &[&besides, Config::MAY_CHANGE].concat(), folder)?;
+        check_options(
+            &now,
+            &resolved(then, &now),
+            &[&besides, Config::MAY_CHANGE].concat(),
+            folder,
+        )?;
         for what in ["commit", "adapter"] {
             if then[what] != now[what] {
                 console.warning(format_args!(
@@ -230,9 +235,19 @@ impl<'a> Args<'a> {
     }
 }
 
-/// The content of an `args.json` with what earlier versions left to be worked out.
-fn resolved(args: &Value) -> Value {
+/// The content of an `args.json` with what earlier versions left to be worked out, or had elsewhere; `now` is
+/// that of this version.
+fn resolved(args: &Value, now: &Value) -> Value {
     let mut args = args.clone();
+    let options = args.as_object_mut();
+    if let Some((options, Value::Object(mut lessons))) =
+        options.and_then(|options| options.remove("lessons").map(|lessons| (options, lessons)))
+    {
+        options.append(&mut lessons);
+        if options["teachers"] == now["teachers"] {
+            options.insert("teacher_sha256".into(), now["teacher_sha256"].clone());
+        }
+    }
     if let (Value::Null, Some(factor), Some(lr)) =
         (&args["head_lr"], args["head_over_lr"].as_f64(), args["lr"].as_f64())
     {

@@ -54,17 +54,18 @@ impl RunDir {
         Self::take(folder)
     }
 
+    /// Where [`RunDir::create`] makes a folder, if nobody is faster.
+    pub fn next(output_dir: Option<&Path>, name: &str) -> PathBuf {
+        let free = || numbered(Path::new(RUNS), name).find(|folder| !folder.exists());
+        output_dir.map(Path::to_owned).or_else(free).expect("there is always another number")
+    }
+
     /// A folder that a run has written to, without the files that it was in the middle of writing.
     ///
     /// # Errors
     /// [`Error::Usage`] if no run has, or another process is at it; [`Error::Io`] if it cannot be read.
     pub fn reopen(path: &Path) -> Result<Self> {
-        if !Self::is_at(path) {
-            return Err(Error::Usage(format!(
-                "--resume {}: no run was begun there, for it has no {ARGS}",
-                path.display()
-            )));
-        }
+        Self::args_of(path)?;
         let folder = Self::take(path.to_owned())?;
         for room in [path.to_owned(), path.join(WEIGHTS), path.join(STATE)] {
             for entry in fs::read_dir(&room).map_err(Error::io(&room))?.flatten() {
@@ -79,6 +80,20 @@ impl RunDir {
     /// Whether a run has begun in a folder.
     pub fn is_at(path: &Path) -> bool {
         path.join(ARGS).is_file()
+    }
+
+    /// Where the options of the run that was begun in a folder are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if none was.
+    pub fn args_of(path: &Path) -> Result<PathBuf> {
+        if Self::is_at(path) {
+            return Ok(path.join(ARGS));
+        }
+        Err(Error::Usage(format!(
+            "--resume {}: no run was begun there, for it has no {ARGS}",
+            path.display()
+        )))
     }
 
     /// Makes the rooms of a folder and keeps other processes out.
@@ -237,10 +252,15 @@ pub fn check_empty(folder: &Path) -> Result<()> {
     }
 }
 
+/// `runs/NAME`, `runs/NAME-2`, `runs/NAME-3`, …
+fn numbered(runs: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    let more = (2..).map(move |number| format!("{name}-{number}"));
+    std::iter::once(name.to_owned()).chain(more).map(|name| runs.join(name))
+}
+
 fn next_folder(runs: &Path, name: &str) -> Result<PathBuf> {
     fs::create_dir_all(runs).map_err(Error::io(runs))?;
-    let numbered = (2..).map(|number| runs.join(format!("{name}-{number}")));
-    for folder in std::iter::once(runs.join(name)).chain(numbered) {
+    for folder in numbered(runs, name) {
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}

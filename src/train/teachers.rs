@@ -10,7 +10,6 @@ use super::interrupt::Interrupt;
 use super::network::{Answer, Network, read_finite};
 use super::validate::in_order;
 use crate::Tape;
-use crate::checkpoint::file_sha256;
 use crate::data::Item;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
@@ -23,6 +22,8 @@ use crate::tensor::{Shape, Tensor};
 pub struct Lessons {
     /// The teachers' checkpoints.
     pub teachers: Vec<PathBuf>,
+    /// SHA-256 of each of those files: what makes them the same, wherever they lie.
+    pub teacher_sha256: Vec<String>,
     /// What logits are divided by before they become probabilities.
     pub temperature: f64,
     /// Weight of the loss by the labels.
@@ -75,7 +76,7 @@ impl Teachers {
     /// Those of reading, and [`Error::Checkpoint`] for a teacher of other classes.
     pub fn load(gpu: &Gpu, lessons: &Lessons, student: &Network) -> Result<Self> {
         let (mut networks, mut lineage) = (Vec::new(), Vec::new());
-        for path in &lessons.teachers {
+        for (path, sha256) in lessons.teachers.iter().zip(&lessons.teacher_sha256) {
             let doing = || format!("loading the teacher {}", path.display());
             let mut checkpoint = read_finite(path).context(doing)?;
             checkpoint.call_classes_like(&student.classes);
@@ -87,7 +88,7 @@ impl Teachers {
             networks.push(network.context(doing)?);
             lineage.push(json!({
                 "path": path.to_string_lossy(),
-                "sha256": file_sha256(path)?,
+                "sha256": sha256,
                 "role": "teacher",
                 "provenance": checkpoint.meta.provenance,
             }));

@@ -124,6 +124,10 @@ fn a_profile_that_cannot_be_written_is_told_before_training() {
         assert!(ran.stderr.contains(text), "{}", ran.stderr);
     }
     wgrad.finetune("own", "--epochs 1 --max-steps 2 --profile own/trace.json").answer();
+    // So it is where the run picks the folder.
+    let options = "--data data --weights none --arch resnet18-w8 --image-size 32 --max-steps 2";
+    let profile = ["finetune", "--profile", "runs/finetune/trace.json"];
+    wgrad.run(&[&profile, &options.split(' ').collect::<Vec<_>>()[..]].concat()).answer();
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn a_student_of_another_depth_names_its_teachers() {
         "teacher",
     );
     let options =
-        format!("fuse distill --teacher {teacher} --student none --arch resnet18-w8 --max-steps 2");
+        format!("fuse distill --teacher {teacher} --student none --arch resnet18-w8 --max-steps 1");
     let student = wgrad.train(&options, "student");
     let checkpoint = wgrad.read(&student);
     assert_eq!(checkpoint.arch.to_string(), "resnet18-w8");
@@ -89,10 +89,34 @@ fn a_student_of_another_depth_names_its_teachers() {
     let shown = wgrad.run(&["inspect", &student]);
     assert!(shown.answer().contains(&format!("└─ teacher {teacher}")), "{}", shown.stdout);
 
-    // The teachers are remembered.
-    let ran = wgrad.run(&["fuse", "distill", "--resume", "student", "--max-steps", "3"]);
-    ran.answer();
-    assert!(ran.stdout.contains("teachers: resnet34-w8"), "{}", ran.stdout);
+    // The teachers are remembered, and the same wherever they lie.
+    let resume = |more: &[&str]| {
+        wgrad.run(&[&["fuse", "distill", "--resume", "student"][..], more].concat())
+    };
+    let ran = resume(&["--max-steps", "2"]);
+    assert!(ran.answer().contains("teachers: resnet34-w8"), "{}", ran.stdout);
+    std::fs::rename(wgrad.path(&teacher), wgrad.path("moved.safetensors")).unwrap();
+    let ran = resume(&[]);
+    assert!(ran.error(1).contains("begun elsewhere, --teacher says where"), "{}", ran.stderr);
+    let ran = resume(&["--teacher", &student, "--max-steps", "3"]);
+    assert!(ran.error(2).contains("another teacher-sha256"), "{}", ran.stderr);
+    let moved = ["--teacher", "moved.safetensors", "--max-steps", "3"];
+    let ran = resume(&[&moved[..], &["--temperature", "2"]].concat());
+    assert!(ran.error(2).contains("another temperature (4.0, now 2.0)"), "{}", ran.stderr);
+    resume(&moved).answer();
+
+    // Earlier versions had all of it in one place, without digests.
+    let path = wgrad.path("student/args.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut args: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let options = args.as_object_mut().unwrap();
+    options.remove("teacher_sha256");
+    let names = ["teachers", "temperature", "task_loss_weight", "distill_loss_weight"];
+    let lessons = names.map(|name| (name.to_owned(), options.remove(name).unwrap()));
+    options.insert("lessons".into(), serde_json::Value::Object(lessons.into_iter().collect()));
+    std::fs::write(&path, args.to_string()).unwrap();
+    std::fs::rename(wgrad.path("moved.safetensors"), wgrad.path(&teacher)).unwrap();
+    resume(&[]).answer();
     let steps = std::fs::read_to_string(wgrad.path("student/steps.jsonl")).unwrap();
     assert_eq!(steps.lines().count(), 3);
 }

@@ -9,7 +9,7 @@ use clap::{Args, Command};
 
 use super::interrupt;
 use super::shared::{ComputeOptions, OutputOptions, resolve_all};
-use crate::checkpoint::{Source, check_writable};
+use crate::checkpoint::{Source, check_writable, file_sha256};
 use crate::data::Augment;
 use crate::error::{Context, Error, Result};
 use crate::gpu::GpuOptions;
@@ -133,8 +133,11 @@ struct LessonOptions {
 impl LessonOptions {
     /// The lessons, their teachers downloaded first if need be.
     fn resolve(&self, console: &Console) -> Result<Lessons> {
+        let teachers = resolve_all(&self.teacher, console)?;
+        let digests = teachers.iter().map(|path| file_sha256(path));
         Ok(Lessons {
-            teachers: resolve_all(&self.teacher, console)?,
+            teacher_sha256: digests.collect::<Result<_>>()?,
+            teachers,
             temperature: self.temperature,
             task_loss_weight: self.task,
             distill_loss_weight: self.distill,
@@ -178,8 +181,7 @@ fn arguments() -> Vec<String> {
 
 /// The arguments that the run of `name` in `folder` was begun with; its output was for another terminal.
 fn begun_with(folder: &Path, name: &str) -> Result<Vec<String>> {
-    let run = RunDir::reopen(folder)?;
-    let args: serde_json::Value = read_json(&run.args())?;
+    let args: serde_json::Value = read_json(&RunDir::args_of(folder)?)?;
     check_command(name, &args, folder)?;
     let arguments = args["arguments"].as_array().into_iter().flatten();
     let arguments = arguments.filter_map(|argument| argument.as_str());
@@ -239,14 +241,21 @@ impl TrainOptions {
             // What is given now stands over what was given then; what that changes is checked.
             Some(folder) => {
                 begun = begun_with(folder, name)?;
-                parse([begun.clone(), arguments()].concat())
+                let mut options = parse([begun.clone(), arguments()].concat());
+                // Teachers would join those given then.
+                if let (Some(lessons), Some(now)) = (&mut options.lessons, &self.lessons)
+                    && !now.teacher.is_empty()
+                {
+                    lessons.teacher.clone_from(&now.teacher);
+                }
+                options
             }
         };
         // A run that goes on is noted as it was begun: it may have to go on once more.
         let config = Config { arguments: begun, ..options.config(&console)? };
         // The run's own folder is yet to be made.
-        let own = config.output_dir.as_deref();
-        let is_own = |path: &Path| own.is_some_and(|folder| path.starts_with(folder));
+        let own = RunDir::next(config.output_dir.as_deref(), name);
+        let is_own = |path: &Path| path.starts_with(&own);
         if let Some(path) = config.profile.as_deref().filter(|path| !is_own(path)) {
             check_writable(path).context(|| "checking where the profile goes")?;
         }
@@ -284,6 +293,12 @@ impl TrainOptions {
             _ => length.epochs.div_ceil(20).min(length.epochs.saturating_sub(1)),
         };
         let scratch = network.weights == Source::None;
+        let lessons = self.lessons.as_ref().map(|it| it.resolve(console)).transpose();
+        let hint = match folder.resume {
+            Some(_) => "; if the run was begun elsewhere, --teacher says where they are",
+            None => "",
+        };
+        let lessons = lessons.context(|| format!("looking for the teachers{hint}"))?;
         let config = Config {
             data: data.data.clone(),
             val_fraction: data.val_fraction,
@@ -329,7 +344,7 @@ impl TrainOptions {
             auto_augment: data.auto_augment,
             shuffle: !data.no_shuffle,
             drop_last: data.drop_last,
-            lessons: self.lessons.as_ref().map(|it| it.resolve(console)).transpose()?,
+            lessons,
             seed: length.seed,
             workers: data.workers,
             recompute: self.recompute,
