@@ -146,7 +146,8 @@ fn major_version_of_mesa(driver: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// Held while drivers look for adapters or open one: some are not safe against doing so on two threads at once.
+/// Held while drivers look for adapters, open one or close it: some are not safe against doing so on two threads
+/// at once.
 pub(super) static OPENING: Mutex<()> = Mutex::new(());
 
 /// What knows the drivers of every backend but GL. It stays, and the drivers with it, which would otherwise be

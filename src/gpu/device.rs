@@ -3,10 +3,10 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use super::adapter::{AdapterClass, AdapterReport};
+use super::adapter::{AdapterClass, AdapterReport, OPENING};
 use super::buffer::{Form, Pool, Slice, TEXELS_IN_ROW};
 use super::choice::{Choices, Sizes};
 use super::download::{Download, StagingRing};
@@ -51,6 +51,14 @@ pub(super) struct Inner {
     pub replaced: RefCell<HashMap<&'static str, &'static Shader>>,
     pub guarded: Option<RefCell<Vec<Slice>>>,
     pub faults: Faults,
+    /// [`OPENING`], held while all of the above goes.
+    pub closing: Option<MutexGuard<'static, ()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.closing = Some(OPENING.lock().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 pub(super) struct PendingMap {

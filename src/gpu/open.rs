@@ -165,6 +165,7 @@ impl Gpu {
             replaced: RefCell::default(),
             guarded: options.guards.then(RefCell::default),
             faults,
+            closing: None,
         })))
     }
 }
