@@ -134,7 +134,7 @@ fn load(
     let order = Order { seed: 0, epoch, shuffle: true, batch_size: 64, drop_last: false };
     let transform = Transform { size, augment: Augment::None, auto_augment: None };
     let batches = order.batches(items.len());
-    for batch in Loader::new(items.into(), batches, transform, 0, epoch, 0)? {
+    for batch in Loader::new(items.to_vec(), batches, transform, 0, epoch, 0)? {
         let batch = batch?;
         pixels.extend(batch.pixels);
         labels.extend(batch.labels);

@@ -39,6 +39,11 @@ pub struct Transform {
 }
 
 impl Transform {
+    /// Whether it makes the same of an image each time.
+    pub fn is_fixed(&self) -> bool {
+        self.augment == Augment::None && self.auto_augment.is_none()
+    }
+
     /// Turns `image` into `[size, size, 3]` bytes; random choices are drawn from `rng`.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use super::augment::Transform;
 use super::dataset::{Skipped, check_share};
 use super::decode::no_panic;
-use super::item::Item;
+use super::items::Items;
 use super::random::{Purpose, generator};
 use crate::error::{Error, Result};
 
@@ -100,7 +100,7 @@ pub struct Batch {
 /// more than 5 % of all items have failed, whichever the batches are of, the iterator yields an
 /// [`Error::Data`] that lists them, and ends. Dropping the loader stops its threads.
 pub struct Loader {
-    items: Arc<[Item]>,
+    items: Items,
     queue: Arc<Queue>,
     workers: Vec<JoinHandle<()>>,
     /// By item, which may come more than once; not noted by a loader that puts up with all of them.
@@ -118,13 +118,14 @@ impl Loader {
     /// [`Error::Usage`] for an image size of 0, [`Error::Shape`] for images of an empty list,
     /// [`Error::Io`] when no thread can be started.
     pub fn new(
-        items: Arc<[Item]>,
+        items: impl Into<Items>,
         batches: Vec<Vec<usize>>,
         transform: Transform,
         seed: u64,
         epoch: u64,
         workers: usize,
     ) -> Result<Self> {
+        let items = items.into();
         if transform.size == 0 {
             return Err(Error::Usage("--image-size must be at least 1".into()));
         }
@@ -133,15 +134,14 @@ impl Loader {
         }
         let images = items.clone();
         let load = move |index: usize| {
-            let image = images[index % images.len()].rgb()?;
             let mut rng = generator(Purpose::Augment, seed, epoch, index);
-            transform.apply(&image, &mut rng).map_err(|error| error.to_string())
+            images.pixels(index % images.len(), &transform, &mut rng)
         };
         Self::start(items, batches, workers, load)
     }
 
     fn start(
-        items: Arc<[Item]>,
+        items: Items,
         batches: Vec<Vec<usize>>,
         workers: usize,
         load: impl Fn(usize) -> Result<Vec<u8>, String> + Send + Sync + 'static,
@@ -359,10 +359,12 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Item;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn items(count: usize) -> Arc<[Item]> {
-        (0..count).map(|at| Item::file(format!("{at}.png"), at as u32)).collect()
+    fn items(count: usize) -> Items {
+        let item = |at| Item::file(format!("{at}.png"), at as u32);
+        (0..count).map(item).collect::<Vec<_>>().into()
     }
 
     fn in_order(images: usize, batch_size: usize) -> Vec<Vec<usize>> {

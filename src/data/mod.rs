@@ -11,7 +11,7 @@
 //! let order = Order { seed: 0, epoch: 0, shuffle: true, batch_size: 16, drop_last: false };
 //! let batches = order.batches(dataset.train.len());
 //! let transform = Transform { size: 64, augment: Augment::Light, auto_augment: None };
-//! for batch in Loader::new(dataset.train.into(), batches, transform, 0, 0, 2)? {
+//! for batch in Loader::new(dataset.train, batches, transform, 0, 0, 2)? {
 //!     let batch = batch?;
 //!     println!("batch {}: {} images", batch.index, batch.labels.len());
 //! }
@@ -27,6 +27,7 @@ mod decode;
 mod demo;
 mod folder;
 mod item;
+mod items;
 mod jitter;
 mod loader;
 mod mix;
@@ -44,6 +45,7 @@ pub use demo::demo_root;
 pub use folder::Others;
 pub use image::RgbImage;
 pub use item::Item;
+pub use items::{Items, Keep, Room};
 pub use loader::{Batch, Loader, MAX_WORKERS, Order};
 pub use mix::Mix;
 pub use random::noise_key;

@@ -21,7 +21,25 @@ pub fn resize_center_crop(image: &RgbImage, size: u32) -> Result<Vec<u8>> {
         return Ok(image.as_raw().clone());
     }
     let [columns, rows] = center_crop(width, height, size);
-    resize(&whole(image.as_raw(), width, height)?, columns, rows, size)
+    resize(&whole(image.as_raw(), width, height)?, [columns, rows], [size; 2])
+}
+
+/// torchvision's `Resize(side)` for an image whose short side is longer; another stays as it is.
+pub(super) fn shrink(image: RgbImage, side: u32) -> Result<RgbImage> {
+    let (width, height) = image.dimensions();
+    let short = width.min(height);
+    if short <= side {
+        return Ok(image);
+    }
+    let to = [width, height].map(|length| {
+        // As torchvision cuts it, within u64.
+        (u64::from(side) * u64::from(length) / u64::from(short)) as u32
+    });
+    let spans = [width, height].map(Span::whole);
+    let pixels = resize(&whole(image.as_raw(), width, height)?, spans, to)?;
+    let [width, height] = to;
+    RgbImage::from_raw(width, height, pixels)
+        .ok_or_else(|| Error::shape("resize", format!("{width}×{height}: other pixels came")))
 }
 
 /// What [`resize_center_crop`] keeps of an image: where its columns begin and how many they are, in shares
@@ -51,7 +69,7 @@ pub(super) fn resize_region(image: &RgbImage, region: Region, size: u32) -> Resu
     let Region { left, top, width, height } = region;
     let region = TypedCroppedImage::new(view, left, top, width, height)
         .map_err(|error| Error::shape("resize", format!("{region:?}: {error}")))?;
-    resize(&region, Span::whole(width), Span::whole(height), size)
+    resize(&region, [width, height].map(Span::whole), [size; 2])
 }
 
 /// A rectangle of whole pixels.
@@ -107,24 +125,29 @@ fn whole(bytes: &[u8], width: u32, height: u32) -> Result<Source<'_>> {
         .map_err(|error| Error::shape("resize", format!("{width}×{height}: {error}")))
 }
 
-/// Resizes `columns` and `rows` of `source` to `[size, size, 3]`.
+/// Resizes columns and rows of `source` to as many as `to` says: `[rows, columns, 3]` bytes.
 ///
 /// In two passes: the crate would do bytes column by column first, which rounds the intermediate
 /// values differently from PIL.
-fn resize(source: &Source<'_>, columns: Span, rows: Span, size: u32) -> Result<Vec<u8>> {
+fn resize(
+    source: &Source<'_>,
+    [columns, rows]: [Span; 2],
+    [to_width, to_height]: [u32; 2],
+) -> Result<Vec<u8>> {
     let (width, height) = (ImageView::width(source), ImageView::height(source));
     let failed = |reason: String| {
-        Error::shape("resize", format!("{width}×{height} to {size}×{size} pixels: {reason}"))
+        let sizes = format!("{width}×{height} to {to_width}×{to_height} pixels");
+        Error::shape("resize", format!("{sizes}: {reason}"))
     };
-    if size == 0 || width == 0 || height == 0 {
+    if [to_width, to_height, width, height].contains(&0) {
         return Err(failed("nothing to compute".into()));
     }
-    let (first, count) = rows.reach(height, size);
+    let (first, count) = rows.reach(height, to_height);
     let reached = Span { start: f64::from(first), length: f64::from(count) };
-    let narrowed = convolve(source, columns, reached, (size, count)).map_err(failed)?;
+    let narrowed = convolve(source, columns, reached, (to_width, count)).map_err(failed)?;
     let rows = Span { start: rows.start - reached.start, ..rows };
-    let narrowed = whole(&narrowed, size, count)?;
-    convolve(&narrowed, Span::whole(size), rows, (size, size)).map_err(failed)
+    let narrowed = whole(&narrowed, to_width, count)?;
+    convolve(&narrowed, Span::whole(to_width), rows, (to_width, to_height)).map_err(failed)
 }
 
 /// Makes `columns` and `rows` of `source` an image of this width and height.
@@ -150,15 +173,34 @@ mod tests {
     use super::*;
     use crate::data::decode;
 
+    fn fixture(name: &str) -> RgbImage {
+        decode(format!("{}/tests/fixtures/data/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    fn assert_close(ours: &[u8], theirs: &RgbImage) {
+        assert_eq!(ours.len(), theirs.as_raw().len());
+        assert!(ours.iter().zip(theirs.as_raw()).all(|(a, b)| a.abs_diff(*b) <= 1));
+    }
+
+    #[test]
+    fn large_images_shrink_as_torchvision_has_it() {
+        for name in ["noise-97x61", "noise-61x97"] {
+            let image = fixture(&format!("{name}.png"));
+            let theirs = fixture(&format!("{name}-short-40.png"));
+            let ours = shrink(image.clone(), 40).unwrap();
+            assert_eq!(ours.dimensions(), theirs.dimensions());
+            assert_close(ours.as_raw(), &theirs);
+            assert_eq!(shrink(image.clone(), 61).unwrap(), image);
+        }
+    }
+
     #[test]
     fn a_region_is_resized_as_torchvision_does_it() {
-        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data/");
-        let image = decode(fixtures.to_owned() + "noise-97x61.png").unwrap();
-        let theirs = decode(fixtures.to_owned() + "noise-97x61-region.png").unwrap();
+        let image = fixture("noise-97x61.png");
+        let theirs = fixture("noise-97x61-region.png");
         let region = Region { left: 20, top: 7, width: 50, height: 40 };
         let ours = resize_region(&image, region, 32).unwrap();
-        assert_eq!(ours.len(), theirs.len());
-        assert!(ours.iter().zip(theirs.as_raw()).all(|(a, b)| a.abs_diff(*b) <= 1));
+        assert_close(&ours, &theirs);
         assert!(resize_region(&image, Region { left: 48, ..region }, 32).is_err());
     }
 }

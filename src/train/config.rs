@@ -136,6 +136,10 @@ pub struct Config {
     pub seed: u64,
     /// Threads that load images; 0 for one a core.
     pub workers: usize,
+    /// The short side, in pixels, that larger training images are resized to first.
+    pub shrink_images: Option<u32>,
+    /// Memory for images that are shown again, in MiB.
+    pub cache_images: u64,
     /// Whether to keep only the inputs of blocks for the way back, and compute the rest again.
     pub recompute: bool,
     /// Whether to measure which kernels are the fastest before the first step of each phase.
@@ -166,6 +170,7 @@ impl Config {
         "max_steps",
         "patience",
         "workers",
+        "cache_images",
         "recompute",
         "tune",
         "profile",
@@ -216,6 +221,11 @@ impl Config {
         }
         if let Some(size) = self.image_size {
             check_image_size(size)?;
+        }
+        if self.shrink_images == Some(0) {
+            return wrong(
+                "--shrink-images 0 leaves nothing of an image; leave it out to keep them",
+            );
         }
         if let (Some(first), Some(last)) = (self.first_image_size, self.image_size) {
             check_image_size(first)?;
@@ -303,6 +313,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether every epoch takes the same pixels of each image.
+    pub fn shows_same_pixels(&self) -> bool {
+        self.augment == Augment::None && self.auto_augment.is_none() && !self.grows()
     }
 
     /// Whether training images grow from epoch to epoch.

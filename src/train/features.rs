@@ -1,14 +1,12 @@
 //! What frozen layers make of images, computed once.
 
-use std::sync::Arc;
-
 use super::config::Config;
 use super::interrupt::Interrupt;
 use super::metrics::{Metrics, Tally};
 use super::network::{Answer, Network};
 use super::validate::in_order;
 use crate::Tape;
-use crate::data::{Item, Skipped};
+use crate::data::{Items, Skipped};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::{Mode, Stage};
@@ -38,7 +36,7 @@ impl Features {
         gpu: &Gpu,
         network: &Network,
         first: Stage,
-        items: &Arc<[Item]>,
+        items: &Items,
         config: &Config,
         interrupt: &Interrupt,
     ) -> Result<(Self, Vec<Skipped>)> {

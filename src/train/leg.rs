@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::config::{Balance, Config};
@@ -15,7 +14,7 @@ use super::run::{Images, Run};
 use super::source::Source;
 use super::step::{Stepper, smallest_part};
 use super::teachers::Targets;
-use crate::data::Item;
+use crate::data::Items;
 use crate::error::{Error, Result};
 use crate::gpu::Plan;
 use crate::nn::{BnPolicy, Mode, Stage};
@@ -82,10 +81,9 @@ impl<'r> Run<'r> {
     {
         let (gpu, config, console) = (self.gpu, self.config, self.console);
         let count = images.train.len() + images.val.len();
-        let bytes = network.activation(phase.train_from, count).len() as u64 * 4;
         // The phase before may have had the same layers frozen.
         let cached = self.cached.take().filter(|cached| cached.first == phase.train_from);
-        let (source, frozen_seconds) = if phase.caches(config, bytes) {
+        let (source, frozen_seconds) = if phase.caches(config, network, count) {
             let targets = self.targets(images)?;
             let (cached, seconds) = match cached {
                 Some(cached) => (cached, None),
@@ -218,7 +216,7 @@ impl<'r> Run<'r> {
     /// the training images took.
     fn cache(&mut self, network: &Network, first: Stage, images: &Images) -> Result<(Cached, f64)> {
         let started = Instant::now();
-        let mut compute = |items: &Arc<[Item]>| -> Result<Rc<Features>> {
+        let mut compute = |items: &Items| -> Result<Rc<Features>> {
             let (features, failed) =
                 Features::compute(self.gpu, network, first, items, self.config, self.interrupt)?;
             self.unreadable.tell(self.console, &failed);

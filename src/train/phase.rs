@@ -1,7 +1,8 @@
 //! What is trained for how long, and at which rates.
 
 use super::config::{CacheFeatures, Config, LrScheduler};
-use crate::data::{Augment, Mix};
+use super::network::Network;
+use crate::data::Mix;
 use crate::nn::Stage;
 
 /// Bytes of features that are kept in the host's memory unasked.
@@ -69,10 +70,11 @@ impl Phase {
         phases.into_iter().filter(|phase| phase.epochs > 0).collect()
     }
 
-    /// Whether what the frozen layers make of the images is to be computed once, given the bytes that
-    /// takes: where they see the same pixels in every epoch, or only the classifier is trained, or the
-    /// user says so.
-    pub fn caches(&self, config: &Config, bytes: u64) -> bool {
+    /// Whether what the frozen layers make of so many images is to be computed once: where they see the same
+    /// pixels in every epoch, or only the classifier is trained, and it does not take too much memory; or where
+    /// the user says so.
+    pub fn caches(&self, config: &Config, network: &Network, images: usize) -> bool {
+        let bytes = network.activation(self.train_from, images).len() as u64 * 4;
         let unasked = self.train_from == Stage::Head || self.sees_same_pixels(config);
         self.train_from > Stage::Stem
             && match config.cache_features {
@@ -84,10 +86,7 @@ impl Phase {
 
     /// Whether every epoch shows the network each image as the same pixels.
     pub fn sees_same_pixels(&self, config: &Config) -> bool {
-        config.augment == Augment::None
-            && config.auto_augment.is_none()
-            && self.mix(config) == Mix::default()
-            && !config.grows()
+        config.shows_same_pixels() && self.mix(config) == Mix::default()
     }
 
     /// How images are mixed: not at all while only the classifier is trained.

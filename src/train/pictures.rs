@@ -1,7 +1,6 @@
 //! Which images of a run are shown, and when its report is drawn anew.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Instant;
 
 use image::RgbImage;
@@ -14,7 +13,7 @@ use super::run::{Images, Run};
 use super::run_dir::read_json;
 use super::source::Source;
 use super::validate::in_order;
-use crate::data::Item;
+use crate::data::{Item, Items};
 use crate::error::{Error, Result};
 use crate::metrics::{Answered, Metrics};
 use crate::report::tensorboard::Events;
@@ -133,7 +132,7 @@ impl Run<'_> {
     }
 
     /// Chooses the images of the report and loads them.
-    fn choose(&self, network: &Network, items: &Arc<[Item]>, metrics: &Metrics) -> Result<Shown> {
+    fn choose(&self, network: &Network, items: &Items, metrics: &Metrics) -> Result<Shown> {
         let choice = Choice::new(metrics);
         let images = self.load(network, items, &choice.items())?;
         let example = |answer: &Answered| {
@@ -172,7 +171,7 @@ impl Run<'_> {
     fn load(
         &self,
         network: &Network,
-        items: &Arc<[Item]>,
+        items: &Items,
         chosen: &BTreeSet<usize>,
     ) -> Result<BTreeMap<usize, RgbImage>> {
         let subset: Vec<Item> = chosen.iter().map(|&item| items[item].clone()).collect();

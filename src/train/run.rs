@@ -22,7 +22,7 @@ use super::run_dir::{Results, RunDir, StepLog, check_empty, read_json, write_jso
 use super::state::{Saver, State};
 use super::teachers::{Targets, Teachers};
 use super::validate::Judged;
-use crate::data::{Item, ScanOptions};
+use crate::data::{Dataset, Items, Keep, Room, ScanOptions};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::optim::{Ema, Scaling};
@@ -120,6 +120,7 @@ pub fn run(
         saver: Saver::new(config.save_every),
         state: None,
         under_way: false,
+        told_of_room: config.cache_images == 0,
         teachers: teachers.as_ref(),
         held_out: dataset.held_out,
         targets: None,
@@ -128,7 +129,7 @@ pub fn run(
         progress,
         started,
     };
-    let images = Images { train: dataset.train.into(), val: dataset.val.into() };
+    let images = Images::of(dataset, &network, &config, &phases);
     run.tell_start(&network, &images);
     if (config.lr_auto || config.lr_find) && state.is_none() {
         let last = phases.last().expect("a run has a phase");
@@ -165,8 +166,29 @@ fn start_of(gpu: &Gpu, config: &Config, network: &Network) -> Option<Slice> {
 
 /// The images of a run.
 pub(super) struct Images {
-    pub train: Arc<[Item]>,
-    pub val: Arc<[Item]>,
+    pub train: Items,
+    pub val: Items,
+    room: Arc<Room>,
+}
+
+impl Images {
+    /// Those of a data set, with what stays in memory of those that are shown again.
+    fn of(dataset: Dataset, network: &Network, config: &Config, phases: &[Phase]) -> Self {
+        let count = dataset.train.len() + dataset.val.len();
+        let times = |phase: &Phase| match phase.caches(config, network, count) {
+            true => 1,
+            false => phase.epochs,
+        };
+        let keeps = match phases.iter().map(times).sum() {
+            0 | 1 => Keep::Nothing,
+            _ if config.shows_same_pixels() => Keep::Prepared,
+            _ => Keep::Decoded,
+        };
+        let room = Arc::new(Room::new(config.cache_images << 20));
+        let train = Items::keeping(dataset.train, config.shrink_images, keeps, &room);
+        let val = Items::keeping(dataset.val, None, Keep::Prepared, &room);
+        Self { train, val, room }
+    }
 }
 
 /// How a phase or an epoch ended.
@@ -205,6 +227,8 @@ pub(super) struct Run<'a> {
     pub state: Option<State>,
     /// Whether a step has been done.
     pub under_way: bool,
+    /// Whether it was said that images do not fit in memory.
+    told_of_room: bool,
     /// Seconds that the run took before it was stopped.
     before: f64,
     pub started: Instant,
@@ -250,6 +274,15 @@ impl Run<'_> {
                 return Ok(Ending::StepLimit);
             }
             let ending = self.train_epoch(&mut leg)?;
+            if images.room.is_full() && !std::mem::replace(&mut self.told_of_room, true) {
+                let (train, room) = (&images.train, self.config.cache_images);
+                self.console.line(format_args!(
+                    "{} of {} training images stay in memory, which is all that {room} MiB hold; the \
+                     others are decoded anew in every epoch (--cache-images)",
+                    train.kept(),
+                    train.len()
+                ));
+            }
             if ending == Ending::StepLimit {
                 self.save_state(&leg)?;
             }

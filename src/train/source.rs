@@ -1,7 +1,6 @@
 //! Where a phase's batches come from: images, or cached features of them.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::config::{Balance, Config};
 use super::features::Features;
@@ -10,7 +9,7 @@ use super::network::Network;
 use super::step::{Inputs, smallest_part};
 use super::teachers::Targets;
 use super::validate::{Judged, judge};
-use crate::data::{Item, Loader, Mix, Order, Skipped, Transform, noise_key};
+use crate::data::{Items, Loader, Mix, Order, Skipped, Transform, noise_key};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::ops::Target;
@@ -29,9 +28,9 @@ pub enum Source {
     /// The images themselves.
     Images {
         /// The training images.
-        train: Arc<[Item]>,
+        train: Items,
         /// The validation images.
-        val: Arc<[Item]>,
+        val: Items,
         /// How training images are mixed.
         mix: Mix,
         /// What the teachers make of the training images, where there are teachers and images are

@@ -1,7 +1,6 @@
 //! Networks that a run learns from, besides the labels: knowledge distillation.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use super::interrupt::Interrupt;
 use super::network::{Answer, Network, read_finite};
 use super::validate::in_order;
 use crate::Tape;
-use crate::data::Item;
+use crate::data::Items;
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::nn::Mode;
@@ -137,7 +136,7 @@ impl Teachers {
     pub fn all_targets(
         &self,
         gpu: &Gpu,
-        items: &Arc<[Item]>,
+        items: &Items,
         batch_size: usize,
         workers: usize,
         interrupt: &Interrupt,

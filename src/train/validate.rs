@@ -1,13 +1,12 @@
 //! Evaluating a network on labelled images.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::Interrupt;
 use super::metrics::{Metrics, Tally};
 use super::network::Network;
 use super::saving::HeldOut;
-use crate::data::{Augment, Batch, Item, Loader, Order, Skipped, Transform};
+use crate::data::{Augment, Batch, Items, Loader, Order, Skipped, Transform};
 use crate::error::Result;
 use crate::gpu::Gpu;
 
@@ -95,7 +94,7 @@ pub struct Asking {
 pub fn judge(
     gpu: &Gpu,
     classifier: &(impl Classifier + ?Sized),
-    items: &Arc<[Item]>,
+    items: &Items,
     batch_size: usize,
     workers: usize,
     interrupt: &Interrupt,
@@ -116,7 +115,7 @@ pub fn judge(
 pub fn ask(
     gpu: &Gpu,
     classifier: &(impl Classifier + ?Sized),
-    items: &Arc<[Item]>,
+    items: &Items,
     asking: Asking,
     interrupt: &Interrupt,
     mut answered: impl FnMut(&[f32], &Batch),
@@ -171,12 +170,7 @@ fn mirror(pixels: &mut [u8], width: usize) {
 ///
 /// # Errors
 /// Those of starting the loader.
-pub fn in_order(
-    items: &Arc<[Item]>,
-    size: u32,
-    batch_size: usize,
-    workers: usize,
-) -> Result<Loader> {
+pub fn in_order(items: &Items, size: u32, batch_size: usize, workers: usize) -> Result<Loader> {
     let order = Order { seed: 0, epoch: 0, shuffle: false, batch_size, drop_last: false };
     let transform = Transform { size, augment: Augment::None, auto_augment: None };
     Loader::new(items.clone(), order.batches(items.len()), transform, 0, 0, workers)

@@ -8,6 +8,7 @@ mod archives;
 mod craft;
 mod failures;
 mod freezing;
+mod kept_images;
 mod memory;
 mod options;
 mod outputs;

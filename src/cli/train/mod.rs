@@ -347,6 +347,8 @@ impl TrainOptions {
             lessons,
             seed: length.seed,
             workers: data.workers,
+            shrink_images: data.shrink_images,
+            cache_images: data.cache_images.into(),
             recompute: self.recompute,
             tune: self.tune,
             profile: folder.profile.clone(),

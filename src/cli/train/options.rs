@@ -52,6 +52,15 @@ pub struct DataOptions {
         value_parser = crate::cli::values::workers()
     )]
     pub workers: usize,
+
+    /// Resize larger training images to this short side before they are varied: of large photographs,
+    /// more stay in memory and less is to be read every epoch [default: keep them]
+    #[arg(long, value_name = "PIXELS")]
+    pub shrink_images: Option<u32>,
+
+    /// Memory for decoded images in MiB: those that fit are not decoded anew in every epoch
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub cache_images: u32,
 }
 
 #[derive(Args, Debug)]
