@@ -1,5 +1,7 @@
 //! The training steps of an epoch.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::console::EpochBar;
@@ -20,7 +22,7 @@ impl Run<'_> {
         self.resize(leg)?;
         let batches = leg.source.batches(self.config, epoch, leg.smallest);
         let done = self.progress.batches;
-        let batches = leg.source.load(self.config, leg.image_size, epoch, batches, done)?;
+        let mut batches = leg.source.load(self.config, leg.image_size, epoch, batches, done)?;
         let bar = self.console.epoch_bar(
             format_args!("epoch {}/{}", epoch + 1, self.epochs),
             leg.source.train_images(),
@@ -30,7 +32,11 @@ impl Run<'_> {
             bar.advance(totals.images, totals.loss(), totals.top1());
         }
         let mut pipeline = Pipeline::start();
-        for batch in batches {
+        let (began, mut waited) = (Instant::now(), Duration::ZERO);
+        loop {
+            let asked = Instant::now();
+            let Some(batch) = batches.next() else { break };
+            waited += asked.elapsed();
             let batch = batch.context(|| "loading the training images")?;
             self.unreadable.tell(self.console, &batch.failed);
             let takes = leg.takes(batch.labels.len());
@@ -62,7 +68,25 @@ impl Run<'_> {
             }
         }
         self.drain(leg, &bar, &mut pipeline)?;
+        drop(bar);
+        self.tell_of_waiting(waited, began.elapsed());
         Ok(ending)
+    }
+
+    /// Tells what helps where images are what epochs wait for: at the second that does, since images that the
+    /// first has loaded may stay in memory.
+    fn tell_of_waiting(&mut self, waited: Duration, all: Duration) {
+        if !mostly_waited(waited, all) {
+            return;
+        }
+        self.waiting_epochs += 1;
+        if self.waiting_epochs == 2 {
+            let share = 100.0 * waited.as_secs_f64() / all.as_secs_f64();
+            self.console.line(format_args!(
+                "{share:.0} % of this epoch was waiting for images: --cache-images keeps more of them in \
+                 memory, --shrink-images has large ones take less"
+            ));
+        }
     }
 
     /// Waits for every step that is on its way.
@@ -95,6 +119,11 @@ impl Run<'_> {
         bar.advance(images, totals.loss(), totals.top1());
         finite(&done, &leg.stepper)
     }
+}
+
+/// Whether an epoch that took `all` waited for images most of the time, and long enough to matter.
+fn mostly_waited(waited: Duration, all: Duration) -> bool {
+    all > Duration::from_secs(1) && 2 * waited > all
 }
 
 /// An error if the loss of a step is not finite, saying what went wrong first.

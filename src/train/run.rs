@@ -121,6 +121,7 @@ pub fn run(
         state: None,
         under_way: false,
         told_of_room: config.cache_images == 0,
+        waiting_epochs: 0,
         teachers: teachers.as_ref(),
         held_out: dataset.held_out,
         targets: None,
@@ -229,6 +230,8 @@ pub(super) struct Run<'a> {
     pub under_way: bool,
     /// Whether it was said that images do not fit in memory.
     told_of_room: bool,
+    /// Epochs that waited for images most of the time.
+    pub waiting_epochs: u32,
     /// Seconds that the run took before it was stopped.
     before: f64,
     pub started: Instant,
