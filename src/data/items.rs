@@ -85,6 +85,14 @@ impl Items {
         Self(Arc::new(List { items, shrunk, keeps, room: room.clone(), kept }))
     }
 
+    /// The same images, none in memory yet, with the labels that `labels` has for theirs.
+    pub fn relabelled(&self, labels: &[u32]) -> Self {
+        let List { items, shrunk, keeps, room, .. } = &*self.0;
+        let relabel = |item: &Item| Item { label: labels[item.label as usize], ..item.clone() };
+        let items: Arc<[Item]> = items.iter().map(relabel).collect();
+        Self::keeping(items, *shrunk, *keeps, room)
+    }
+
     /// How many images have pixels in memory.
     pub fn kept(&self) -> usize {
         (0..self.0.kept.len()).filter(|&at| self.found(at).is_some()).count()

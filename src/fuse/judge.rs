@@ -11,14 +11,16 @@ use super::average::Tensors;
 use super::score::{Answers, Average, Score};
 use crate::Tape;
 use crate::checkpoint::{Checkpoint, HostTensor};
-use crate::data::{self, Augment, Dataset, Item, Loader, Order, ScanOptions, Skipped, Transform};
+use crate::data::{
+    self, Augment, Dataset, Item, Items, Keep, Loader, Order, Room, ScanOptions, Skipped, Transform,
+};
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
 use crate::nn::Mode;
-use crate::train::{Answer, Console, Interrupt, Network};
+use crate::train::{Answer, Console, Interrupt, Network, Unreadable};
 
 /// Bytes of decoded images that are kept, so that the next candidate need not wait for them.
-const CACHE: usize = 1 << 30;
+const CACHE: u64 = 1 << 30;
 /// Batches whose answers may be on their way.
 const IN_FLIGHT: usize = 2;
 /// Images a batch of statistics must have: two values a channel even where a single pixel is left.
@@ -29,13 +31,14 @@ pub struct Images {
     /// The names of the classes, in the order of the labels.
     pub classes: Vec<String>,
     /// Training images, to recalibrate on.
-    pub train: Split,
+    pub train: Items,
     /// Images to choose by.
-    pub val: Split,
+    pub val: Items,
     /// Images to report on; often none.
-    pub test: Split,
+    pub test: Items,
     /// How `val` was held out of the training images; none where the folder has a validation split.
     pub held_out: Option<ScanOptions>,
+    unreadable: RefCell<Unreadable>,
 }
 
 impl Images {
@@ -78,12 +81,15 @@ impl Images {
         for Skipped { path, reason } in &dataset.skipped {
             console.warning(format_args!("left out {}: {reason}", path.display()));
         }
+        let room = Arc::new(Room::new(CACHE));
+        let kept = |items: Vec<Item>| Items::keeping(items, None, Keep::Prepared, &room);
         Ok(Self {
             classes: dataset.classes,
-            train: Split::new(dataset.train),
-            val: Split::new(dataset.val),
-            test: Split::new(dataset.test),
+            train: kept(dataset.train),
+            val: kept(dataset.val),
+            test: kept(dataset.test),
             held_out: dataset.held_out,
+            unreadable: RefCell::default(),
         })
     }
 
@@ -93,32 +99,9 @@ impl Images {
         let labels: Vec<u32> =
             self.classes.iter().map(|class| of(class).unwrap_or_default() as u32).collect();
         for split in [&mut self.train, &mut self.val, &mut self.test] {
-            let relabel = |item: &Item| Item { label: labels[item.label as usize], ..item.clone() };
-            split.items = split.items.iter().map(relabel).collect();
+            *split = split.relabelled(&labels);
         }
         self.classes = classes.to_vec();
-    }
-}
-
-/// The images of one split, decoded once if they fit.
-pub struct Split {
-    items: Arc<[Item]>,
-    cache: RefCell<Option<Vec<data::Batch>>>,
-}
-
-impl Split {
-    fn new(items: Vec<Item>) -> Self {
-        Self { items: items.into(), cache: RefCell::default() }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
     }
 }
 
@@ -216,22 +199,22 @@ impl<'a> Judge<'a> {
     /// [`Error::Interrupted`], too many unreadable images, and what the device reported.
     pub fn measure(&self, tensors: &Tensors, images: &Images) -> Result<Measured> {
         self.load(tensors)?;
-        let val = self.answers(&images.val)?;
+        let val = self.answers(images, &images.val)?;
         let test = match images.test.is_empty() {
             true => None,
-            false => Some(self.answers(&images.test)?),
+            false => Some(self.answers(images, &images.test)?),
         };
         Ok(Measured { val, test })
     }
 
-    fn answers(&self, split: &Split) -> Result<Answers> {
+    fn answers(&self, images: &Images, split: &Items) -> Result<Answers> {
         let mut answers = Answers::new(self.network.classes.len());
         let mut pending: VecDeque<(Answer, Vec<u32>)> = VecDeque::new();
         let mut settle = |(answer, labels): (Answer, Vec<u32>)| -> Result<()> {
             answers.add(&answer.wait()?, &labels);
             Ok(())
         };
-        self.for_each(split, false, |batch| {
+        self.for_each(images, split, false, |batch| {
             let answer = self.network.evaluate(self.gpu, &batch.pixels, batch.labels.len())?;
             pending.push_back((answer, batch.labels.clone()));
             match pending.len() > IN_FLIGHT {
@@ -251,11 +234,11 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// [`Error::Data`] if there is no batch of two images, [`Error::Interrupted`], too many
     /// unreadable images, and what the device reported.
-    pub fn recalibrate(&self, tensors: &mut Tensors, train: &Split) -> Result<Recalibration> {
+    pub fn recalibrate(&self, tensors: &mut Tensors, images: &Images) -> Result<Recalibration> {
         self.load(tensors)?;
         let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        let (mut images, mut batches) = (0, 0);
-        self.for_each(train, true, |batch| {
+        let (mut seen, mut batches) = (0, 0);
+        self.for_each(images, &images.train, true, |batch| {
             let count = batch.labels.len();
             if count < SMALLEST {
                 return Ok(());
@@ -269,7 +252,7 @@ impl<'a> Judge<'a> {
                 let sum = sums.entry(name).or_insert_with(|| vec![0.0; values.len()]);
                 sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
             }
-            images += count;
+            seen += count;
             batches += 1;
             Ok(())
         })?;
@@ -287,46 +270,29 @@ impl<'a> Judge<'a> {
                 *tensor = HostTensor::scalar(batches as i64);
             }
         }
-        Ok(Recalibration { images, batches, batch_size: self.batch_size })
+        Ok(Recalibration { images: seen, batches, batch_size: self.batch_size })
     }
 
     /// Hands over every batch, in an order that is always the same: the list's own, or one shuffled
     /// once and for all. Statistics need the latter, because a batch of one class is not typical.
     fn for_each(
         &self,
-        split: &Split,
+        images: &Images,
+        split: &Items,
         shuffle: bool,
         mut take: impl FnMut(&data::Batch) -> Result<()>,
     ) -> Result<()> {
-        if let Some(batches) = &*split.cache.borrow() {
-            for batch in batches {
-                self.interrupt.check()?;
-                take(batch)?;
-            }
-            return Ok(());
-        }
         let (size, batch_size) = (self.network.image_size, self.batch_size);
         let order = Order { seed: self.seed, epoch: 0, shuffle, batch_size, drop_last: false };
         let transform = Transform { size, augment: Augment::None, auto_augment: None };
         let batches = order.batches(split.len());
-        let fits = split.len().saturating_mul(3 * (size as usize).pow(2)) <= CACHE;
-        let mut cache = Vec::new();
-        for batch in Loader::new(split.items.clone(), batches, transform, 0, 0, self.workers)? {
+        for batch in Loader::new(split.clone(), batches, transform, 0, 0, self.workers)? {
             self.interrupt.check()?;
-            let mut batch = batch?;
-            for Skipped { path, reason } in batch.failed.drain(..) {
-                self.console.warning(format_args!("left out {}: {reason}", path.display()));
+            let batch = batch?;
+            images.unreadable.borrow_mut().tell(self.console, &batch.failed);
+            if !batch.labels.is_empty() {
+                take(&batch)?;
             }
-            if batch.labels.is_empty() {
-                continue;
-            }
-            take(&batch)?;
-            if fits {
-                cache.push(batch);
-            }
-        }
-        if fits {
-            *split.cache.borrow_mut() = Some(cache);
         }
         Ok(())
     }

@@ -144,7 +144,7 @@ impl<'a> Kitchen<'a> {
             if measure_before {
                 before = Some(self.judge.measure(&tensors, &self.images)?);
             }
-            recalibration = Some(self.judge.recalibrate(&mut tensors, &self.images.train)?);
+            recalibration = Some(self.judge.recalibrate(&mut tensors, &self.images)?);
             statistics = Statistics::Recalibrated;
         }
         let measured = self.judge.measure(&tensors, &self.images)?;

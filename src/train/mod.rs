@@ -33,6 +33,7 @@ pub use grad_cam::{Activations, HeatMap, layer_for};
 pub use identity::check_command;
 pub use interrupt::Interrupt;
 pub use network::{Answer, DEFAULT_IMAGE_SIZE, Network, read_finite};
+pub use opening::Unreadable;
 pub use run::run;
 pub use run_dir::RunDir;
 pub use saving::HeldOut;
