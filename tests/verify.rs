@@ -84,6 +84,18 @@ fn a_wrong_transform_is_caught() {
     );
 }
 
+/// What lies there is NaN, and NaN it stays whatever is added to it; but not the same NaN.
+#[test]
+fn adding_to_a_number_past_the_end_is_caught() {
+    let wrong = broken("l2_sp", "i >= p.count", "i > p.count");
+    for gpu in common::every_gpu(GpuOptions { guards: true, ..Default::default() }) {
+        gpu.replace_shader(wrong);
+        let rows = rows(&gpu, "l2_sp");
+        let wrote = |row: &Row| row.what == "guards" && row.to_string().contains("wrote at byte");
+        assert!(rows.iter().any(|row| !row.passed() && wrote(row)), "{rows:?}");
+    }
+}
+
 /// A kernel that does not compile is a failed row, not the end of the run.
 #[test]
 fn a_kernel_that_the_device_refuses_is_caught() {

@@ -21,6 +21,11 @@ use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
 const GUARD: u64 = 256;
+/// What guards are filled with, over and over: NaN in f32 and in f16 that arithmetic makes another NaN of, so
+/// that adding to a number past the end shows; and different ones for neighbours, so that a copy does, too.
+fn filler(number: usize) -> [u8; 4] {
+    (0xffbf_fd01 + (number % 255) as u32).to_le_bytes()
+}
 
 /// An opened adapter. Clones share it.
 #[derive(Clone)]
@@ -143,8 +148,13 @@ impl Gpu {
         let buffer = self.0.pool.lease(Form::Array, bytes + 2 * GUARD);
         let slice = Slice { buffer, offset: GUARD, bytes };
         let storage = slice.buffer.storage();
-        let filler = vec![0xff; storage.bytes as usize];
-        self.0.queue.write_buffer(storage.buffer(&self.0.device), 0, &filler);
+        let filler = filler(guarded.borrow().len());
+        let data = filler.repeat(storage.bytes.div_ceil(4) as usize);
+        self.0.queue.write_buffer(
+            storage.buffer(&self.0.device),
+            0,
+            &data[..storage.bytes as usize],
+        );
         guarded.borrow_mut().push(slice.clone());
         slice
     }
@@ -157,14 +167,13 @@ impl Gpu {
     pub fn check_guards(&self) -> Result<usize> {
         let Some(guarded) = &self.0.guarded else { return Ok(0) };
         let slices = std::mem::take(&mut *guarded.borrow_mut());
-        for Slice { buffer, offset, bytes } in &slices {
+        for (number, Slice { buffer, offset, bytes }) in slices.iter().enumerate() {
+            let filler = filler(number);
             let all = Slice { buffer: buffer.clone(), offset: 0, bytes: buffer.bytes() };
             let data = self.download(&all).wait()?;
-            let inside = *offset as usize..(offset + bytes) as usize;
-            let outside = |(at, byte): (usize, &u8)| {
-                (!inside.contains(&at) && *byte != 0xff).then_some(at as i64 - *offset as i64)
-            };
-            if let Some(at) = data.iter().enumerate().find_map(outside) {
+            let mut outside = (0..*offset as usize).chain((offset + bytes) as usize..data.len());
+            if let Some(at) = outside.find(|&at| data[at] != filler[at % 4]) {
+                let at = at as i64 - *offset as i64;
                 return Err(Error::Gpu(format!(
                     "a kernel wrote at byte {at} of an allocation of {bytes} bytes"
                 )));
@@ -208,8 +217,19 @@ impl Gpu {
         let data = bytemuck::bytes_of(params);
         let params = (!data.is_empty())
             .then(|| self.0.uniforms.borrow_mut().slot(&self.0.device, &self.0.queue, data));
-        let bindings = slices.iter().map(|slice| Binding::of(slice)).collect();
+        let bindings = slices.iter().map(|slice| self.binding(slice)).collect();
         self.record(Command::Dispatch { kernel, params, bindings, groups });
+    }
+
+    /// What a kernel gets of a slice: guard bytes after it, too, since drivers may keep kernels within what is
+    /// bound, and then nothing would show where they go beyond the slice.
+    fn binding(&self, slice: &Slice) -> Binding {
+        let mut binding = Binding::of(slice);
+        if self.0.guarded.is_some() {
+            let most = self.binding_limit().min(slice.buffer.bytes() - slice.offset);
+            binding.bytes = (slice.bytes + GUARD).min(most).max(slice.bytes);
+        }
+        binding
     }
 
     /// The kernel to use for `pass` at `sizes`: the one forced, else the one that
