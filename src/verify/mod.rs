@@ -165,6 +165,10 @@ pub fn check(gpu: &Gpu, op: &Op, case: &Case) -> Vec<Row> {
             }
         }
     }
+    // Those of convolutions have sums in cases of their own.
+    if case.passes.is_empty() {
+        rows.extend(subject.run_adding(gpu));
+    }
     rows
 }
 
@@ -263,14 +267,7 @@ impl<'a> Subject<'a> {
             }
         };
         let judge = |what: String, found: &Tensor, expected: &Expected| {
-            let verdict = match found.download(gpu) {
-                Ok(numbers) if found.dtype().is_half() => {
-                    Verdict::Compared(compare(&numbers, &expected.stored_in_half(), &by_pass))
-                }
-                Ok(numbers) => Verdict::Compared(compare(&numbers, expected, &by_pass)),
-                Err(error) => Verdict::Failed(error.to_string()),
-            };
-            self.row(&chosen, what, verdict)
+            self.judge(gpu, &chosen, &by_pass, what, found, expected)
         };
         let mut rows = Vec::new();
         for (index, (found, expected)) in outputs.iter().zip(&self.outputs).enumerate() {
@@ -281,10 +278,57 @@ impl<'a> Subject<'a> {
                 rows.push(judge(format!("gradient {index}"), found, expected));
             }
         }
-        if let Err(error) = gpu.check_guards() {
-            rows.push(self.row(&chosen, "guards", Verdict::Failed(error.to_string())));
-        }
+        rows.extend(self.guards(gpu, &chosen));
         (rows, by_pass)
+    }
+
+    /// Runs the case with gradients that are added to others, and judges these sums.
+    fn run_adding(&self, gpu: &Gpu) -> Vec<Row> {
+        let (Some(d_out), chosen) = (&self.d_out, Chosen::default()) else { return Vec::new() };
+        let held = self.case.fill_held();
+        let sums = match self.case.execute_adding(gpu, &self.inputs, d_out, &held) {
+            Ok(sums) => sums,
+            Err(error) => {
+                return vec![self.row(&chosen, "adding", Verdict::Failed(error.to_string()))];
+            }
+        };
+        let mut rows = Vec::new();
+        for (index, (sum, expected)) in sums.iter().zip(&self.gradients).enumerate() {
+            if let (Some(sum), Some(expected)) = (sum, expected) {
+                let expected = expected.clone().added_to(&held[index]);
+                let what = format!("gradient {index} added");
+                rows.push(self.judge(gpu, &chosen, &[], what, sum, &expected));
+            }
+        }
+        rows.extend(self.guards(gpu, &chosen));
+        rows
+    }
+
+    /// Compares a result with what is expected of the kernels `by_pass`.
+    fn judge(
+        &self,
+        gpu: &Gpu,
+        chosen: &Chosen,
+        by_pass: &[(&'static str, &'static str)],
+        what: String,
+        found: &Tensor,
+        expected: &Expected,
+    ) -> Row {
+        let verdict = match found.download_checked(gpu) {
+            Ok(None) => Verdict::Failed("padding is not zero".into()),
+            Ok(Some(numbers)) if found.dtype().is_half() => {
+                Verdict::Compared(compare(&numbers, &expected.stored_in_half(), by_pass))
+            }
+            Ok(Some(numbers)) => Verdict::Compared(compare(&numbers, expected, by_pass)),
+            Err(error) => Verdict::Failed(error.to_string()),
+        };
+        self.row(chosen, what, verdict)
+    }
+
+    /// What to say if something was written around a tensor.
+    fn guards(&self, gpu: &Gpu, chosen: &Chosen) -> Option<Row> {
+        let error = gpu.check_guards().err()?;
+        Some(self.row(chosen, "guards", Verdict::Failed(error.to_string())))
     }
 }
 

@@ -66,6 +66,16 @@ impl Expected {
         magnitudes.iter().map(allow).collect()
     }
 
+    /// The same results added to what was there: one more sum, of terms that may cancel.
+    pub fn added_to(mut self, held: &Array) -> Self {
+        for (at, held) in held.data.iter().enumerate() {
+            let more = 2.0 * EPSILON * (self.values.data[at].abs() + held.abs());
+            self.allowances_mut().for_each(|allowance| allowance[at] += more);
+            self.values.data[at] += held;
+        }
+        self
+    }
+
     /// The same results, of which some kernels may be further off.
     pub fn or_by(mut self, looser: Looser) -> Self {
         self.looser.push(looser);

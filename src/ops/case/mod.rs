@@ -233,6 +233,51 @@ impl Case {
         self.passes.iter().filter_map(chosen).collect()
     }
 
+    /// What the inputs hold of gradients, for [`Case::execute_adding`]; each exact as it is stored.
+    pub fn fill_held(&self) -> Vec<Array> {
+        let fill = |(input, seed): (&Input, u64)| {
+            let held = filled(input.shape, Fill::Uniform(-1.0, 1.0), seed);
+            if self.gradient_dtype(input).is_half() { held.to_half() } else { held }
+        };
+        self.inputs.iter().zip(50..).map(fill).collect()
+    }
+
+    /// How the gradient by an input is stored: as an activation is, all others in f32.
+    fn gradient_dtype(&self, input: &Input) -> Dtype {
+        if input.role == Role::Activation { self.dtype } else { Dtype::F32 }
+    }
+
+    /// As [`Case::execute`], but the gradients are added to those that the inputs hold already.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn execute_adding(
+        &self,
+        gpu: &Gpu,
+        arrays: &[Array],
+        d_out: &Array,
+        held: &[Array],
+    ) -> Result<Vec<Option<Tensor>>> {
+        let tape = Tape::new(gpu);
+        let (mut leaves, mut sums) = (Vec::new(), Vec::new());
+        for ((input, value), held) in self.inputs.iter().zip(self.tensors(gpu, arrays)?).zip(held) {
+            if !input.differentiate {
+                leaves.push(tape.constant(value));
+                sums.push(None);
+                continue;
+            }
+            let dtype = self.gradient_dtype(input);
+            let sum = Tensor::from_host_as(gpu, held.shape, &held.to_f32(), dtype)?;
+            leaves.push(tape.leaf_into(value, sum.clone(), true));
+            sums.push(Some(sum));
+        }
+        let outputs = (self.run)(&tape, &leaves)?;
+        let dtype = outputs[0].value().dtype();
+        let seed = Tensor::from_host_as(gpu, d_out.shape, &d_out.to_f32(), dtype)?;
+        tape.backward(&outputs[0], seed)?;
+        Ok(sums)
+    }
+
     /// Runs the operation forward, and backward from `d_out`; returns the outputs and the gradient
     /// by each input that is differentiated by.
     ///
