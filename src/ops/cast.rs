@@ -54,7 +54,8 @@ fn cases() -> Vec<Case> {
     };
     let unit = Fill::Uniform(-1.0, 1.0);
     vec![
-        case(1000, unit),
+        // More than one workgroup does.
+        case(1100, unit),
         case(5, Fill::Uniform(-60_000.0, 60_000.0)),
         case(64, Fill::Uniform(-1e-5, 1e-5)),
         Case { benchmark: true, ..case(11_689_512, unit) },

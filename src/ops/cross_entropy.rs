@@ -340,7 +340,9 @@ fn cases() -> Vec<Case> {
         case(130, 5, Fill::Ties, plain(130), Soft::No),
         case(3, 1000, Fill::Uniform(-20.0, 20.0), smooth(3.0), Soft::No),
         case(5, 257, Fill::Uniform(-1e4, 1e4), plain(5), Soft::No),
-        case(4, 37, Fill::Extremes, plain(4), Soft::No),
+        // Where nothing but the largest logit itself will do as such: far apart, and far below zero.
+        case(12, 301, Fill::Extremes, plain(12), Soft::No),
+        case(8, 7, Fill::Uniform(-900.0, -300.0), plain(8), Soft::No),
         case(9, 7, wide, plain(9), Soft::Weighted),
         case(6, 300, wide, smooth(5.0), Soft::Weighted),
         case(19, 11, wide, plain(19), Soft::Mixed),

@@ -206,13 +206,18 @@ fn cases() -> Vec<Case> {
     vec![
         loss(1, 2, unit, 1.0, 1.0),
         loss(16, 10, Fill::Uniform(-8.0, 8.0), 4.0, 16.0),
-        loss(7, 10, Fill::Ties, 2.0, 32.0),
+        loss(7, 11, Fill::Ties, 2.0, 32.0),
         loss(130, 5, Fill::Ties, 0.5, 130.0),
         loss(3, 1000, Fill::Uniform(-20.0, 20.0), 3.0, 3.0),
         loss(5, 257, Fill::Uniform(-100.0, 100.0), 20.0, 5.0),
+        // Where nothing but the largest logit itself will do as such: far apart, and far below zero.
+        loss(12, 301, Fill::Extremes, 2.0, 12.0),
+        loss(8, 7, Fill::Uniform(-900.0, -300.0), 2.0, 8.0),
         softened(1, 2, unit, 1.0, 1),
         softened(9, 10, Fill::Uniform(-8.0, 8.0), 4.0, 3),
         softened(3, 257, Fill::Uniform(-20.0, 20.0), 2.0, 2),
+        softened(12, 301, Fill::Extremes, 2.0, 2),
+        softened(8, 7, Fill::Uniform(-900.0, -300.0), 2.0, 2),
         Case { benchmark: true, ..loss(256, 1000, unit, 4.0, 256.0) },
     ]
 }

@@ -72,7 +72,8 @@ fn cases() -> Vec<Case> {
         )
     };
     vec![
-        case(1000, 0.01, None),
+        // More than one workgroup does.
+        case(1100, 0.01, None),
         case(5, 1.0, None),
         case(77, 0.01, Some(1024.0)),
         Case { benchmark: true, ..case(11_689_512, 0.01, None) },

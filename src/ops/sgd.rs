@@ -141,14 +141,15 @@ fn cases() -> Vec<Case> {
         unused: [0.0; 3],
     };
     vec![
-        case(1000, hyper, [1.0, 0.5]),
+        // More than one workgroup does, by eights and by fours.
+        case(2504, hyper, [1.0, 0.5]),
         case(17, SgdHyper { first: 1.0, ..hyper }, [0.25, 0.5]),
-        case(77, SgdHyper { nesterov: 1.0, weight_decay: 0.5, ..hyper }, [1.0, 0.5]),
+        case(1100, SgdHyper { nesterov: 1.0, weight_decay: 0.5, ..hyper }, [1.0, 0.5]),
         case(8, SgdHyper { nesterov: 1.0, first: 1.0, ..hyper }, [1.0, 0.5]),
         case(64, SgdHyper { momentum: 0.0, weight_decay: 0.0, first: 1.0, ..hyper }, [3.0, 0.5]),
         case(77, hyper, [1.0, f32::NAN]),
         case(8, SgdHyper { first: 1.0, ..hyper }, [1.0, f32::INFINITY]),
-        case_of(1000, hyper, [0.5, 0.5], true),
+        case_of(2504, hyper, [0.5, 0.5], true),
         case_of(77, hyper, [1.0, f32::INFINITY], true),
         Case { benchmark: true, ..case(11_689_512, hyper, [1.0, 0.5]) },
     ]

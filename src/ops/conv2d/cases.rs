@@ -40,7 +40,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(x, window, c_out, Conv2d { stride, padding }, false)
     });
     let with_bias =
-        case(Shape::new(2, 6, 5, 9), [3, 3], 11, Conv2d { stride: [1, 1], padding: [1, 1] }, true);
+        case(Shape::new(3, 6, 5, 9), [3, 3], 11, Conv2d { stride: [1, 1], padding: [1, 1] }, true);
     let mut extremes =
         case(Shape::new(1, 5, 5, 8), [3, 3], 8, Conv2d { stride: [1, 1], padding: [1, 1] }, false);
     extremes.inputs[0].fill = Fill::Extremes;
