@@ -21,6 +21,7 @@ use crate::{Error, Result};
 
 /// Guard bytes on each side of an allocation; a multiple of any adapter's offset alignment.
 const GUARD: u64 = 256;
+
 /// What guards are filled with, over and over: NaN in f32 and in f16 that arithmetic makes another NaN of, so
 /// that adding to a number past the end shows; and different ones for neighbours, so that a copy does, too.
 fn filler(number: usize) -> [u8; 4] {
