@@ -63,9 +63,13 @@ fn turn_hue(color: [u8; 3], turns: f32) -> [u8; 3] {
     };
     let sixths = sixths + 6.0 * turns;
     [5.0, 3.0, 1.0].map(|offset: f32| {
-        let position = (sixths + offset).rem_euclid(6.0);
+        let position = match sixths + offset {
+            below if below < 0.0 => below + 6.0,
+            beyond if beyond >= 6.0 => beyond - 6.0,
+            position => position,
+        };
         let share = position.min(4.0 - position).clamp(0.0, 1.0);
-        (maximum - chroma * share).round() as u8
+        nearest(maximum - chroma * share)
     })
 }
 
@@ -73,9 +77,15 @@ fn luminance([red, green, blue]: [u8; 3]) -> f32 {
     0.2989 * f32::from(red) + 0.587 * f32::from(green) + 0.114 * f32::from(blue)
 }
 
-/// `factor` of `value` and the rest of `other`; the conversion clamps to 0..=255.
+/// `factor` of `value` and the rest of `other`.
 fn blend(value: u8, other: f32, factor: f32) -> u8 {
-    (factor * f32::from(value) + (1.0 - factor) * other).round() as u8
+    nearest(factor * f32::from(value) + (1.0 - factor) * other)
+}
+
+/// The nearest of 0 to 255, to which the conversion clamps; `round` is a call for every number where
+/// processors are not known to have an instruction for it.
+fn nearest(value: f32) -> u8 {
+    (value + 0.5) as u8
 }
 
 #[cfg(test)]
