@@ -131,7 +131,10 @@ mod tests {
         assert_eq!(images, [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 2]);
         let last = calibration.bins[14];
         assert!((last.confidence - 0.96).abs() < 1e-12 && last.accuracy == 0.5, "{last:?}");
+        assert_eq!(calibration.bins[0], Bin::default(), "without images");
         assert!(Calibration::new(std::iter::empty()).ece.is_nan());
+        let lowest = Calibration::new([(0.0, false), (0.05, false), (0.1, false)].into_iter());
+        assert_eq!([lowest.bins[0].images, lowest.bins[1].images], [2, 1]);
     }
 
     #[test]
@@ -139,6 +142,9 @@ mod tests {
         // Always logits (2, 0), right three times in four: best at the odds 3 : 1, 2/T = ln 3.
         let logits = [2.0, 0.0].repeat(4);
         let Temperature(found) = Temperature::fit(&logits, &[0, 0, 0, 1], 2);
+        assert!((found - 2.0 / 3f64.ln()).abs() < 1e-9, "{found}");
+        // What all logits of an image have in common makes no difference, however much that is.
+        let Temperature(found) = Temperature::fit(&[5000.0, 5002.0].repeat(4), &[1, 1, 1, 0], 2);
         assert!((found - 2.0 / 3f64.ln()).abs() < 1e-9, "{found}");
 
         let logits: Vec<f32> = (0..60).map(|i| ((i * 37 + 11) % 23) as f32 / 3.0).collect();

@@ -445,6 +445,9 @@ mod tests {
         let mistake = |actual, predicted, images| Confused { actual, predicted, images };
         assert_eq!(metrics.most_confused(9), [mistake(0, 1, 2), mistake(5, 0, 1)]);
         assert_eq!(metrics.most_confused(1), [mistake(0, 1, 2)]);
+        let confusion = vec![vec![0, 1, 2], vec![3, 9, 0], vec![2, 0, 0]];
+        let found = Metrics { confusion, ..metrics }.most_confused(3);
+        assert_eq!(found, [mistake(1, 0, 3), mistake(0, 2, 2), mistake(2, 0, 2)]);
     }
 
     #[test]
@@ -461,6 +464,11 @@ mod tests {
         near(metrics.macro_average(), 5.0 / 18.0, 4.0 / 9.0, 0.3);
         near(metrics.weighted_average(), (1.5 + 1.0 / 3.0) / 5.0, 0.4, (1.2 + 0.5) / 5.0);
         assert_eq!(Tally::new(3).metrics().macro_average(), Average::default());
+        // Class 2 has no image but was guessed once, class 3 neither.
+        let mut confusion = vec![vec![0; 4]; 4];
+        (confusion[0][0], confusion[1][1], confusion[1][2]) = (1, 1, 1);
+        let metrics = Metrics { confusion, unanswered: vec![0; 4], ..metrics };
+        near(metrics.macro_average(), 2.0 / 3.0, 0.5, (1.0 + 2.0 / 3.0) / 3.0);
     }
 
     #[test]
