@@ -134,6 +134,18 @@ mod tests {
     }
 
     #[test]
+    fn the_backbone_is_all_but_the_classifier() {
+        let with_head = |value: f32| {
+            let mut tensors = network(&[1.0], 1);
+            tensors.insert("fc.weight".into(), HostTensor::f32([1, 1], vec![value]));
+            tensors
+        };
+        assert!(same_backbone(&with_head(1.0), &with_head(2.0)));
+        assert_eq!(distance(&with_head(1.0), &with_head(2.0)), 0.0, "of convolutions");
+        assert_eq!(distance(&network(&[0.0], 1), &network(&[0.0], 1)), 0.0, "not 0 / 0");
+    }
+
+    #[test]
     fn distances_tell_relatives_from_strangers() {
         let values = spread().into_iter().map(|value| (value.to_bits() % 97) as f32 - 48.0);
         let a: Vec<f32> = values.collect();

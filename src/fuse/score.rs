@@ -165,6 +165,17 @@ mod tests {
         assert!((score.loss - loss).abs() < 1e-6, "{score:?}");
         let ece = 0.75 * (0.9 - 2.0 / 3.0) + 0.25 * 0.4;
         assert!((score.ece - ece).abs() < 1e-6, "{score:?}");
+        // The likeliest class may be any, and of equals it is the first.
+        let mut answers = Answers::new(3);
+        answers.add(&[0.0, 1.0, 2.0, 0.0, 2.0, 2.0, 2.0, 0.0, 2.0, 0.0, 2.0, 1.0], &[2, 1, 0, 1]);
+        assert_eq!(answers.score().top1, 1.0);
+    }
+
+    #[test]
+    fn of_equal_accuracies_the_lower_loss_ranks_first() {
+        let score = |top1, loss| Score { images: 2, top1, loss, ece: 0.0 }.rank();
+        assert!(score(0.5, 1.0) > score(0.5, 2.0) && score(0.6, 2.0) > score(0.5, 1.0));
+        assert!(score(0.1, 9.0) > score(0.9, f64::NAN));
     }
 
     #[test]
@@ -198,6 +209,15 @@ mod tests {
         assert!((probability(Average::Probabilities) - 0.55).abs() < 1e-6);
         // Odds of 9 and 1/4 have the geometric mean 1.5.
         assert!((probability(Average::Logits) - 0.6).abs() < 1e-6);
+        // Image by image, also where one network rules out what another does not.
+        let (mut first, mut second) = (Answers::new(2), Answers::new(2));
+        first.add(&[sure(0.9), [0.0, f32::NEG_INFINITY]].concat(), &[0, 1]);
+        second.add(&[sure(0.2), sure(0.5)].concat(), &[0, 1]);
+        let joined = Answers::joined(&[&first, &second], Average::Probabilities);
+        for (found, expected) in joined.log_probabilities.iter().zip([0.55, 0.45, 0.75, 0.25]) {
+            assert!((found.exp() - expected).abs() < 1e-6, "{joined:?}");
+        }
+        assert_eq!((joined.log_probabilities.len(), &joined.labels[..]), (4, &[0, 1][..]));
     }
 
     #[test]
