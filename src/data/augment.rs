@@ -142,16 +142,74 @@ fn flip(pixels: &mut [u8], size: u32) {
 
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
     use crate::data::random::{Purpose, generator};
+
+    #[test]
+    fn each_strength_does_what_it_says() {
+        let apply = |image: &RgbImage, augment, auto_augment, index| {
+            let transform = Transform { size: 32, augment, auto_augment };
+            transform.apply(image, &mut generator(Purpose::Augment, 3, 0, index)).unwrap()
+        };
+        // Brighter to the right: what is brighter to the left was flipped, as half of the images are.
+        let slope = RgbImage::from_fn(32, 32, |x, _| Rgb([8 * x as u8; 3]));
+        let flipped = |augment| {
+            let is_flipped = |&index: &usize| {
+                let pixels = apply(&slope, augment, None, index);
+                pixels[0] > pixels[3 * 31]
+            };
+            (0..400).filter(is_flipped).count()
+        };
+        assert_eq!(flipped(Augment::None), 0);
+        assert!((170..230).contains(&flipped(Augment::Light)), "{}", flipped(Augment::Light));
+        // Of one colour: every other colour is of what else is done.
+        let color = [200, 100, 50];
+        let plain = RgbImage::from_pixel(32, 32, Rgb(color));
+        let filled = |pixels: &[u8]| {
+            let (colors, _) = pixels.as_chunks::<3>();
+            let center = colors[32 * 16 + 16];
+            colors.iter().filter(|&&color| color != center).count()
+        };
+        let rotated = |degrees: f64| {
+            let mut pixels = color.repeat(32 * 32);
+            rotate(&mut pixels, 32, degrees);
+            filled(&pixels)
+        };
+        let (mut erased, mut recolored, mut farthest) = (0, 0, 0);
+        for index in 0..400 {
+            assert_eq!(apply(&plain, Augment::Light, None, index), color.repeat(32 * 32));
+            let strong = apply(&plain, Augment::Strong, None, index);
+            if strong.as_chunks::<3>().0.contains(&MEAN_COLOR) {
+                erased += 1;
+                continue;
+            }
+            recolored += usize::from(strong[3 * (32 * 16 + 16)..][..3] != color);
+            farthest = farthest.max(filled(&strong));
+        }
+        assert!((80..120).contains(&erased), "{erased}");
+        assert_eq!(recolored, 400 - erased);
+        assert!((rotated(9.5)..=rotated(10.0)).contains(&farthest), "{farthest}");
+        for policy in [AutoAugment::Ra, AutoAugment::Ta] {
+            let changes = |&index: &usize| {
+                apply(&slope, Augment::None, Some(policy), index)
+                    != apply(&slope, Augment::None, None, index)
+            };
+            assert!((0..50).filter(changes).count() > 30, "{policy:?}");
+        }
+    }
 
     #[test]
     fn crops_lie_inside_and_cover_the_stated_share() {
         let mut rng = generator(Purpose::Augment, 1, 0, 0);
         let (mut smallest, mut largest) = (1.0f64, 0.0f64);
+        let (mut widest, mut highest) = ((0, 1), (0, 1));
         for _ in 0..2000 {
             let crop = random_resized_crop((120, 100), &mut rng);
             assert!(crop.left + crop.width <= 120 && crop.top + crop.height <= 100, "{crop:?}");
+            widest = (widest.0.max(crop.width), widest.1.min(crop.left));
+            highest = (highest.0.max(crop.height), highest.1.min(crop.top));
             let ratio = f64::from(crop.width) / f64::from(crop.height);
             assert!((0.73..1.37).contains(&ratio), "{crop:?}");
             let share = f64::from(crop.width * crop.height) / 12000.0;
@@ -159,6 +217,7 @@ mod tests {
         }
         assert!((0.34..0.37).contains(&smallest), "{smallest}");
         assert!(largest > 0.93, "{largest}");
+        assert_eq!((widest, highest), ((120, 0), (100, 0)), "the whole image can be reached");
     }
 
     #[test]
@@ -168,6 +227,8 @@ mod tests {
         assert_eq!(wide, Region { left: 4998, top: 0, width: 4, height: 3 });
         let tall = random_resized_crop((1, 10_000), &mut rng);
         assert_eq!(tall, Region { left: 0, top: 4999, width: 1, height: 1 });
+        let tall = random_resized_crop((3, 10_000), &mut rng);
+        assert_eq!(tall, Region { left: 0, top: 4998, width: 3, height: 4 });
     }
 
     #[test]
@@ -178,19 +239,32 @@ mod tests {
     }
 
     #[test]
-    fn erasing_covers_a_rectangle_of_the_stated_area() {
-        for index in 0..200 {
+    fn erasing_covers_a_rectangle_of_the_stated_area_anywhere() {
+        let (mut shares, mut ratios) = ((1.0f64, 0.0f64), (9.0f64, 0.0f64));
+        let mut edges = [false; 4];
+        for index in 0..600 {
             let mut rng = generator(Purpose::Augment, 2, 0, index);
             let mut pixels = vec![0; 64 * 64 * 3];
             erase(&mut pixels, 64, &mut rng);
             let erased: Vec<usize> =
                 (0..64 * 64).filter(|&at| pixels[3 * at..3 * at + 3] == MEAN_COLOR).collect();
             let share = erased.len() as f64 / 4096.0;
-            assert!((0.017..0.35).contains(&share), "{share}");
             let columns = erased.iter().map(|at| at % 64);
-            let width = columns.clone().max().unwrap() - columns.min().unwrap() + 1;
-            let height = erased.last().unwrap() / 64 - erased[0] / 64 + 1;
+            let (left, right) = (columns.clone().min().unwrap(), columns.max().unwrap());
+            let (top, bottom) = (erased[0] / 64, erased.last().unwrap() / 64);
+            let (width, height) = (right - left + 1, bottom - top + 1);
             assert_eq!(width * height, erased.len());
+            let ratio = width as f64 / height as f64;
+            shares = (shares.0.min(share), shares.1.max(share));
+            ratios = (ratios.0.min(ratio), ratios.1.max(ratio));
+            let touches = [left == 0, top == 0, right == 63, bottom == 63];
+            edges.iter_mut().zip(touches).for_each(|(any, touches)| *any |= touches);
         }
+        // 0.02 to 0.33 and 0.3 to 3.3, but for sides of whole pixels.
+        assert!((0.017..0.023).contains(&shares.0), "{shares:?}");
+        assert!((0.32..0.34).contains(&shares.1), "{shares:?}");
+        assert!((0.27..0.32).contains(&ratios.0), "{ratios:?}");
+        assert!((3.1..3.7).contains(&ratios.1), "{ratios:?}");
+        assert_eq!(edges, [true; 4]);
     }
 }
