@@ -191,6 +191,12 @@ pub(super) mod tests {
         assert_eq!(own["files"][0]["status"], "unverified");
         assert_eq!(own["files"][1]["adapter"], "fast");
         assert!(own["files"][1]["median"].is_null() && own["files"][1]["status"].is_null());
+        // What is called the same in another group is something else.
+        let mut other = file("other", 0.5);
+        other.rows[0].group = Group::Inference;
+        let lines = super::objects(&[file("slow", 1.0), other]);
+        assert!(lines[0]["files"][1]["median"].is_null(), "{lines:?}");
+        assert_eq!((lines.len(), &lines[2]["files"][1]["median"]), (4, &json!(0.5)));
     }
 
     #[test]

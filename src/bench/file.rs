@@ -370,4 +370,39 @@ mod tests {
         row.beside = vec![ceiling(&[80.0, 20.0, 62.5])];
         assert_eq!(row.share(&file), Some(0.8));
     }
+
+    #[test]
+    fn rates_are_of_the_median_and_gone_when_it_is_withheld() {
+        let ceiling = |name: &str, rate: f64| Ceiling {
+            name: name.into(),
+            unit: "G/s".into(),
+            samples: vec![rate],
+        };
+        let ceilings = [ceiling(FLOPS, 4.0), ceiling(BANDWIDTH, 0.5), ceiling(MATRIX_FLOPS, 8.0)];
+        let samples = vec![3.0, 2.0, 9.0];
+        let row = Row { flops: 6e9, bytes: 1.2e9, samples, ..Row::new(Group::Operation) };
+        assert_eq!((row.gflops(), row.images_per_second()), (Some(2.0), None));
+        assert!((row.gbps().unwrap() - 0.4).abs() < 1e-12);
+        assert!(
+            (row.share(&ceilings).unwrap() - 0.8).abs() < 1e-12,
+            "memory is nearer its ceiling"
+        );
+        let row = Row { bytes: 0.0, images: 6, ..row };
+        assert_eq!((row.gbps(), row.images_per_second()), (None, Some(2.0)));
+        assert_eq!(row.share(&ceilings), Some(0.5));
+        // Matrix units have a ceiling of their own: where a kernel used them, and in networks where there
+        // are any.
+        let units = Row { kernel: "cooperative16".into(), ..row.clone() };
+        let network = Row { group: Group::Inference, ..row.clone() };
+        assert_eq!(units.share(&ceilings), Some(0.25));
+        assert_eq!(network.share(&ceilings), Some(0.25));
+        assert_eq!(network.share(&ceilings[..2]), Some(0.5));
+        let mut withheld =
+            Row { beside: ceilings.to_vec(), host_samples: vec![1.0], flops: 0.0, ..row };
+        assert_eq!((withheld.gflops(), withheld.share(&ceilings)), (None, None));
+        withheld.flops = 6e9;
+        withheld.withhold(Status::Unverified, "it failed".into());
+        let left = (withheld.samples.len(), withheld.beside.len(), withheld.host_samples.len());
+        assert_eq!((left, withheld.images_per_second()), ((0, 0, 0), None));
+    }
 }
