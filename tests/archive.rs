@@ -52,7 +52,16 @@ fn a_folder_and_its_archives_give_the_same_batches() {
         for _ in 0..2 {
             let dataset = scan(&folder.path().join(root)).unwrap();
             assert_eq!(dataset.archives.count, archives, "{root}");
-            assert_eq!(dataset.archives.bytes_in_memory == 0, root.starts_with("one"), "{root}");
+            let zipped = |part: usize| part % 3 != 1;
+            let in_memory = match root {
+                "two/data.tgz" => files.iter().map(|(_, bytes)| bytes.len()).sum(),
+                "three" => {
+                    let parts = files.iter().enumerate().filter(|&(at, _)| zipped(at));
+                    parts.map(|(_, (_, bytes))| bytes.len()).sum()
+                }
+                _ => 0,
+            };
+            assert_eq!(dataset.archives.bytes_in_memory, in_memory as u64, "{root}");
             assert_eq!(dataset.classes, expected.classes);
             for (ours, theirs) in [(&dataset.train, &expected.train), (&dataset.val, &expected.val)]
             {
@@ -167,6 +176,43 @@ fn what_is_no_image_is_left_out_as_in_folders() {
     }
     let error = message(scan(two.path()));
     assert!(error.contains("y.tar: holds") && error.contains("as does"), "{error}");
+}
+
+#[test]
+fn names_are_text_of_bounded_length() {
+    let folder = TempDir::new().unwrap();
+    let files = set(&["."], 10);
+    for (name, expected) in [
+        (b"a/\xff.png".to_vec(), Ok("its name is not valid UTF-8")),
+        ([&b"a/"[..], &[b'x'; 4095]].concat(), Err("holds a name of 4097 bytes; 4096 are allowed")),
+    ] {
+        let mut builder = Builder::new(Vec::new());
+        files.iter().for_each(|(name, bytes)| append(&mut builder, name, bytes));
+        if name.len() > 100 {
+            let mut long = header(EntryType::GNULongName, name.len() as u64 + 1);
+            long.set_cksum();
+            builder.append(&long, &[&name[..], &[0]].concat()[..]).unwrap();
+        }
+        let mut header = header(EntryType::Regular, files[0].1.len() as u64);
+        let start = name.len().min(100);
+        header.as_mut_bytes()[..start].copy_from_slice(&name[..start]);
+        header.set_cksum();
+        builder.append(&header, &files[0].1[..]).unwrap();
+        let tar = builder.into_inner().unwrap();
+        for (file, bytes) in [("x.tar.gz", gzip(&tar)), ("x.tar", tar)] {
+            write(&folder.path().join(file), &bytes);
+            match (scan(&folder.path().join(file)), expected) {
+                (Ok(dataset), Ok(reason)) => {
+                    assert_eq!(dataset.train.len() + dataset.val.len(), 20);
+                    assert!(dataset.skipped[0].reason.contains(reason), "{:?}", dataset.skipped);
+                }
+                (found, expected) => {
+                    let error = message(found);
+                    assert!(error.contains(expected.unwrap_err()), "{error}");
+                }
+            }
+        }
+    }
 }
 
 // The index.

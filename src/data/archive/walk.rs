@@ -302,3 +302,45 @@ const AGAIN: &str = "fetch or make it again";
 fn after(last: Option<&Path>) -> String {
     last.map_or_else(String::new, |name| format!(" after {:?}", name.display().to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_all_archives_together_is_limited() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, size) in [("a/1.png", 700), ("a/2.png", 300), ("a/notes.txt", 5000)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(size);
+            builder.append_data(&mut header, name, &vec![0; size as usize][..]).unwrap();
+        }
+        let tar = builder.into_inner().unwrap();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        let about_them = 7 + 7 + 11 + 3 * MEMBER_OVERHEAD;
+        type Read = fn(&Path, &File, &Budget) -> Result<Vec<Found>>;
+        let cases: [(Vec<u8>, Read, u64); 2] =
+            [(tar, list, about_them), (gzip.finish().unwrap(), unpack, about_them + 700 + 300)];
+        for (bytes, read, needed) in cases {
+            let read = |budget: &Budget| {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&bytes).unwrap();
+                file.rewind().unwrap();
+                read(Path::new("x"), &file, budget).map(|found| found.len())
+            };
+            let refused = |found: Result<usize>| {
+                found.is_err_and(|error| error.to_string().contains("its images take more than"))
+            };
+            assert_eq!(read(&Budget(needed.into())).unwrap(), 3);
+            assert!(refused(read(&Budget((needed - 1).into()))));
+            let both = Budget((2 * needed - 1).into());
+            assert!(read(&both).is_ok() && refused(read(&both)), "two archives");
+        }
+    }
+}
