@@ -1,5 +1,6 @@
 //! Data sets on disk, decoding, resizing against torchvision's output, and the loader.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -171,6 +172,8 @@ fn holding_out_is_stratified_and_seeded() {
     assert_eq!(split(0.2, 7).val, dataset.val);
     assert_ne!(split(0.2, 8).val, dataset.val);
     assert_eq!(split(0.99, 7).per_class(&split(0.99, 7).train), [1, 1, 1, 1]);
+    let third = split(0.33, 7);
+    assert_eq!(third.per_class(&third.val), [2, 13, 0, 1], "1.65 of 5 are 2");
     for fraction in [1.0, -0.1, f64::NAN] {
         let options = ScanOptions { val_fraction: fraction, seed: 0 };
         assert!(matches!(Dataset::scan(folder.path(), &options), Err(Error::Usage(_))));
@@ -390,6 +393,17 @@ fn evaluation_divides_a_folder_as_training_did() {
     let more = ["a", "b", "c"].map(str::to_owned);
     let other = Labelled::scan(folder.path(), &more, None, Some(options)).unwrap();
     assert_eq!((other.items.len(), other.held_out), (18, false));
+    let other = ["a", "c"].map(str::to_owned);
+    let error = message(Labelled::scan(folder.path(), &other, None, Some(options)));
+    assert!(error.contains("class \"b\" is unknown"), "{error}");
+    // The test split comes before what was held out of train/.
+    let folder = images(&["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png"]);
+    let found = |split| Labelled::scan(folder.path(), &classes, split, Some(options)).unwrap();
+    assert_eq!((found(None).items.len(), found(None).held_out), (2, true));
+    image(&folder.path().join("test/a/1.png"));
+    assert_eq!((found(None).items.len(), found(None).held_out), (1, false));
+    assert_eq!((found(Some("val")).items.len(), found(Some("val")).held_out), (2, true));
+    assert_eq!(found(Some("test")).items.len(), 1);
     let folder = images(&["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/b/1.png"]);
     let labelled = |split| Labelled::scan(folder.path(), &classes, split, Some(options)).unwrap();
     for (split, count) in [(None, 1), (Some("train"), 2), (Some("test"), 1), (Some("all"), 4)] {
@@ -547,6 +561,11 @@ fn images_over_the_limit_are_refused_before_they_are_decoded() {
     bmp[22..26].copy_from_slice(&20_000u32.to_le_bytes());
     let error = message(decode_bytes(&bmp, "huge.bmp"));
     assert!(error.contains("20000×20000 is 400 megapixels"), "{error}");
+    // Of few bytes a pixel, or of many.
+    for header in ["P6\n12000 10000\n255\n", "P6\n9900 9900\n65535\n"] {
+        let error = message(decode_bytes(header.as_bytes(), "huge.ppm"));
+        assert!(error.contains("too large"), "{error}");
+    }
 }
 
 // Resizing.
@@ -682,6 +701,24 @@ fn balanced_batches_hold_every_class_equally_often() {
     draws.dedup();
     assert_eq!(draws.len(), 21);
     assert!(order.balanced_batches(&[]).is_empty());
+
+    // One image more makes 8, 7 and 7 draws. Epoch by epoch, another class has the 8, and another part
+    // of the large class is drawn.
+    let labels = [labels, vec![2]].concat();
+    let (mut largest, mut drawn) = (BTreeSet::new(), BTreeSet::new());
+    for epoch in 0..20 {
+        let mut draws = Order { epoch, ..order }.balanced_batches(&labels).concat();
+        let classes: Vec<u32> = draws.iter().map(|draw| labels[draw % 22]).collect();
+        let counts = [0, 1, 2].map(|class| classes.iter().filter(|&&of| of == class).count());
+        assert_eq!((counts.iter().sum::<usize>(), counts.iter().min()), (22, Some(&7)));
+        largest.extend(counts.iter().position(|&count| count == 8));
+        assert!(classes.windows(2).filter(|pair| pair[0] != pair[1]).count() > 6, "{classes:?}");
+        draws.sort_unstable();
+        let has = |draw: usize| draws.binary_search(&draw).is_ok();
+        assert!(draws.iter().all(|&draw| draw < 22 || has(draw - 22)), "{draws:?}");
+        drawn.extend(draws.into_iter().filter(|&draw| (5..22).contains(&draw)));
+    }
+    assert_eq!((largest.len(), drawn.len()), (3, 17));
 }
 
 #[test]
@@ -768,6 +805,7 @@ fn files_that_fail_to_decode_make_the_batch_smaller() {
     assert!(error.contains("3 of 40 images") && error.contains("39.png: truncated"), "{error}");
     let bad = vec![vec![10, 20, 39]];
     assert!(counts(part(bad.clone())).is_err());
+    assert_eq!(part([bad.clone(), vec![vec![0], vec![1]]].concat()).count(), 1, "nothing follows");
     assert_eq!(counts(part(bad).lenient()).unwrap(), [0]);
 }
 

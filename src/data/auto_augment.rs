@@ -138,6 +138,9 @@ fn tangent(shear: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::ops::Range;
+
     use super::*;
     use crate::data::random::{Purpose, generator};
     use sha2::{Digest, Sha256};
@@ -175,18 +178,40 @@ mod tests {
     }
 
     #[test]
-    fn policies_choose_every_operation_and_follow_from_the_generator() {
-        for policy in [AutoAugment::Ra, AutoAugment::Ta] {
+    fn policies_draw_every_operation_magnitude_and_sign_and_nothing_else() {
+        const SIZE: u32 = 16;
+        let image = picture(SIZE);
+        // What each operation makes of images, at the magnitudes in `bins`, and negative where that may be.
+        let after = |images: &BTreeSet<Vec<u8>>, policy: AutoAugment, bins: Range<u32>| {
+            let mut results = BTreeSet::new();
+            for (op, bin) in OPS.iter().flat_map(|op| bins.clone().map(move |bin| (op, bin))) {
+                let signs = if op.is_signed() { &[1.0, -1.0][..] } else { &[1.0] };
+                for (image, sign) in images.iter().flat_map(|it| signs.iter().map(move |s| (it, s)))
+                {
+                    let mut pixels = image.clone();
+                    op.apply(&mut pixels, SIZE, sign * policy.magnitude(*op, bin, SIZE));
+                    results.insert(pixels);
+                }
+            }
+            results
+        };
+        let once = [image.clone()].into();
+        for (policy, possible) in [
+            (AutoAugment::Ta, after(&once, AutoAugment::Ta, 0..BINS)),
+            (AutoAugment::Ra, {
+                let bins = RAND_MAGNITUDE..RAND_MAGNITUDE + 1;
+                let first = after(&once, AutoAugment::Ra, bins.clone());
+                after(&first, AutoAugment::Ra, bins)
+            }),
+        ] {
             let run = |index| {
-                let mut pixels = picture(32);
-                policy.apply(&mut pixels, 32, &mut generator(Purpose::Augment, 1, 0, index));
+                let mut pixels = image.clone();
+                policy.apply(&mut pixels, SIZE, &mut generator(Purpose::Augment, 1, 0, index));
                 pixels
             };
             assert_eq!(run(3), run(3));
-            let mut results: Vec<_> = (0..60).map(run).collect();
-            results.sort();
-            results.dedup();
-            assert!(results.len() > 30, "{}", results.len());
+            let drawn: BTreeSet<_> = (0..15_000).map(run).collect();
+            assert!(drawn == possible, "{policy:?}: {} of {}", drawn.len(), possible.len());
         }
     }
 }

@@ -91,6 +91,7 @@ fn nearest(value: f32) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::random::{Purpose, generator};
 
     /// Against torchvision's functions on 8-bit tensors, which round down where this rounds.
     #[test]
@@ -116,5 +117,45 @@ mod tests {
                 assert!(ours.abs_diff(theirs) <= 1, "{name} at {at}: {ours}, not {theirs}");
             }
         }
+    }
+
+    #[test]
+    fn amounts_are_drawn_from_the_stated_ranges() {
+        let jittered = |color: [u8; 3], index| {
+            let mut pixels = color.repeat(4);
+            color_jitter(&mut pixels, &mut generator(Purpose::Augment, 4, 0, index));
+            [pixels[0], pixels[1], pixels[2]].map(f32::from)
+        };
+        let range = |of: &dyn Fn(usize) -> f32| {
+            let values: Vec<f32> = (0..1000).map(of).collect();
+            let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+            (least, values.into_iter().fold(f32::NEG_INFINITY, f32::max))
+        };
+        let near = |(least, most): (f32, f32), expected: (f32, f32), by: f32| {
+            let off = [least - expected.0, expected.1 - most];
+            assert!(off.iter().all(|off| (-by..2.0 * by).contains(off)), "{least} to {most}");
+        };
+        // A grey area shows brightness alone.
+        near(range(&|index| jittered([150; 3], index)[0] / 150.0), (0.6, 1.4), 0.01);
+        // Contrast and saturation both take a single colour's distance from its grey times 0.6 to 1.4.
+        let grey = |color: [f32; 3]| luminance(color.map(|value| value as u8));
+        let share = |color: [f32; 3]| (color[0] - color[1]) / grey(color);
+        let red = [90, 60, 60];
+        let plain = share(red.map(f32::from));
+        let hueless = |index| {
+            let color = jittered(red, index);
+            let spread = color.iter().copied().fold(0.0, f32::max)
+                - color.iter().copied().fold(255.0, f32::min);
+            spread / grey(color) / plain
+        };
+        near(range(&hueless), (0.36, 1.96), 0.15);
+        // Hue turns by a tenth at most: of six sixths of a turn, 0.6 towards green or blue. Where little
+        // colour is left, rounding hides it.
+        let turn = |index| {
+            let [red, green, blue] = jittered([100, 50, 50], index);
+            let chroma = red - green.min(blue);
+            if chroma < 60.0 { 0.0 } else { (green - blue) / chroma }
+        };
+        near(range(&turn), (-0.6, 0.6), 0.03);
     }
 }

@@ -184,5 +184,6 @@ mod tests {
         let both = Mix { mixup_alpha: 1.0, cutmix_alpha: 1.0 };
         assert_eq!(both.apply(&mut pixels[..IMAGE], SIZE, 0, 0, 0), None);
         assert_eq!(pixels, batch());
+        assert!(both.apply(&mut pixels[..2 * IMAGE], SIZE, 0, 0, 0).is_some(), "two are not alone");
     }
 }
