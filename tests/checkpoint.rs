@@ -236,6 +236,24 @@ fn every_layout_and_dtype_reads_to_the_same_tensors() {
     }
 }
 
+/// A file begins with the length of its header, whose bytes may be those that JSON, a web page or a pickle
+/// begin with.
+#[test]
+fn no_length_of_a_header_passes_for_another_format() {
+    let good = file(&resnet18(), &[]);
+    let (header, data) =
+        good[8..].split_at(u64::from_le_bytes(good[..8].try_into().unwrap()) as usize);
+    let header = std::str::from_utf8(header).unwrap();
+    for first in [&b"{"[..], b"<", &[0x80, 2], &[0x80, 3], &[0x80, 4], &[0x80, 5]] {
+        let lengths = header.len()..header.len() + (1 << 16);
+        let length =
+            lengths.into_iter().find(|length| length.to_le_bytes().starts_with(first)).unwrap();
+        let blanks = " ".repeat(length - header.len());
+        let bytes = with_header(&format!("{header}{blanks}"), data);
+        assert!(bytes.starts_with(first) && read(&bytes).is_ok(), "{first:?}");
+    }
+}
+
 #[test]
 fn transformers_bare_model_has_no_head_and_reads() {
     let tensors = raw(&narrow(listing("hf_resnet18")), "F32");
@@ -328,9 +346,12 @@ fn folded_batch_norm_is_refused_with_the_reason() {
     let is_norm = |name: &str| name.contains("bn") || name.contains("downsample.1");
     let mut folded = without(resnet18(), is_norm);
     assert!(refusal(&file(&folded, &[])).contains("folded"));
-    folded.push(("conv1.bias".into(), "F32", vec![4], vec![0; 16]));
-    let message = refusal(&file(&folded, &[]));
-    assert!(message.contains("folded") && message.contains("(conv1.bias)"), "{message}");
+    for name in ["layer2.0.downsample.0.bias", "conv1.bias"] {
+        folded.push((name.into(), "F32", vec![4], vec![0; 16]));
+        let message = refusal(&file(&folded, &[]));
+        assert!(message.contains("folded") && message.contains(&format!("({name})")), "{message}");
+        folded.pop();
+    }
 }
 
 #[test]
@@ -539,6 +560,11 @@ fn the_file_is_what_the_safetensors_crate_and_torchvision_expect() {
     assert_eq!(dtype_and_shape("bn1.num_batches_tracked"), (safetensors::Dtype::I64, vec![]));
     assert_eq!(dtype_and_shape("conv1.weight"), (safetensors::Dtype::F16, vec![4, 3, 7, 7]));
     assert_eq!(dtype_and_shape("bn1.running_var"), (safetensors::Dtype::F32, vec![4]));
+
+    // So narrow that in torchvision's order hardly a counter would be aligned.
+    checkpoint("resnet18-w1", 3).write(&path, Dtype::F16).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     for (name, info) in header.tensors() {
         let start = bytes.len() - header.data_len() + info.data_offsets.0;
         assert_eq!(start % (info.dtype.bitsize() / 8), 0, "{name} is not aligned");
@@ -570,9 +596,11 @@ fn halves_round_to_nearest_and_never_overflow_silently() {
     let error = network.write(&path, Dtype::F16).unwrap_err().to_string();
     assert!(error.contains("fc.weight holds values beyond ±65504"), "{error}");
     network.write(&path, Dtype::Bf16).unwrap();
-    set(&mut network, "fc.weight", f32::NAN);
-    network.write(&path, Dtype::F16).unwrap();
-    assert_eq!(Checkpoint::read(&path).unwrap().non_finite().len(), 1);
+    for value in [f32::NAN, f32::INFINITY] {
+        set(&mut network, "fc.weight", value);
+        network.write(&path, Dtype::F16).unwrap();
+        assert_eq!(Checkpoint::read(&path).unwrap().non_finite().len(), 1);
+    }
 }
 
 #[test]
@@ -594,8 +622,12 @@ fn a_checkpoint_that_makes_no_sense_is_not_written() {
     assert!(message.contains("layer5 is no tensor"), "{message}");
     let message = spoil(&|network| network.meta.classes = Some(strings(&["one"])));
     assert!(message.contains("names 1 classes"), "{message}");
-    let message = spoil(&|network| network.meta.std = [1.0, f32::NAN, 1.0]);
-    assert!(message.contains("wgrad.std"), "{message}");
+    for value in [f32::NAN, f32::INFINITY] {
+        let message = spoil(&|network| network.meta.std = [1.0, value, 1.0]);
+        assert!(message.contains("wgrad.std"), "{message}");
+        let message = spoil(&|network| network.meta.mean = [0.5, 0.5, value]);
+        assert!(message.contains("wgrad.mean"), "{message}");
+    }
     assert_eq!(folder.names(), Vec::<String>::new());
 }
 
