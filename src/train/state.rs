@@ -180,3 +180,20 @@ impl Saver {
         *self = Self { cost: started.elapsed(), ..Self::new(self.every) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_counted_from_one_save_to_the_next() {
+        let mut saver = Saver::new(SaveEvery::Steps(3));
+        for _ in 0..2 {
+            assert_eq!([saver.step(), saver.step(), saver.step()], [false, false, true]);
+            assert!(saver.step(), "until it is saved");
+            saver.saved(Instant::now());
+        }
+        let mut never = Saver::new(SaveEvery::Epoch);
+        assert!(!(0..100).any(|_| never.step()));
+    }
+}
