@@ -251,3 +251,44 @@ impl Source {
 fn selected(targets: Option<&Rc<Targets>>, items: &[usize]) -> Vec<f32> {
     targets.map(|targets| targets.select(items)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(labels: &[u32], share: Option<f32>) -> Batch {
+        Batch {
+            pixels: vec![],
+            features: vec![],
+            targets: vec![],
+            labels: labels.to_vec(),
+            share,
+            noise_key: [0; 2],
+            failed: vec![],
+        }
+    }
+
+    #[test]
+    fn mixed_images_are_to_answer_their_own_class_and_that_of_the_one_before() {
+        let targets = |share| -> Vec<_> {
+            let targets = batch(&[3, 5, 8], Some(share)).targets(None);
+            targets.iter().map(|it| (it.label, it.other, it.share, it.weight)).collect()
+        };
+        let own = [(3, 8, 0.75, 1.0), (5, 3, 0.75, 1.0), (8, 5, 0.75, 1.0)];
+        assert_eq!(targets(0.75), own);
+        // Hits are counted by the class with the larger share.
+        let before = [(8, 3, 0.75, 1.0), (3, 5, 0.75, 1.0), (5, 8, 0.75, 1.0)];
+        assert_eq!(targets(0.25), before);
+    }
+
+    #[test]
+    fn rows_weigh_so_that_the_mean_is_over_the_weights_of_their_classes() {
+        let weights = |class_weights| -> Vec<f32> {
+            let targets = batch(&[0, 1, 1, 1], None).targets(class_weights);
+            targets.iter().map(|it| it.weight).collect()
+        };
+        assert_eq!(weights(None), [1.0; 4]);
+        // 4 images over 2 + 3·½.
+        assert_eq!(weights(Some(&[2.0, 0.5][..])), [4.0 / 3.5; 4]);
+    }
+}
