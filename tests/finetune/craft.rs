@@ -64,7 +64,15 @@ fn the_average_follows_weights_and_statistics_and_is_what_counts() {
 fn stages_unfreeze_one_after_the_other_under_one_schedule() {
     let wgrad = Wgrad::with_images();
     let all = rates(&wgrad.steps("all", "--epochs 6 --lr-mult 2"));
-    let gradual = rates(&wgrad.steps("gradual", "--epochs 6 --lr-mult 2 --unfreeze-every 1"));
+    let ran = wgrad.finetune("gradual", "--epochs 6 --lr-mult 2 --unfreeze-every 1");
+    let begun: Vec<_> =
+        ran.answer().lines().filter_map(|line| line.strip_prefix("training ")).collect();
+    let ends = [" for 1 of 6 epochs, 3 steps each", " for 2 of 6 epochs, 3 steps each"];
+    let stages = ["layer4", "layer3", "layer2", "layer1"];
+    let mut phases = stages.map(|stage| format!("{stage} and what follows it{}", ends[0])).to_vec();
+    phases.push(format!("the whole network{}", ends[1]));
+    assert_eq!(begun, phases);
+    let gradual = rates(&wgrad.lines("gradual/steps.jsonl"));
     for (step, (all, gradual)) in all.iter().zip(&gradual).enumerate() {
         let frozen = 4usize.saturating_sub(step / 3);
         assert_eq!(gradual[..frozen], vec![0.0; frozen], "step {step}");
