@@ -1,8 +1,9 @@
 //! Labelled images: folders, decoding, preprocessing, augmentation and the prefetching loader.
 //!
 //! [`Dataset::scan`] turns a folder or archives into lists of [`Item`]s, [`Order`] groups them into
-//! batches, and [`Loader`] decodes ahead of the consumer on threads of its own. Pixels stay bytes here
-//! (RGB, rows of `size` pixels); normalisation is the network's first step. Nothing here knows the GPU.
+//! batches, and [`Loader`] decodes ahead of the consumer on threads of its own; what it has decoded may
+//! stay in memory for the next epoch ([`Items`]). Pixels stay bytes here (RGB, rows of `size` pixels);
+//! normalisation is the network's first step. Nothing here knows the GPU.
 //!
 //! ```no_run
 //! use wgrad::data::{Augment, Dataset, Loader, Order, ScanOptions, Transform, demo_root};
