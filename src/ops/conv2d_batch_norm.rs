@@ -70,10 +70,12 @@ fn cases() -> Vec<Case> {
         }
     }
     let conv = Conv2d { stride: [1; 2], padding: [1; 2] };
-    // Whose sums workgroups share: the batch norm adds them up.
+    // Whose sums workgroups share, in more parts than are loaded at a time: the batch norm adds them up.
     for relu in [true, false] {
-        cases.push(case(Shape::new(3, 4, 5, 44), 3, 24, conv, false, (true, relu)));
+        cases.push(case(Shape::new(3, 4, 5, 76), 3, 24, conv, false, (true, relu)));
     }
+    // And more pixels than it does that for.
+    cases.push(case(Shape::new(5, 15, 14, 32), 3, 12, conv, false, (true, false)));
     // More images than Winograd's workspace takes at a time.
     cases.push(case(Shape::new(48, 16, 16, 12), 3, 12, conv, false, (true, false)));
     let layer1 = case(Shape::new(16, 16, 16, 64), 3, 64, conv, true, (false, true));
