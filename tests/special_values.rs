@@ -4,7 +4,7 @@
 mod common;
 
 use wgrad::gpu::{Gpu, GpuOptions};
-use wgrad::ops::{self, ClassWeights, CrossEntropy, MaxPool2d};
+use wgrad::ops::{self, ClassWeights, CrossEntropy, MaxPool2d, Target, Targets};
 use wgrad::{Dtype, Error, Shape, Tape, Tensor};
 
 const NAN: f32 = f32::NAN;
@@ -34,12 +34,12 @@ fn a_maximum_may_be_nan_or_minus_infinity() {
 }
 
 /// Loss, statistics and gradient of two rows of three classes.
-fn cross_entropy(gpu: &Gpu, logits: [f32; 6], labels: [u32; 2]) -> (f32, Vec<f32>, Vec<f32>) {
+fn cross_entropy(gpu: &Gpu, logits: [f32; 6], targets: [Target; 2]) -> (f32, Vec<f32>, Vec<f32>) {
     let tape = Tape::new(gpu);
     let logits = tape.leaf(Tensor::from_host(gpu, Shape::matrix(2, 3), &logits).unwrap());
-    let labels = ops::labels(gpu, &labels).unwrap();
+    let targets = Targets::new(gpu, &targets).unwrap();
     let options = CrossEntropy { label_smoothing: 0.0, divisor: 1.0 };
-    let output = ops::cross_entropy(&tape, &logits, &labels, options).unwrap();
+    let output = ops::cross_entropy(&tape, &logits, &targets, options).unwrap();
     let seed = Tensor::from_host(gpu, Shape::vector(1), &[1.0]).unwrap();
     let gradient = tape.backward(&output.loss, seed).unwrap().take(&logits).unwrap();
     let download = |tensor: &Tensor| tensor.download(gpu).unwrap();
@@ -50,15 +50,22 @@ fn cross_entropy(gpu: &Gpu, logits: [f32; 6], labels: [u32; 2]) -> (f32, Vec<f32
 fn a_row_without_an_answer_has_no_loss_and_is_wrong() {
     for gpu in every_gpu() {
         let good = [0.0, 5.0, 0.0];
-        for (bad, label) in
-            [([0.0, NAN, 0.0], 0), ([NAN; 3], 2), ([LOWEST; 3], 0), ([0.0, 1.0, 2.0], 3)]
-        {
+        for (bad, target) in [
+            ([0.0, NAN, 0.0], 0.into()),
+            ([NAN; 3], 2.into()),
+            ([LOWEST; 3], 0.into()),
+            ([0.0, 1.0, 2.0], 3.into()),
+            ([0.0, 1.0, 2.0], Target { other: 3, share: 0.75, ..2.into() }),
+        ] {
             let logits = [bad[0], bad[1], bad[2], good[0], good[1], good[2]];
-            let (loss, stats, gradient) = cross_entropy(&gpu, logits, [label, 1]);
-            assert!(loss.is_nan() && stats[0].is_nan(), "{bad:?} {label}: {loss}");
-            assert_eq!(stats[1..], [1.0, 1.0, 2.0], "{bad:?} {label}");
-            assert!(gradient[..3].iter().all(|d| d.is_nan()), "{bad:?} {label}: {gradient:?}");
-            assert!(gradient[3..].iter().all(|d| d.is_finite()), "{bad:?} {label}: {gradient:?}");
+            let (loss, stats, gradient) = cross_entropy(&gpu, logits, [target, 1.into()]);
+            assert!(loss.is_nan() && stats[0].is_nan(), "{bad:?} {target:?}: {loss}");
+            assert_eq!(stats[1..], [1.0, 1.0, 2.0], "{bad:?} {target:?}");
+            assert!(gradient[..3].iter().all(|d| d.is_nan()), "{bad:?} {target:?}: {gradient:?}");
+            assert!(
+                gradient[3..].iter().all(|d| d.is_finite()),
+                "{bad:?} {target:?}: {gradient:?}"
+            );
         }
     }
 }
@@ -67,7 +74,7 @@ fn a_row_without_an_answer_has_no_loss_and_is_wrong() {
 fn a_class_may_be_ruled_out() {
     for gpu in every_gpu() {
         let logits = [LOWEST, 1.0, 1.0, 0.0, 0.0, LOWEST];
-        let (loss, stats, gradient) = cross_entropy(&gpu, logits, [2, 0]);
+        let (loss, stats, gradient) = cross_entropy(&gpu, logits, [2.into(), 0.into()]);
         assert!((loss - 2.0 * std::f32::consts::LN_2).abs() < 1e-6, "{loss}");
         assert_eq!(
             stats[1..],

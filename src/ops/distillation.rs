@@ -218,6 +218,7 @@ fn cases() -> Vec<Case> {
         softened(3, 257, Fill::Uniform(-20.0, 20.0), 2.0, 2),
         softened(12, 301, Fill::Extremes, 2.0, 2),
         softened(8, 7, Fill::Uniform(-900.0, -300.0), 2.0, 2),
+        softened(8, 1, Fill::Uniform(-900.0, -300.0), 2.0, 2),
         Case { benchmark: true, ..loss(256, 1000, unit, 4.0, 256.0) },
     ]
 }
