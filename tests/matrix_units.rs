@@ -5,11 +5,11 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use wgrad::Dtype;
 use wgrad::gpu::{Gpu, GpuOptions, MatrixUnits, Shader};
-use wgrad::ops::OPS;
+use wgrad::ops::{Conv2d, OPS, conv2d};
 use wgrad::tune::check_matrix_units;
 use wgrad::verify;
+use wgrad::{Dtype, Shape, Tape, Tensor};
 
 /// What stands in for the units. A fragment of sums is spread over the lanes; one of factors is only
 /// the place it lies at, which holds it until the multiplication.
@@ -165,7 +165,8 @@ fn as_nvidia_has_them() {
 
 #[test]
 fn as_nvidia_has_them_for_windows() {
-    let windows = |case: &str| ["9x7x32", "6x9x64"].iter().any(|size| case.contains(size));
+    let windows =
+        |case: &str| ["9x7x32", "6x9x64", "6x9x32"].iter().any(|size| case.contains(size));
     agrees((16, 32), Dtype::F16, ("cooperative window 64x64", 3), windows);
 }
 
@@ -198,6 +199,30 @@ fn a_part_left_out_is_noticed() {
         gpu.replace_shader(Box::leak(Box::new(Shader { name, source: wrong.leak() })));
         let rows = verify::check_kernel(&gpu, op, case, "conv2d_forward", "split 64x64");
         assert!(rows.iter().any(|row| !row.passed()), "{rows:?}");
+    }
+}
+
+/// Numbers are scaled by the largest wherever it lies, also where a tensor has more than all threads
+/// read at a time.
+#[test]
+fn the_largest_number_may_be_the_last() {
+    const ROWS: usize = (256 << 8) + 1;
+    let shape = Shape::new(ROWS, 1, 1, 4);
+    let mut numbers = vec![1e-3; 4 * ROWS];
+    numbers[4 * ROWS - 4..].fill(1e3);
+    for gpu in gpus(16, 32, false) {
+        let tape = Tape::new(&gpu);
+        let x = tape.constant(Tensor::from_host(&gpu, shape, &numbers).unwrap());
+        let weight = Tensor::from_host(&gpu, Shape::new(1, 1, 4, 4), &[0.0; 16]).unwrap();
+        let weight = tape.leaf(weight);
+        let conv = Conv2d { stride: [1; 2], padding: [0; 2] };
+        let y = conv2d(&tape, &x, &weight, None, conv).unwrap();
+        let d_y = Tensor::from_host(&gpu, shape, &numbers).unwrap();
+        gpu.force_kernel("conv2d_backward_weight", Some("split 64x64"));
+        let d_weight = tape.backward(&y, d_y).unwrap().take(&weight).unwrap();
+        assert_eq!(gpu.chosen_kernel("conv2d_backward_weight"), Some("split 64x64"));
+        let found = d_weight.download(&gpu).unwrap();
+        assert!(found.iter().all(|sum| (sum / 1e6 - 1.0).abs() < 1e-5), "{found:?}");
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) fn cases() -> Vec<Case> {
         // Taps that find what they read in one tile of kernels for matrix units.
         (Shape::new(3, 9, 7, 32), [3, 3], 32, [1, 1], [1, 1]),
         (Shape::new(2, 6, 9, 64), [3, 5], 96, [1, 1], [1, 2]),
+        // The same where a workgroup has too little memory for five of them.
+        (Shape::new(1, 6, 9, 32), [5, 3], 16, [1, 1], [2, 1]),
         // Even sizes, other paddings; more images than Winograd's workspace takes at a time.
         (Shape::new(3, 6, 10, 12), [3, 3], 20, [1, 1], [0, 2]),
         (Shape::new(48, 16, 16, 12), [3, 3], 12, [1, 1], [1, 1]),
