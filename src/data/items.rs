@@ -58,7 +58,7 @@ impl Room {
     }
 
     /// Whether something did not fit.
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.full.load(Ordering::Relaxed)
     }
 
@@ -91,6 +91,11 @@ impl Items {
         let relabel = |item: &Item| Item { label: labels[item.label as usize], ..item.clone() };
         let items: Arc<[Item]> = items.iter().map(relabel).collect();
         Self::keeping(items, *shrunk, *keeps, room)
+    }
+
+    /// Whether there was no room for some images that were to stay in memory.
+    pub fn is_crowded(&self) -> bool {
+        self.0.keeps != Keep::Nothing && self.0.room.is_full() && self.kept() < self.len()
     }
 
     /// How many images have pixels in memory.
@@ -207,15 +212,17 @@ mod tests {
         for at in 0..6 {
             assert_eq!(show(&photos, at, &varied), show(&plain, at, &varied));
         }
-        assert!(room.is_full());
+        assert!(photos.is_crowded() && !plain.is_crowded());
         let small = Arc::new(Room::new(2 * 32 * 32 * 3));
         let prepared = Items::keeping(copies, None, Keep::Prepared, &small);
         for at in 0..2 {
             assert_eq!(show(&prepared, at, &fixed), show(&plain, at, &fixed));
         }
-        assert!(!small.is_full());
+        assert!(!prepared.is_crowded());
         show(&prepared, 2, &fixed).unwrap();
-        assert!(small.is_full());
+        assert!(prepared.is_crowded());
+        // Others may have taken all the room there is.
+        assert!(!Items::keeping(Vec::new(), None, Keep::Prepared, &small).is_crowded());
         let kept = photos.kept();
         assert!((3..=5).contains(&kept), "{kept} of images as large as three of them");
 

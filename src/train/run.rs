@@ -169,7 +169,6 @@ fn start_of(gpu: &Gpu, config: &Config, network: &Network) -> Option<Slice> {
 pub(super) struct Images {
     pub train: Items,
     pub val: Items,
-    room: Arc<Room>,
 }
 
 impl Images {
@@ -188,7 +187,7 @@ impl Images {
         let room = Arc::new(Room::new(config.cache_images << 20));
         let train = Items::keeping(dataset.train, config.shrink_images, keeps, &room);
         let val = Items::keeping(dataset.val, None, Keep::Prepared, &room);
-        Self { train, val, room }
+        Self { train, val }
     }
 }
 
@@ -277,7 +276,7 @@ impl Run<'_> {
                 return Ok(Ending::StepLimit);
             }
             let ending = self.train_epoch(&mut leg)?;
-            if images.room.is_full() && !std::mem::replace(&mut self.told_of_room, true) {
+            if images.train.is_crowded() && !std::mem::replace(&mut self.told_of_room, true) {
                 let (train, room) = (&images.train, self.config.cache_images);
                 self.console.line(format_args!(
                     "{} of {} training images stay in memory, which is all that {room} MiB hold; the \
