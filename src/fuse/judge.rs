@@ -12,7 +12,7 @@ use super::score::{Answers, Average, Score};
 use crate::Tape;
 use crate::checkpoint::{Checkpoint, HostTensor};
 use crate::data::{
-    self, Augment, Dataset, Item, Items, Keep, Loader, Order, Room, ScanOptions, Skipped, Transform,
+    self, Augment, Dataset, Item, Items, Keep, Loader, Order, Room, ScanOptions, Transform,
 };
 use crate::error::{Context, Error, Result};
 use crate::gpu::Gpu;
@@ -78,9 +78,8 @@ impl Images {
         if !dataset.others.is_empty() {
             console.line(format_args!("  left out {}", dataset.others));
         }
-        for Skipped { path, reason } in &dataset.skipped {
-            console.warning(format_args!("left out {}: {reason}", path.display()));
-        }
+        let mut unreadable = Unreadable::default();
+        unreadable.tell(console, &dataset.skipped);
         let room = Arc::new(Room::new(CACHE));
         let kept = |items: Vec<Item>| Items::keeping(items, None, Keep::Prepared, &room);
         Ok(Self {
@@ -89,7 +88,7 @@ impl Images {
             val: kept(dataset.val),
             test: kept(dataset.test),
             held_out: dataset.held_out,
-            unreadable: RefCell::default(),
+            unreadable: unreadable.into(),
         })
     }
 
