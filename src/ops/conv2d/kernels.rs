@@ -61,6 +61,8 @@ struct Product {
     columns: usize,
     /// Products of these sizes.
     count: usize,
+    /// Terms of each sum.
+    terms: usize,
     /// Parts that workgroups can share each sum in, whatever the tile.
     parts: usize,
     /// Whether two pixels can be read as one.
@@ -76,6 +78,24 @@ impl Product {
             && self.height_of_rounds(low) < self.height_of_rounds(square)
         {
             tilings.swap(0, 1);
+        }
+        tilings
+    }
+
+    /// `tilings` and those in short steps, of which that of the size in front goes before it where sums are so
+    /// short that most of a tile's time is not multiplying. As found on an H200.
+    fn with_short_steps(
+        self,
+        mut tilings: Vec<Named<Tiling>>,
+        short: Vec<Named<Tiling>>,
+    ) -> Vec<Named<Tiling>> {
+        const SHORT: usize = 256;
+        let size = |(_, tiling): &Named<Tiling>| [tiling.rows(), tiling.columns()];
+        let first = tilings.first().filter(|_| self.terms < SHORT).map(size);
+        tilings.extend(short);
+        let of_this_size = |tiling: &Named<Tiling>| Some(size(tiling)) == first;
+        if let Some(best) = tilings.iter().rposition(of_this_size) {
+            tilings[..=best].rotate_right(1);
         }
         tilings
     }
@@ -185,9 +205,16 @@ fn cooperative(gpu: &Gpu, product: Product, geometry: &Geometry) -> Vec<Named<Ti
         true => Numbers::Half,
         false => Numbers::Single,
     };
-    let of = |sizes| on_units(gpu.workgroup_memory(), units, numbers, sizes);
+    let memory = gpu.workgroup_memory();
+    let of = |sizes| on_units(sizes, |size| Cooperative::new(units, numbers, size, memory));
     match product.parts {
-        1 => product.order_on_units(of(SIZES_ON_UNITS)),
+        1 => {
+            let packed = matches!(numbers, Numbers::Octets | Numbers::Pairs);
+            let short = on_units(if packed { SIZES_IN_SHORT_STEPS } else { &[] }, |size| {
+                Cooperative::in_short_steps(units, numbers, size, memory)
+            });
+            product.with_short_steps(product.order_on_units(of(SIZES_ON_UNITS)), short)
+        }
         _ => soonest_first(geometry, of(SIZES_BY_WEIGHT)),
     }
 }
@@ -211,6 +238,10 @@ const SMALL: Named<[u32; 2]> = ("cooperative 64x64", [64, 64]);
 /// Rows and columns of tiles on matrix units, the best first and the smallest last.
 const SIZES_ON_UNITS: &[Named<[u32; 2]>] =
     &[(SQUARE_NAME, [128, 128]), (LOW_NAME, [96, 128]), MIDDLE, SMALL];
+
+/// Of tiles for short sums.
+const SIZES_IN_SHORT_STEPS: &[Named<[u32; 2]>] =
+    &[("cooperative 128x128 short", [128, 128]), ("cooperative 128x64 short", [128, 64])];
 
 /// Of tiles by the weight, whose rows are most often a multiple of 192.
 const SIZES_BY_WEIGHT: &[Named<[u32; 2]>] = &[
@@ -255,17 +286,12 @@ fn windows(gpu: &Gpu, geometry: &Geometry, data: bool) -> (Vec<Named<Tiling>>, b
     (tiles, preferred)
 }
 
-/// Those of the tiles on matrix units that fit into so many bytes of a workgroup's memory.
+/// Those of the tiles on matrix units that there are.
 fn on_units(
-    memory: u32,
-    units: MatrixUnits,
-    numbers: Numbers,
     sizes: &[Named<[u32; 2]>],
+    tile: impl Fn([u32; 2]) -> Option<Cooperative>,
 ) -> Vec<Named<Tiling>> {
-    let tile = |&(name, size)| {
-        let tile = Cooperative::new(units, numbers, size, memory)?;
-        Some((name, Tiling::Cooperative(tile)))
-    };
+    let tile = |&(name, size)| Some((name, Tiling::Cooperative(tile(size)?)));
     sizes.iter().filter_map(tile).collect()
 }
 
@@ -278,7 +304,7 @@ fn split(gpu: &Gpu, dtype: Dtype) -> Vec<Named<Tiling>> {
     }
     const SIZES: &[Named<[u32; 2]>] =
         &[("split 128x128", [128, 128]), ("split 128x64", [128, 64]), ("split 64x64", [64, 64])];
-    on_units(gpu.workgroup_memory(), units, Numbers::Split, SIZES)
+    on_units(SIZES, |size| Cooperative::new(units, Numbers::Split, size, gpu.workgroup_memory()))
 }
 
 /// Tilings for a product, the best for this adapter first, with those in registers `alone`.
@@ -354,8 +380,10 @@ fn methods(
 
 /// How to do the forward pass.
 pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
-    let (rows, columns) = (geometry.y.pixels(), geometry.y.c);
-    let product = Product { rows, columns, count: 1, parts: 1, pairs: geometry.has_pairs() };
+    let Geometry { x, y, weight, .. } = *geometry;
+    let terms = weight.n * weight.h * x.c4() * 4;
+    let (rows, pairs) = (y.pixels(), geometry.has_pairs());
+    let product = Product { rows, columns: y.c, count: 1, terms, parts: 1, pairs };
     let windows = windows(gpu, geometry, false);
     let methods = methods(gpu, product, geometry, Winograd::forward(geometry), windows);
     gpu.choose_kernel(PASSES[0], geometry.sizes(), &methods)
@@ -363,8 +391,11 @@ pub fn forward(gpu: &Gpu, geometry: &Geometry) -> Method {
 
 /// How to do the backward pass by the input, whose largest class of pixels has `rows`.
 pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
-    let count = geometry.conv.stride.into_iter().product();
-    let product = Product { rows, columns: geometry.x.c, count, parts: 1, pairs: false };
+    let Geometry { x, y, weight, conv, .. } = *geometry;
+    let [stride_h, stride_w] = conv.stride;
+    let terms = weight.n.div_ceil(stride_h) * weight.h.div_ceil(stride_w) * y.c4() * 4;
+    let count = stride_h * stride_w;
+    let product = Product { rows, columns: x.c, count, terms, parts: 1, pairs: false };
     let windows = windows(gpu, geometry, true);
     let methods = methods(gpu, product, geometry, Winograd::backward_data(geometry), windows);
     gpu.choose_kernel(PASSES[1], geometry.sizes(), &methods)
@@ -373,7 +404,8 @@ pub fn backward_data(gpu: &Gpu, geometry: &Geometry, rows: usize) -> Method {
 /// How to do the backward pass by a weight of so many `quads` of input channels at all taps.
 pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
     let (pairs, parts) = (geometry.has_pairs(), most_parts(geometry));
-    let product = Product { rows: quads * 4, columns: geometry.y.c, count: 1, parts, pairs };
+    let (rows, columns, terms) = (quads * 4, geometry.y.c, geometry.y.pixels());
+    let product = Product { rows, columns, count: 1, terms, parts, pairs };
     let tilings = tilings(gpu, product, geometry, alone_by_weight(gpu, product));
     gpu.choose_kernel(PASSES[2], geometry.sizes(), &tilings)
 }
@@ -385,7 +417,7 @@ mod tests {
     #[test]
     fn large_products_get_large_tiles_and_small_ones_many() {
         let first = |rows, columns, parts| {
-            let product = Product { rows, columns, count: 1, parts, pairs: false };
+            let product = Product { rows, columns, count: 1, terms: 576, parts, pairs: false };
             product.order(vec![TILED_128, TILED_128_64, TILED_64], 2 * BUSY)[0].0
         };
         // Forward: layer1 at 224 px, batch 64, and layer4 at 64 px, batch 16.
@@ -396,7 +428,7 @@ mod tests {
         assert_eq!(first(9 * 256, 256, 16 * 4 * 4 / 64), "tiled 64x64");
         // Of a shortcut, which would fill half of a large tile.
         assert_eq!(first(64, 128, 64 * 28 * 28 / 64), "tiled 64x64");
-        let none = Product { rows: 64, columns: 64, count: 1, parts: 1, pairs: false };
+        let none = Product { rows: 64, columns: 64, count: 1, terms: 64, parts: 1, pairs: false };
         let none = none.order(Vec::new(), 64);
         assert!(none.is_empty());
     }
@@ -414,21 +446,33 @@ mod tests {
 
     const UNITS: MatrixUnits = MatrixUnits { side: 16, lanes: 32, wide_loads: true };
 
+    fn octets(size: [u32; 2]) -> Option<Cooperative> {
+        Cooperative::new(UNITS, Numbers::Octets, size, 48 << 10)
+    }
+
     #[test]
     fn products_that_fill_no_tile_on_units_get_the_smallest() {
-        let first = |rows, columns| {
-            let tiles = on_units(48 << 10, UNITS, Numbers::Octets, SIZES_ON_UNITS);
-            let product = Product { rows, columns, count: 1, parts: 1, pairs: false };
-            product.order_on_units(tiles)[0].0
+        let first = |rows, columns, terms| {
+            let tiles = on_units(SIZES_ON_UNITS, octets);
+            let short = on_units(SIZES_IN_SHORT_STEPS, |size| {
+                Cooperative::in_short_steps(UNITS, Numbers::Octets, size, 48 << 10)
+            });
+            let product = Product { rows, columns, count: 1, terms, parts: 1, pairs: false };
+            product.with_short_steps(product.order_on_units(tiles), short)[0].0
         };
         // Forward: layer1 and layer2 at 224 px, and layer4 at 64 px with a small batch.
-        assert_eq!(first(64 * 56 * 56, 64), "cooperative 128x64");
-        assert_eq!(first(64 * 28 * 28, 128), "cooperative 128x128");
-        assert_eq!(first(64, 512), "cooperative 64x64");
+        assert_eq!(first(64 * 56 * 56, 64, 576), "cooperative 128x64");
+        assert_eq!(first(64 * 28 * 28, 128, 1152), "cooperative 128x128");
+        assert_eq!(first(64, 512, 4608), "cooperative 64x64");
         // layer3 and layer4, of whose large tiles the last round would have few.
-        assert_eq!(first(64 * 14 * 14, 256), "cooperative 96x128");
-        assert_eq!(first(64 * 7 * 7, 512), "cooperative 96x128");
-        assert_eq!(first(256 * 14 * 14, 256), "cooperative 128x128");
+        assert_eq!(first(64 * 14 * 14, 256, 2304), "cooperative 96x128");
+        assert_eq!(first(64 * 7 * 7, 512, 4608), "cooperative 96x128");
+        assert_eq!(first(256 * 14 * 14, 256, 2304), "cooperative 128x128");
+        // The stem and shortcuts, with short sums.
+        assert_eq!(first(256 * 112 * 112, 64, 196), "cooperative 128x64 short");
+        assert_eq!(first(256 * 28 * 28, 128, 64), "cooperative 128x128 short");
+        assert_eq!(first(256 * 14 * 14, 256, 128), "cooperative 128x128 short");
+        assert_eq!(first(256 * 7 * 7, 512, 256), "cooperative 128x128");
     }
 
     #[test]
@@ -440,7 +484,7 @@ mod tests {
                 1,
             ];
             let geometry = Geometry::of_sizes(sizes).unwrap();
-            let tiles = on_units(48 << 10, UNITS, Numbers::Octets, SIZES_BY_WEIGHT);
+            let tiles = on_units(SIZES_BY_WEIGHT, octets);
             let (name, tiling) = soonest_first(&geometry, tiles)[0];
             (name, LongSums::of(&geometry).estimate(tiling).parts)
         };

@@ -60,6 +60,28 @@ impl Cooperative {
         memory: u32,
     ) -> Option<Self> {
         let longest = if columns == 128 && rows <= 128 || rows == columns { 64 } else { 32 };
+        let depths: &[u32] = if longest == 64 { &[64, 32] } else { &[32] };
+        Self::with_steps_of(depths, units, numbers, [rows, columns], memory)
+    }
+
+    /// The tile with steps as short as they can be, so that more workgroups fit beside each other.
+    pub fn in_short_steps(
+        units: MatrixUnits,
+        numbers: Numbers,
+        size: [u32; 2],
+        memory: u32,
+    ) -> Option<Self> {
+        Self::with_steps_of(&[16], units, numbers, size, memory)
+    }
+
+    /// The tile with steps of the first of these numbers of terms that `memory` bytes hold.
+    fn with_steps_of(
+        depths: &[u32],
+        units: MatrixUnits,
+        numbers: Numbers,
+        [rows, columns]: [u32; 2],
+        memory: u32,
+    ) -> Option<Self> {
         // As an H200 has them fastest.
         let part = match [rows, columns] {
             [256, _] => [64, 64],
@@ -69,11 +91,10 @@ impl Cooperative {
             _ => [32, 32],
         };
         let tile = |depth| Self { units, numbers, rows, columns, part, depth, span: 1 };
-        let fits = |it: &Self| {
-            let each_has_a_term = it.depth <= longest.min(it.threads());
-            each_has_a_term && it.is_staged_evenly() && it.memory() <= memory
-        };
-        [64, 32].map(tile).into_iter().find(fits)
+        // Each lane has a term of a step to stage at least.
+        let fits =
+            |it: &Self| it.depth <= it.threads() && it.is_staged_evenly() && it.memory() <= memory;
+        depths.iter().copied().map(tile).find(fits)
     }
 
     /// The tile for windows whose rows have `span` taps, subgroups doing so much of it, with so many terms of
