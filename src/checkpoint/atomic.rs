@@ -30,6 +30,14 @@ pub fn write_atomically(
     attempt(path, fill).map_err(Error::io(path))
 }
 
+/// [`write_atomically`] with what the file at `from` holds.
+///
+/// # Errors
+/// [`Error::Io`] with the path of `to` and the system's reason.
+pub fn copy_atomically(from: &Path, to: &Path) -> Result<()> {
+    write_atomically(to, |file| io::copy(&mut File::open(from)?, file).map(drop))
+}
+
 /// Checks, before the work whose outcome goes to `path`, that [`write_atomically`] can write there.
 ///
 /// # Errors

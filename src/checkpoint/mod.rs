@@ -25,13 +25,14 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::nn::arch::Arch;
 
-pub use atomic::{check_writable, is_temporary, write_atomically};
+pub use atomic::{check_writable, copy_atomically, is_temporary, write_atomically};
 pub use fit::{HeadPolicy, LoadReport, MisShaped};
 pub use inspect::{Inspection, TensorInfo, describe};
 pub(crate) use meta::ARCH;
 pub use meta::{IMAGENET_MEAN, IMAGENET_STD, Meta};
 pub use source::Source;
 pub use tensor::{Dtype, HostData, HostTensor, NonFinite};
+pub(crate) use write::header;
 
 /// A network's weights and what is known about them.
 #[derive(Clone, Debug, PartialEq)]

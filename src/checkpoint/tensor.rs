@@ -1,5 +1,6 @@
 //! Tensors in host memory.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use half::{bf16, f16};
@@ -37,13 +38,23 @@ impl Dtype {
     }
 
     /// Rounds f32 values to this type (to nearest, ties to even), little-endian.
-    pub(super) fn encode(self, values: &[f32]) -> Vec<u8> {
+    pub(super) fn encode(self, values: &[f32]) -> Cow<'_, [u8]> {
         match self {
-            Self::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Self::F16 => values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-            Self::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            Self::F32 if cfg!(target_endian = "little") => bytemuck::cast_slice(values).into(),
+            Self::F32 => bytes_of(values, f32::to_le_bytes).into(),
+            Self::F16 => bytes_of(values, |value| f16::from_f32(value).to_le_bytes()).into(),
+            Self::Bf16 => bytes_of(values, |value| bf16::from_f32(value).to_le_bytes()).into(),
         }
     }
+}
+
+/// The bytes of each value, one after the other.
+fn bytes_of<const N: usize>(values: &[f32], of: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+    let mut bytes = vec![0; N * values.len()];
+    for (bytes, &value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
+        *bytes = of(value);
+    }
+    bytes
 }
 
 /// `bytes` in arrays of `N`; a remainder, which a validated file cannot have, is dropped.

@@ -1,9 +1,11 @@
 //! From a [`Checkpoint`] to a safetensors file.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Map, Value};
 
@@ -28,9 +30,12 @@ impl Checkpoint {
         self.check_classes().map_err(refuse)?;
         let strings = self.meta.strings(&self.arch).map_err(refuse)?;
         let tensors = self.laid_out(dtype).map_err(refuse)?;
-        let header = header(strings, &tensors).map_err(refuse)?;
+        let infos = tensors.iter().map(|output| {
+            (output.name.clone(), output.stored_dtype(), output.tensor.shape.clone())
+        });
+        let header = header(strings, infos)
+            .map_err(|error| refuse(format!("cannot be written: {error}")))?;
         write_atomically(path, |file| {
-            file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)?;
             for tensor in &tensors {
                 file.write_all(&tensor.bytes())?;
@@ -101,7 +106,7 @@ impl Output<'_> {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    fn bytes(&self) -> Cow<'_, [u8]> {
         match &self.tensor.data {
             HostData::F32(data) => self.dtype.encode(data),
             HostData::I64(data) => data.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -109,30 +114,29 @@ impl Output<'_> {
     }
 }
 
-/// The JSON header. The safetensors crate validates and spells the tensors; the strings are put in
-/// here because it would write them in the random order of a hash map, and equal checkpoints must
-/// be equal files.
-fn header(
+/// What a safetensors file has before the bytes of its tensors, which follow one another in this order. The
+/// safetensors crate validates and spells the tensors; the strings are put in here because it would write them
+/// in the random order of a hash map, and equal checkpoints must be equal files.
+///
+/// # Errors
+/// What the safetensors crate does not take.
+pub(crate) fn header(
     strings: BTreeMap<String, String>,
-    tensors: &[Output],
-) -> std::result::Result<Vec<u8>, String> {
-    let cannot = |error: &dyn std::fmt::Display| format!("cannot be written: {error}");
+    tensors: impl Iterator<Item = (String, safetensors::Dtype, Vec<usize>)>,
+) -> std::result::Result<Vec<u8>, SafeTensorError> {
     let mut end = 0;
-    let infos = tensors.iter().map(|output| {
+    let infos = tensors.map(|(name, dtype, shape)| {
         let start = end;
-        let dtype = output.stored_dtype();
-        end += output.tensor.len() * dtype.bitsize() / 8;
-        let shape = output.tensor.shape.clone();
-        (output.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        (name, TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
-    let infos = Metadata::new(None, infos.collect()).map_err(|error| cannot(&error))?;
-    let Value::Object(infos) = serde_json::to_value(&infos).map_err(|error| cannot(&error))? else {
-        return Err(cannot(&"the header is no object"));
-    };
+    let infos = serde_json::to_value(Metadata::new(None, infos.collect())?)?;
     let strings = strings.into_iter().map(|(key, text)| (key, Value::String(text))).collect();
     let mut header = Map::from_iter([("__metadata__".to_owned(), Value::Object(strings))]);
-    header.extend(infos);
+    if let Value::Object(infos) = infos {
+        header.extend(infos);
+    }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    Ok(header)
+    Ok([&(header.len() as u64).to_le_bytes(), &header[..]].concat())
 }

@@ -25,6 +25,26 @@ impl Download {
     /// # Errors
     /// Whatever the device reported since the last check, such as a lost device.
     pub fn wait(self) -> Result<Vec<u8>> {
+        self.read(<[u8]>::to_vec)
+    }
+
+    /// [`Download::wait`], as numbers.
+    pub fn wait_f32(self) -> Result<Vec<f32>> {
+        self.read_f32(<[f32]>::to_vec)
+    }
+
+    /// What `read` makes of the numbers, which need not be copied for it.
+    ///
+    /// # Errors
+    /// Those of [`Download::wait`].
+    pub fn read_f32<T>(self, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+        self.read(|bytes| match bytemuck::try_cast_slice(bytes) {
+            Ok(numbers) => read(numbers),
+            Err(_) => read(&bytemuck::pod_collect_to_vec(bytes)),
+        })
+    }
+
+    fn read<T>(self, read: impl FnOnce(&[u8]) -> T) -> Result<T> {
         if self.submission.get().is_none() {
             self.gpu.submit()?;
         }
@@ -42,16 +62,11 @@ impl Download {
             .staging
             .get_mapped_range(..)
             .map_err(|error| Error::Gpu(format!("reading device memory back: {error}")))?;
-        let data = view[..self.bytes as usize].to_vec();
+        let data = read(&view[..self.bytes as usize]);
         drop(view);
         self.staging.unmap();
         self.gpu.recycle(self.staging);
         Ok(data)
-    }
-
-    /// [`Download::wait`], as numbers.
-    pub fn wait_f32(self) -> Result<Vec<f32>> {
-        Ok(bytemuck::pod_collect_to_vec(&self.wait()?))
     }
 }
 

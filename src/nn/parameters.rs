@@ -177,14 +177,22 @@ impl Parameters {
         Self { list: list.into(), groups: groups.into(), values, gradients: None, shadow }
     }
 
-    /// Gives every parameter its random [`initial`] value. `features` is the classifier's number of
-    /// inputs.
+    /// Gives every parameter of a name that is `wanted` its random [`initial`] value. `features` is the
+    /// classifier's number of inputs.
     ///
     /// # Errors
     /// What the device reported.
-    pub fn initialise(&self, gpu: &Gpu, features: usize, seed: u64) -> Result<()> {
+    pub fn initialise(
+        &self,
+        gpu: &Gpu,
+        features: usize,
+        seed: u64,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         for (index, Parameter { name, torch_shape, .. }) in self.list.iter().enumerate() {
-            self.set(gpu, index, &initial(name, torch_shape, features, seed))?;
+            if wanted(name) {
+                self.set(gpu, index, &initial(name, torch_shape, features, seed))?;
+            }
         }
         self.cast(gpu)
     }
@@ -307,14 +315,13 @@ impl Parameters {
     /// # Errors
     /// What the device reported.
     pub fn download(&self, gpu: &Gpu, arena: &Slice) -> Result<Vec<Vec<f32>>> {
-        let all = gpu.download(arena).wait_f32()?;
-        let numbers = |(index, parameter): (usize, &Parameter)| {
-            let start = (parameter.offset / 4) as usize;
-            let padded = &all[start..start + parameter.shape.vec4s() * 4];
-            let data = self.value(index).unpad(padded);
-            to_torch_layout(&parameter.torch_shape, &data)
-        };
-        Ok(self.list.iter().enumerate().map(numbers).collect())
+        gpu.download(arena).read_f32(|all| {
+            let numbers = |Parameter { offset, shape, torch_shape, .. }: &Parameter| {
+                let start = (offset / 4) as usize;
+                to_torch_layout(torch_shape, &all[start..start + shape.vec4s() * 4])
+            };
+            self.list.iter().map(numbers).collect()
+        })
     }
 }
 
@@ -341,28 +348,43 @@ fn to_device_layout(torch: &[usize], data: &[f32]) -> Vec<f32> {
     let Some((out, input, taps)) = weight_sizes(torch) else { return data.to_vec() };
     let padded = input.next_multiple_of(4);
     let mut result = vec![0.0; taps * padded * out];
-    for o in 0..out {
-        for i in 0..input {
-            for tap in 0..taps {
-                result[(tap * padded + i) * out + o] = data[(o * input + i) * taps + tap];
-            }
+    in_blocks(out, input, |o, i| {
+        for tap in 0..taps {
+            result[(tap * padded + i) * out + o] = data[(o * input + i) * taps + tap];
         }
-    }
+    });
     result
 }
 
+/// Of numbers with the device's padding.
 fn to_torch_layout(torch: &[usize], data: &[f32]) -> Vec<f32> {
-    let Some((out, input, taps)) = weight_sizes(torch) else { return data.to_vec() };
+    let Some((out, input, taps)) = weight_sizes(torch) else {
+        return data[..torch.iter().product()].to_vec();
+    };
     let padded = input.next_multiple_of(4);
+    let width = out.next_multiple_of(4);
     let mut result = vec![0.0; out * input * taps];
-    for o in 0..out {
-        for i in 0..input {
-            for tap in 0..taps {
-                result[(o * input + i) * taps + tap] = data[(tap * padded + i) * out + o];
+    in_blocks(out, input, |o, i| {
+        for tap in 0..taps {
+            result[(o * input + i) * taps + tap] = data[(tap * padded + i) * width + o];
+        }
+    });
+    result
+}
+
+/// Every output with every input channel, block by block: neighbours in either layout soon after one another,
+/// while a processor has their line of memory at hand.
+fn in_blocks(out: usize, input: usize, mut each: impl FnMut(usize, usize)) {
+    const SIDE: usize = 16;
+    for first_o in (0..out).step_by(SIDE) {
+        for first_i in (0..input).step_by(SIDE) {
+            for o in first_o..out.min(first_o + SIDE) {
+                for i in first_i..input.min(first_i + SIDE) {
+                    each(o, i);
+                }
             }
         }
     }
-    result
 }
 
 #[cfg(test)]
@@ -378,7 +400,8 @@ mod tests {
         // Output 1, input 2, tap (0, 1).
         assert_eq!(device[(4 + 2) * 5 + 1], data[(3 + 2) * 4 + 1]);
         assert_eq!(device[(4 + 3) * 5..(4 + 4) * 5], [0.0; 5], "the padded input channel");
-        assert_eq!(to_torch_layout(&shape, &device), data);
+        let rows = device.chunks_exact(5).map(|row| [row, &[f32::NAN; 3]].concat());
+        assert_eq!(to_torch_layout(&shape, &rows.collect::<Vec<_>>().concat()), data);
         assert_eq!(to_device_layout(&[3], &[1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]);
     }
 

@@ -139,8 +139,31 @@ impl ResNet {
     /// # Errors
     /// What the device reported.
     pub fn new(gpu: &Gpu, arch: Arch, classes: usize, seed: u64) -> Result<Self> {
+        Self::with_tensors(gpu, arch, classes, seed, &BTreeMap::new())
+    }
+
+    /// A network with the tensors given, as [`ResNet::load`] has them, and the parameters of
+    /// [`ResNet::new`] where there is none.
+    ///
+    /// # Errors
+    /// Those of [`ResNet::load`].
+    pub fn with_tensors(
+        gpu: &Gpu,
+        arch: Arch,
+        classes: usize,
+        seed: u64,
+        tensors: &BTreeMap<&str, &HostTensor>,
+    ) -> Result<Self> {
+        let net = Self::blank(gpu, arch, classes)?;
+        let missing = |name: &str| !tensors.contains_key(name);
+        net.parameters.initialise(gpu, arch.features(), seed, missing)?;
+        net.load(gpu, tensors)?;
+        Ok(net)
+    }
+
+    /// A network whose parameters are yet to be set.
+    pub(crate) fn blank(gpu: &Gpu, arch: Arch, classes: usize) -> Result<Self> {
         let parameters = Parameters::new(gpu, &arch, classes);
-        parameters.initialise(gpu, arch.features(), seed)?;
         let blocks = arch.blocks();
         let convs = |block: &BlockSpec| {
             let convs = block.convs.iter().chain(&block.downsample);

@@ -65,7 +65,7 @@ impl Network {
     pub fn blank(gpu: &Gpu, reading: &Reading) -> Result<Self> {
         let arch = Arch::from_name(&reading.arch)?;
         Ok(Self {
-            net: ResNet::new(gpu, arch, reading.classes.len(), 0)?,
+            net: ResNet::blank(gpu, arch, reading.classes.len())?,
             classes: reading.classes.clone(),
             class_ids: Vec::new(),
             held_out: None,
@@ -125,8 +125,8 @@ impl Network {
                 path.display()
             ));
         }
-        let net = ResNet::new(gpu, arch, classes.len(), config.seed)?;
-        net.load(gpu, &tensors).context(doing)?;
+        let net = ResNet::with_tensors(gpu, arch, classes.len(), config.seed, &tensors);
+        let net = net.context(doing)?;
         let network = Self {
             net,
             classes: classes.to_vec(),
@@ -166,9 +166,8 @@ impl Network {
         image_size: Option<u32>,
     ) -> Result<Self> {
         let count = checkpoint.num_classes().unwrap_or(0);
-        let net = ResNet::new(gpu, checkpoint.arch, count, 0)?;
         let tensors = checkpoint.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        net.load(gpu, &tensors.collect())?;
+        let net = ResNet::with_tensors(gpu, checkpoint.arch, count, 0, &tensors.collect())?;
         let Meta { classes, image_size: own_size, mean, std, .. } = &checkpoint.meta;
         Ok(Self {
             net,

@@ -22,8 +22,9 @@ use super::run_dir::{Results, RunDir, StepLog, check_empty, read_json, write_jso
 use super::state::{Saver, State};
 use super::teachers::{Targets, Teachers};
 use super::validate::Judged;
+use crate::checkpoint::copy_atomically;
 use crate::data::{Dataset, Items, Keep, Room, ScanOptions};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 use crate::optim::{Ema, Scaling};
 use crate::tune::digest;
@@ -411,7 +412,7 @@ impl Run<'_> {
         let val = metrics.as_ref().map(Validation::from);
         let averaged = match self.ema.clone() {
             Some(ema) => ema.applied(gpu, || {
-                network.save(gpu, &self.folder.ema(), provenance.clone())?;
+                network.save(gpu, &self.folder.ema(), provenance)?;
                 Ok(self.validate(leg)?.as_ref().map(Validation::from))
             })?,
             None => None,
@@ -452,11 +453,8 @@ impl Run<'_> {
             }
         };
         if better {
-            let save = || network.save(gpu, &self.folder.best(), provenance);
-            match &self.ema {
-                Some(ema) => ema.applied(gpu, save)?,
-                None => save()?,
-            }
+            let saved = if self.ema.is_some() { self.folder.ema() } else { self.folder.last() };
+            copy_atomically(&saved, &self.folder.best()).context(|| "saving the weights")?;
             self.progress.best = val.map(|val| Best { epoch: number, val });
             console.event(&json!({ "event": "best", "epoch": number, "val": val }));
         }

@@ -10,14 +10,13 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::config::SaveEvery;
 use super::network::{Network, Reading};
 use super::progress::Progress;
-use crate::checkpoint::write_atomically;
+use crate::checkpoint::{header, write_atomically};
 use crate::error::{Context, Error, Result};
 use crate::gpu::{Gpu, Slice};
 
@@ -72,15 +71,14 @@ impl State {
     /// # Errors
     /// [`Error::Io`]; what was there stays then.
     pub fn write(&self, path: &Path) -> Result<()> {
+        let numbers = |(name, bytes): (&String, &Vec<u8>)| {
+            (name.clone(), Dtype::F32, vec![bytes.len() / size_of::<f32>()])
+        };
         let write = |file: &mut dyn Write| -> std::io::Result<()> {
-            let views = self.tensors.iter().map(|(name, bytes)| {
-                let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
-                view.map(|view| (name, view))
-            });
-            let views = views.collect::<Result<Vec<_>, _>>().map_err(std::io::Error::other)?;
-            let header = serde_json::to_string(&self.header)?;
-            let header = Some([(HEADER.to_owned(), header)].into());
-            file.write_all(&safetensors::serialize(views, header).map_err(std::io::Error::other)?)
+            let strings = [(HEADER.to_owned(), serde_json::to_string(&self.header)?)].into();
+            let header = header(strings, self.tensors.iter().map(numbers));
+            file.write_all(&header.map_err(std::io::Error::other)?)?;
+            self.tensors.values().try_for_each(|bytes| file.write_all(bytes))
         };
         write_atomically(path, |file| write(file)).context(|| "saving the state of the run")
     }

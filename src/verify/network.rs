@@ -242,9 +242,7 @@ pub fn start(gpu: &Gpu) -> Result<ResNet> {
         (entry.name, HostTensor::f32(entry.shape, values))
     });
     tensors.extend(head.iter().map(|(name, tensor)| (name.as_str(), tensor)));
-    let net = ResNet::new(gpu, checkpoint.arch, CLASSES, 0)?;
-    net.load(gpu, &tensors)?;
-    Ok(net)
+    ResNet::with_tensors(gpu, checkpoint.arch, CLASSES, 0, &tensors)
 }
 
 /// Logits in evaluation mode, image by image.

@@ -6,7 +6,7 @@ use super::geometry::Geometry;
 use super::sharing::BUSY;
 use super::tiling::{Cooperative, Numbers, Tiling};
 use super::winograd::Winograd;
-use crate::gpu::{AdapterClass, Gpu, MatrixUnits};
+use crate::gpu::{AdapterClass, Gpu};
 use crate::tensor::Dtype;
 
 /// How a pass is computed.
@@ -413,6 +413,7 @@ pub fn backward_weight(gpu: &Gpu, geometry: &Geometry, quads: usize) -> Tiling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gpu::MatrixUnits;
 
     #[test]
     fn large_products_get_large_tiles_and_small_ones_many() {
