@@ -177,12 +177,17 @@ impl Parameters {
         Self { list: list.into(), groups: groups.into(), values, gradients: None, shadow }
     }
 
-    /// Gives every parameter of a name that is `wanted` its random [`initial`] value. `features` is the
-    /// classifier's number of inputs.
+    /// Gives every parameter its random [`initial`] value. `features` is the classifier's number of
+    /// inputs.
     ///
     /// # Errors
     /// What the device reported.
-    pub fn initialise(
+    pub fn initialise(&self, gpu: &Gpu, features: usize, seed: u64) -> Result<()> {
+        self.initialise_some(gpu, features, seed, |_| true)
+    }
+
+    /// [`Parameters::initialise`] for those of a name that is `wanted`.
+    pub(super) fn initialise_some(
         &self,
         gpu: &Gpu,
         features: usize,

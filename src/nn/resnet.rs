@@ -156,7 +156,7 @@ impl ResNet {
     ) -> Result<Self> {
         let net = Self::blank(gpu, arch, classes)?;
         let missing = |name: &str| !tensors.contains_key(name);
-        net.parameters.initialise(gpu, arch.features(), seed, missing)?;
+        net.parameters.initialise_some(gpu, arch.features(), seed, missing)?;
         net.load(gpu, tensors)?;
         Ok(net)
     }
