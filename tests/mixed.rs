@@ -53,6 +53,7 @@ impl<'a> Training<'a> {
         let mut network = Network::blank(gpu, &serde_json::from_value(reading).unwrap()).unwrap();
         network.net.parameters_mut().require_gradients(gpu);
         let parameters = network.net.parameters();
+        parameters.initialise(gpu, network.net.arch().features(), 0).unwrap();
         let optimizer = Optimizer::new(gpu, parameters, settings, Stage::Stem, |_| 1.0).unwrap();
         Self { gpu, network, optimizer, bn: BnPolicy::Train }
     }

@@ -408,6 +408,13 @@ mod tests {
         let rows = device.chunks_exact(5).map(|row| [row, &[f32::NAN; 3]].concat());
         assert_eq!(to_torch_layout(&shape, &rows.collect::<Vec<_>>().concat()), data);
         assert_eq!(to_device_layout(&[3], &[1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]);
+        assert_eq!(to_torch_layout(&[3], &[1.0, 2.0, 3.0, f32::NAN]), [1.0, 2.0, 3.0]);
+        // More channels than a block has, and no multiple of it.
+        let shape = [36, 20, 3, 3];
+        let data: Vec<f32> = (0..36 * 20 * 9).map(|i| i as f32).collect();
+        let device = to_device_layout(&shape, &data);
+        assert_eq!(device[((4 + 1) * 20 + 19) * 36 + 35], data[((35 * 20) + 19) * 9 + 5]);
+        assert_eq!(to_torch_layout(&shape, &device), data);
     }
 
     #[test]

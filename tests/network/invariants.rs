@@ -10,7 +10,7 @@ use wgrad::gpu::{Download, Gpu, GpuOptions};
 use wgrad::nn::{Arch, BnPolicy, Mode, ResNet, Stage};
 use wgrad::optim::{Algorithm, Optimizer, Settings};
 use wgrad::train::{self, Network, Stepper};
-use wgrad::verify::network::{Batch, gradients};
+use wgrad::verify::network::{Batch, evaluate, gradients};
 
 use super::formulas::{CLASSES, made_up};
 use super::{common, name, package};
@@ -41,6 +41,24 @@ fn network(gpu: &Gpu, arch: &str) -> ResNet {
     net.load(gpu, &tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()).unwrap();
     net.parameters_mut().require_gradients(gpu);
     net
+}
+
+#[test]
+fn tensors_that_are_given_take_the_place_of_random_ones() {
+    const SEED: u64 = 7;
+    let arch = Arch::from_name("resnet18-w8").unwrap();
+    for gpu in common::every_gpu(GpuOptions { mixed: true, ..Default::default() }) {
+        let mut given = network(&gpu, "resnet18-w8").tensors(&gpu).unwrap();
+        given.retain(|name, _| !name.starts_with("fc.") && name != "layer2.0.conv1.weight");
+        let given = given.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let loaded = ResNet::new(&gpu, arch, CLASSES, SEED).unwrap();
+        loaded.load(&gpu, &given).unwrap();
+        let made = ResNet::with_tensors(&gpu, arch, CLASSES, SEED, &given).unwrap();
+        assert!(made.tensors(&gpu).unwrap() == loaded.tensors(&gpu).unwrap(), "{}", name(&gpu));
+        let batch = Batch::new(&gpu, 0, 2, SIZE).unwrap();
+        let logits = |net| evaluate(&gpu, net, &batch).unwrap();
+        assert_eq!(logits(&made), logits(&loaded), "{}", name(&gpu));
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         // Sums in parts by the input, of which pixels with fewer taps leave some empty.
         (Shape::new(3, 8, 8, 32), [3, 3], 72, [2, 2], [1, 1]),
         (Shape::new(2, 17, 15, 3), [7, 7], 8, [2, 2], [3, 3]),
-        (Shape::new(2, 13, 14, 3), [7, 7], 16, [2, 2], [3, 3]),
+        (Shape::new(3, 17, 14, 3), [7, 7], 16, [2, 2], [3, 3]),
         (Shape::new(3, 6, 8, 4), [4, 5], 8, [1, 2], [0, 2]),
         (Shape::new(2, 7, 6, 20), [1, 1], 36, [2, 2], [0, 0]),
         (Shape::new(5, 1, 1, 13), [1, 1], 10, [1, 1], [0, 0]),
