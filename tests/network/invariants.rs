@@ -342,6 +342,7 @@ fn a_loss_that_is_no_number_in_any_part_changes_nothing() {
         network.net.parameters_mut().require_gradients(&gpu);
         let settings = Settings { clip_grad_norm: None, l2_sp: 0.0, ..SGD };
         let parameters = network.net.parameters();
+        parameters.initialise(&gpu, network.net.arch().features(), 0).unwrap();
         let mut optimizer =
             Optimizer::new(&gpu, parameters, settings, Stage::Stem, |_| 1.0).unwrap();
         let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
