@@ -205,11 +205,6 @@ impl Tensor {
         &self.memory
     }
 
-    /// The same numbers under other sizes that take as many bytes.
-    pub fn reshape(&self, shape: Shape) -> Self {
-        Self::view_as(self.memory.clone(), shape, self.dtype)
-    }
-
     /// A copy of the numbers, in memory of their own.
     pub fn duplicate(&self, gpu: &Gpu) -> Self {
         let copy = Self::empty_as(gpu, self.shape, self.dtype);

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Problem, Sizes};
 use crate::ops::case::{Expected, HALF_EPSILON};
 use crate::ops::{Operands, Trial};
-use crate::provenance;
+use crate::provenance::{self, Provenance};
 use crate::tensor::{Dtype, Tensor};
 
 /// Seconds that measuring one kernel at one problem should take.
@@ -103,29 +103,39 @@ pub fn digest(gpu: &Gpu) -> Option<String> {
 /// # Errors
 /// What the device reported.
 pub fn tune(gpu: &Gpu, problems: &[Problem], mut tell: impl FnMut(&Tuned)) -> Result<()> {
-    let mut kept = read(gpu);
     for problem in problems.iter().filter(|problem| problem.kernels.len() > 1) {
         let tuned = measure(gpu, problem)?;
         tell(&tuned);
         let Some(best) = tuned.best() else { continue };
         gpu.prefer_kernel(problem.pass, problem.sizes, best);
-        kept.choices.retain(|old| old.pass != problem.pass || old.sizes != problem.sizes);
-        let (pass, kernel) = (problem.pass.to_owned(), best.to_owned());
-        kept.choices.push(Choice { pass, sizes: problem.sizes, kernel });
+        keep(gpu, problem, best);
     }
     gpu.trim();
-    kept.adapter = identity(gpu);
+    Ok(())
+}
+
+/// Adds a choice to those on disk, where other processes may have put theirs since.
+fn keep(gpu: &Gpu, problem: &Problem, kernel: &str) {
+    let Choices { mut choices, .. } = read(gpu);
+    choices.retain(|old| old.pass != problem.pass || old.sizes != problem.sizes);
+    let (pass, kernel) = (problem.pass.to_owned(), kernel.to_owned());
+    choices.push(Choice { pass, sizes: problem.sizes, kernel });
+    let kept = Choices { adapter: identity(gpu), choices };
     if let Ok(text) = serde_json::to_vec_pretty(&kept) {
         cache::store(&file_name(gpu), &text);
     }
-    Ok(())
 }
 
 fn measure(gpu: &Gpu, problem: &Problem) -> Result<Tuned> {
     let judge = Judge::new(gpu, problem)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for &name in &problem.kernels {
-        match judge.objection(name)? {
+        let objection = judge.objection(name).or_else(|error| match gpu.finish() {
+            // A kernel that the device refuses is not the fastest.
+            Ok(()) => Ok(Some(error.to_string())),
+            Err(error) => Err(error),
+        });
+        match objection? {
             Some(objection) => wrong.push((name, Err(objection))),
             None => right.push((name, judge.time(name, 1)?)),
         }
@@ -167,6 +177,28 @@ pub fn check_matrix_units(gpu: &Gpu, dtype: Dtype) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// [`check_matrix_units`], unless this build has found them right on this adapter before, with the same driver:
+/// that is kept in the user's cache folder.
+///
+/// # Errors
+/// What the device reported.
+pub fn check_matrix_units_once(gpu: &Gpu, dtype: Dtype) -> Result<Option<String>> {
+    if gpu.matrix_units(dtype.is_half()).is_none() {
+        return Ok(None);
+    }
+    let Provenance { version, commit, .. } = Provenance::default();
+    let checked = format!("{}, {dtype}, wgrad {version} {commit}", identity(gpu));
+    let name = format!("units-{}", digits(&Sha256::digest(&checked)));
+    if cache::load(&name).is_some_and(|kept| kept == checked.as_bytes()) {
+        return Ok(None);
+    }
+    let wrong = check_matrix_units(gpu, dtype)?;
+    if wrong.is_none() {
+        cache::store(&name, checked.as_bytes());
+    }
+    Ok(wrong)
 }
 
 /// What the kernels of a problem are compared with: the plainest of them.

@@ -243,3 +243,18 @@ fn they_are_compared_with_plain_kernels_first() {
         assert_eq!(gpu.matrix_units(true), None);
     }
 }
+
+/// So are those that a first layer alone has: pixels that are read in pairs, here each in the other's place.
+#[test]
+fn pairs_of_pixels_are_compared_too() {
+    for gpu in gpus(16, 32, true) {
+        let mut shaders = cooperative_shaders();
+        let shader = shaders.find(|shader| shader.name.starts_with("conv2d_forward")).unwrap();
+        let Shader { name, source } = emulated(shader);
+        let wrong = source.replace("of_window(a_${j}, s)", "of_window(a_${j}.zwxy, s)");
+        assert_ne!(source, wrong);
+        gpu.replace_shader(Box::leak(Box::new(Shader { name, source: wrong.leak() })));
+        let wrong = check_matrix_units(&gpu, Dtype::F16).unwrap().expect("it is noticed");
+        assert!(wrong.contains("conv2d_forward cooperative"), "{wrong}");
+    }
+}

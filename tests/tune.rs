@@ -69,19 +69,21 @@ fn only_tiles_that_fit_into_workgroup_memory_are_offered() {
 }
 
 #[test]
-fn a_wrong_kernel_cannot_win() {
+fn a_kernel_that_is_wrong_or_refused_cannot_win() {
     without_cache();
     let gpu = common::every_gpu(GpuOptions::default()).swap_remove(0);
     let shaders = OPS.iter().flat_map(|op| op.shaders);
     let mut shaders = shaders.filter(|shader| shader.name == "conv2d_winograd_output");
     let right = shaders.next().unwrap();
-    let source = right.source.replace("t_${r}_1 - t_${r}_2", "t_${r}_1 + t_${r}_2");
-    assert_ne!(source, right.source);
-    gpu.replace_shader(Box::leak(Box::new(Shader { name: right.name, source: source.leak() })));
-    for tuned in tuned(&gpu) {
-        assert!(!tuned.best().unwrap().starts_with("winograd"), "{tuned}");
-        for (name, outcome) in &tuned.kernels {
-            assert_eq!(outcome.is_err(), name.starts_with("winograd"), "{name}: {tuned}");
+    for wrong in ["t_${r}_1 + t_${r}_2", "no kernel at all"] {
+        let source = right.source.replace("t_${r}_1 - t_${r}_2", wrong);
+        assert_ne!(source, right.source);
+        gpu.replace_shader(Box::leak(Box::new(Shader { name: right.name, source: source.leak() })));
+        for tuned in tuned(&gpu) {
+            assert!(!tuned.best().unwrap().starts_with("winograd"), "{tuned}");
+            for (name, outcome) in &tuned.kernels {
+                assert_eq!(outcome.is_err(), name.starts_with("winograd"), "{name}: {tuned}");
+            }
         }
     }
 }

@@ -28,8 +28,9 @@ pub struct Evaluate {
     #[arg(long, value_name = "DIR|ARCHIVE|demo", default_value = "demo")]
     data: DataSource,
 
-    /// Which images of the folder: train, val, test, all [default: val, else test, else all; of the
-    /// folder that the network was trained on, if it has no val/, val is what was held out of it]
+    /// Which images of the folder: train, val, test, all [default: val, else test, else all of a
+    /// folder without splits; of the folder that the network was trained on, if it has no val/, val is
+    /// what was held out of it]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
 

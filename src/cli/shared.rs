@@ -147,7 +147,7 @@ fn check_matrix_units(gpu: &Gpu, console: &Console) -> Result<()> {
         return Ok(());
     }
     let dtype = if gpu.mixed() { Dtype::F16 } else { Dtype::F32 };
-    if let Some(wrong) = crate::tune::check_matrix_units(gpu, dtype)? {
+    if let Some(wrong) = crate::tune::check_matrix_units_once(gpu, dtype)? {
         console.warning(format_args!("the adapter's matrix units are not used: {wrong}"));
     }
     Ok(())

@@ -24,6 +24,8 @@ struct List {
     keeps: Keep,
     room: Arc<Room>,
     kept: Box<[Mutex<Option<Kept>>]>,
+    /// Whether there was no room for something.
+    crowded: AtomicBool,
 }
 
 /// What stays in memory of an image that was shown, where there is room.
@@ -47,26 +49,17 @@ enum Kept {
 #[derive(Debug)]
 pub struct Room {
     left: AtomicU64,
-    /// Whether something did not fit.
-    full: AtomicBool,
 }
 
 impl Room {
     /// Room for so many bytes of pixels.
     pub fn new(bytes: u64) -> Self {
-        Self { left: bytes.into(), full: false.into() }
-    }
-
-    /// Whether something did not fit.
-    fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        Self { left: bytes.into() }
     }
 
     fn take(&self, bytes: usize) -> bool {
         let less = |left: u64| left.checked_sub(bytes as u64);
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok();
-        self.full.fetch_or(!taken, Ordering::Relaxed);
-        taken
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 }
 
@@ -82,7 +75,8 @@ impl Items {
         let items: Arc<[Item]> = items.into();
         let slots = if keeps == Keep::Nothing { 0 } else { items.len() };
         let kept = (0..slots).map(|_| Mutex::new(None)).collect();
-        Self(Arc::new(List { items, shrunk, keeps, room: room.clone(), kept }))
+        let (room, crowded) = (room.clone(), false.into());
+        Self(Arc::new(List { items, shrunk, keeps, room, kept, crowded }))
     }
 
     /// The same images, none in memory yet, with the labels that `labels` has for theirs.
@@ -95,7 +89,7 @@ impl Items {
 
     /// Whether there was no room for some images that were to stay in memory.
     pub fn is_crowded(&self) -> bool {
-        self.0.keeps != Keep::Nothing && self.0.room.is_full() && self.kept() < self.len()
+        self.0.crowded.load(Ordering::Relaxed)
     }
 
     /// How many images have pixels in memory.
@@ -150,8 +144,11 @@ impl Items {
 
     fn keep(&self, at: usize, bytes: usize, kept: impl FnOnce() -> Kept) {
         let mut slot = self.0.kept[at].lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() && self.0.room.take(bytes) {
-            *slot = Some(kept());
+        if slot.is_none() {
+            match self.0.room.take(bytes) {
+                true => *slot = Some(kept()),
+                false => self.0.crowded.store(true, Ordering::Relaxed),
+            }
         }
     }
 }
@@ -214,15 +211,22 @@ mod tests {
         }
         assert!(photos.is_crowded() && !plain.is_crowded());
         let small = Arc::new(Room::new(2 * 32 * 32 * 3));
-        let prepared = Items::keeping(copies, None, Keep::Prepared, &small);
+        let prepared = Items::keeping(copies.clone(), None, Keep::Prepared, &small);
         for at in 0..2 {
             assert_eq!(show(&prepared, at, &fixed), show(&plain, at, &fixed));
         }
         assert!(!prepared.is_crowded());
         show(&prepared, 2, &fixed).unwrap();
         assert!(prepared.is_crowded());
-        // Others may have taken all the room there is.
-        assert!(!Items::keeping(Vec::new(), None, Keep::Prepared, &small).is_crowded());
+        // Each list tells of its own images, not of others, nor of what cannot be read.
+        let missing = Item::file(folder.path().join("missing"), 0);
+        let shared = Arc::new(Room::new(32 * 32 * 3));
+        let list = |items: &[Item]| Items::keeping(items, None, Keep::Prepared, &shared);
+        let [fits, does_not] = [list(&[copies[0].clone(), missing]), list(&copies[1..2])];
+        show(&fits, 0, &fixed).unwrap();
+        show(&fits, 1, &fixed).unwrap_err();
+        show(&does_not, 0, &fixed).unwrap();
+        assert!(does_not.is_crowded() && !fits.is_crowded());
         let kept = photos.kept();
         assert!((3..=5).contains(&kept), "{kept} of images as large as three of them");
 

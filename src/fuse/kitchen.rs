@@ -10,9 +10,9 @@ use super::ingredient::{Ingredient, ONE_SIZE, common_image_size};
 use super::journal::{Entry, Journal, Statistics, short_name};
 use super::judge::{Images, Judge, Measured, Recalibration};
 use super::lineage;
-use crate::checkpoint::{Checkpoint, Dtype, Meta};
+use crate::checkpoint::{Checkpoint, Dtype, Meta, copy_atomically};
 use crate::data::ScanOptions;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::gpu::Gpu;
 use crate::train::config::DataSource;
 use crate::train::run_dir::write_json;
@@ -281,9 +281,7 @@ impl<'a> Kitchen<'a> {
         self.write(fused.clone(), candidate, method)?;
         // `predict` and `evaluate` look for the best weights of the newest run.
         let best = self.folder.best();
-        std::fs::hard_link(&fused, &best)
-            .or_else(|_| std::fs::copy(&fused, &best).map(|_| ()))
-            .map_err(Error::io(&best))?;
+        std::fs::hard_link(&fused, &best).or_else(|_| copy_atomically(&fused, &best))?;
         self.console.event(&json!({
             "event": "end",
             "name": name,

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 use std::sync::{MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -410,8 +411,12 @@ impl Gpu {
         let mut vain = 0;
         let polled = loop {
             let began = Instant::now();
-            let polled = self.0.device.poll(wait.clone());
+            // wgpu panics where the device is lost meanwhile, once it has said so to the faults.
+            let poll = || self.0.device.poll(wait.clone());
+            let polled = panic::catch_unwind(AssertUnwindSafe(poll));
             self.0.faults.check()?;
+            let polled =
+                polled.map_err(|_| Error::Gpu("waiting for the device failed".to_owned()))?;
             // GL waits for two seconds at most, and not at all where its context is lost.
             vain = if began.elapsed() < Duration::from_secs(1) { vain + 1 } else { 0 };
             if !matches!(polled, Err(wgpu::PollError::Timeout)) || vain == VAIN {
@@ -449,6 +454,9 @@ impl Gpu {
     pub fn timings(&self) -> Result<Vec<Timing>> {
         self.finish()?;
         let mut profiler = self.0.profiler.borrow_mut();
-        Ok(profiler.as_mut().map_or_else(Vec::new, |profiler| profiler.take(&self.0.device)))
+        match profiler.as_mut() {
+            Some(profiler) => profiler.take(|| self.wait_for(None)),
+            None => Ok(Vec::new()),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::{Error, Result};
 
-/// The first thing that went wrong on the device since it was last asked.
+/// The first thing that went wrong on the device since it was last asked; its loss for good.
 ///
 /// The native backends report errors while the call that causes them runs, so a handler for
 /// errors outside any scope sees everything, and one check after each submission suffices.
@@ -37,13 +37,20 @@ impl Faults {
     }
 
     fn set(&self, fault: Fault) {
-        if let Ok(mut first) = self.0.lock() {
-            first.get_or_insert(fault);
+        let Ok(mut first) = self.0.lock() else { return };
+        // A loss counts more than what came before it.
+        if first.is_none() || matches!(fault, Fault::Lost(_)) {
+            *first = Some(fault);
         }
     }
 
     pub fn check(&self) -> Result<()> {
-        let fault = self.0.lock().ok().and_then(|mut first| first.take());
+        let Ok(mut first) = self.0.lock() else { return Ok(()) };
+        let fault = match &*first {
+            // Nothing else will tell those who ask next.
+            Some(Fault::Lost(text)) => Some(Fault::Lost(text.clone())),
+            _ => first.take(),
+        };
         Err(match fault {
             None => return Ok(()),
             Some(Fault::OutOfMemory) => Error::OutOfMemory("(device memory)".into()),
@@ -55,5 +62,27 @@ impl Faults {
                 Error::Gpu(format!("the device refused a command; this is a bug in wgrad: {text}"))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once_and_a_loss_to_all_who_ask() {
+        let faults = Faults::default();
+        faults.set(Fault::OutOfMemory);
+        faults.set(Fault::Other("later".into()));
+        assert!(matches!(faults.check(), Err(Error::OutOfMemory(_))));
+        assert!(faults.check().is_ok());
+        faults.set(Fault::Other("first".into()));
+        faults.set(Fault::Lost("reset".into()));
+        faults.set(Fault::OutOfMemory);
+        for _ in 0..2 {
+            assert!(
+                faults.check().unwrap_err().to_string().contains("the device was lost (reset)")
+            );
+        }
     }
 }

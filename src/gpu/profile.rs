@@ -1,6 +1,7 @@
 //! Times of single dispatches, measured on the adapter.
 
 use super::shader::Kernel;
+use crate::Result;
 
 /// Dispatches one submission can time; the rest of a longer one goes untimed.
 const CAPACITY: u32 = 2048;
@@ -75,21 +76,24 @@ impl Profiler {
         }
     }
 
-    /// Waits for the submission and reads the times of its dispatches.
-    pub fn take(&mut self, device: &wgpu::Device) -> Vec<Timing> {
+    /// Waits for the submission by `wait` and reads the times of its dispatches.
+    ///
+    /// # Errors
+    /// Those of `wait`.
+    pub fn take(&mut self, wait: impl FnOnce() -> Result<()>) -> Result<Vec<Timing>> {
         let kernels = std::mem::take(&mut self.kernels);
         if kernels.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         self.staging.map_async(wgpu::MapMode::Read, .., |_| ());
-        let _ = device.poll(wgpu::PollType::wait_indefinitely());
-        let Ok(view) = self.staging.get_mapped_range(..) else { return Vec::new() };
+        wait()?;
+        let Ok(view) = self.staging.get_mapped_range(..) else { return Ok(Vec::new()) };
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&view[..kernels.len() * 16]);
         drop(view);
         self.staging.unmap();
         let seconds =
             |from: u64, to: u64| to.saturating_sub(from) as f64 * f64::from(self.period_ns) * 1e-9;
-        kernels
+        let timings = kernels
             .into_iter()
             .zip(ticks.chunks_exact(2))
             .map(|(kernel, pair)| Timing {
@@ -97,6 +101,7 @@ impl Profiler {
                 seconds: seconds(pair[0], pair[1]),
                 start: seconds(ticks[0], pair[0]),
             })
-            .collect()
+            .collect();
+        Ok(timings)
     }
 }

@@ -15,11 +15,7 @@ impl Run<'_> {
     /// # Errors
     /// Those of reading and judging them.
     pub(super) fn conclude(self, images: &Images) -> Result<()> {
-        if let Some(profile) = &self.profile
-            && let Err(error) = profile.finish(self.console)
-        {
-            self.console.warning(format_args!("no profile was written: {error}"));
-        }
+        self.finish_profile();
         self.gpu.trim();
         let judged = self.judge_best(images);
         let metrics = judged.inspect_err(|error| self.illustrate_stop(images, error))?;
@@ -39,6 +35,15 @@ impl Run<'_> {
         let folder = self.folder.path().display();
         self.console.line(format_args!("{memory}everything is in {folder}"));
         Ok(())
+    }
+
+    /// Tells and writes where the time of the steps went, if that was asked for.
+    pub(super) fn finish_profile(&self) {
+        if let Some(profile) = &self.profile
+            && let Err(error) = profile.finish(self.console)
+        {
+            self.console.warning(format_args!("no profile was written: {error}"));
+        }
     }
 
     /// What the best weights do on the validation images; none without such.

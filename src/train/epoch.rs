@@ -49,6 +49,10 @@ impl Run<'_> {
                 continue;
             }
             let learning_rate = leg.learning_rate(self.progress.phase_step);
+            if self.profile.is_some() {
+                // What ran since the step before is none of its work.
+                self.gpu.timings()?;
+            }
             let downloads = leg.stepper.step(&mut leg.optimizer, learning_rate, &batch)?;
             if let Some(profile) = &mut self.profile {
                 profile.add_step(self.gpu)?;

@@ -62,11 +62,14 @@ impl Profile {
         Ok(())
     }
 
-    /// Prints the table and writes the trace.
+    /// Prints the table and writes the trace; nothing before a step was done.
     ///
     /// # Errors
     /// [`crate::Error::Io`] if the trace cannot be written.
     pub fn finish(&self, console: &Console) -> Result<()> {
+        if self.steps == 0 {
+            return Ok(());
+        }
         if self.kernels.is_empty() {
             console.warning("this adapter cannot time its dispatches, so there is no profile");
             return Ok(());

@@ -150,7 +150,10 @@ pub fn run(
             run.state = Some(state);
         }
         let trained = run.phases(&phases, &network, &images);
-        trained.inspect_err(|error| run.illustrate_stop(&images, error))?;
+        trained.inspect_err(|error| {
+            run.finish_profile();
+            run.illustrate_stop(&images, error);
+        })?;
     }
     drop(network);
     run.conclude(&images)

@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::network::Network;
 use super::source::Batch;
 use super::teachers::Teachers;
-use crate::Tape;
 use crate::error::{Error, Result};
 use crate::gpu::{Again, Download, Gpu, Place, Plan, Slice};
 use crate::nn::{Mode, Stage};
@@ -17,6 +16,7 @@ use crate::ops::{
 };
 use crate::optim::{Ema, Optimizer};
 use crate::tensor::{Shape, Tensor};
+use crate::{Tape, Var};
 
 /// Steps the host may be ahead of the device.
 const IN_FLIGHT: usize = 2;
@@ -310,20 +310,14 @@ impl<'a> Stepper<'a> {
         mode: Mode,
         seed: Tensor,
     ) -> Result<Vec<Tensor>> {
-        let (gpu, network) = (self.gpu, self.network);
+        let gpu = self.gpu;
         let tape = Tape::new(gpu);
         let Part { targets, mut goals, inputs, images: count } = part;
-        let logits = match inputs {
-            PartInputs::Pixels(pixels) => {
-                if let (Some(teachers), None) = (self.teachers, &goals) {
-                    goals = Some(teachers.targets(gpu, &pixels, count, self.image_size)?);
-                }
-                let input = network.input_of_size(&tape, &pixels, count, self.image_size)?;
-                drop(pixels);
-                network.net.forward(&tape, &input, mode)?
-            }
-            PartInputs::Features(features) => network.after(&tape, self.first, features, mode)?,
-        };
+        if let (Some(teachers), None, PartInputs::Pixels(pixels)) = (self.teachers, &goals, &inputs)
+        {
+            goals = Some(teachers.targets(gpu, pixels, count, self.image_size)?);
+        }
+        let logits = self.logits(&tape, inputs, count, mode)?;
         let lessons = self.teachers.map(Teachers::lessons);
         // A loss's weight divides what its sum over images is divided by.
         let images = images as f64;
@@ -350,28 +344,39 @@ impl<'a> Stepper<'a> {
     /// # Errors
     /// What the device reported.
     pub fn first_non_finite(&self, batch: &Batch) -> Result<Option<String>> {
-        let count = batch.labels.len();
-        let (gpu, network) = (self.gpu, self.network);
-        let parameters = network.net.parameters();
+        let gpu = self.gpu;
+        let parameters = self.network.net.parameters();
         let values = parameters.download(gpu, parameters.values())?;
         for (parameter, values) in parameters.list().iter().zip(values) {
             if values.iter().any(|value| !value.is_finite()) {
                 return Ok(Some(format!("the parameter {}", parameter.name)));
             }
         }
-        let tape = Tape::watching(gpu);
-        match batch.inputs() {
-            Inputs::Pixels(pixels) => {
-                let pixels = network.upload(gpu, pixels)?;
-                let images = network.input_of_size(&tape, &pixels, count, self.image_size)?;
-                network.net.forward(&tape, &images, self.mode)?;
+        let targets = batch.targets(None);
+        let mut start = 0;
+        for images in parts(targets.len(), self.micro_batch) {
+            let part = self.load(batch, start, &targets[start..start + images])?;
+            let tape = Tape::watching(gpu);
+            self.logits(&tape, part.inputs, images, self.mode)?;
+            if let Some(found) = tape.first_non_finite() {
+                return Ok(Some(found));
             }
-            Inputs::Features(features) => {
-                let features = network.features(gpu, self.first, features, count)?;
-                network.after(&tape, self.first, features, self.mode)?;
-            }
+            start += images;
         }
-        Ok(tape.first_non_finite())
+        Ok(None)
+    }
+
+    /// What the network makes of a part of a batch.
+    fn logits(&self, tape: &Tape, inputs: PartInputs, images: usize, mode: Mode) -> Result<Var> {
+        let network = self.network;
+        match inputs {
+            PartInputs::Pixels(pixels) => {
+                let input = network.input_of_size(tape, &pixels, images, self.image_size)?;
+                drop(pixels);
+                network.net.forward(tape, &input, mode)
+            }
+            PartInputs::Features(features) => network.after(tape, self.first, features, mode),
+        }
     }
 }
 

@@ -106,6 +106,13 @@ fn a_profile_is_a_table_and_a_trace() {
     assert_eq!(of_step(0), of_step(1), "every step is the same");
     assert!(of_step(0).iter().any(|name| name.starts_with("conv2d")), "{:?}", of_step(0));
     assert!(events.iter().all(|event| event["dur"].as_f64().unwrap() >= 0.0));
+
+    // Nothing of what the frozen layers make of all images, nor of an evaluation between epochs.
+    let options = "--freeze backbone --epochs 2 --profile frozen.json";
+    wgrad.finetune("frozen", options).answer();
+    let trace = std::fs::read_to_string(wgrad.path("frozen.json")).unwrap();
+    assert!(trace.contains("cross_entropy_backward"), "{trace}");
+    assert!(!trace.contains("max_pool2d") && !trace.contains("batch_norm"), "{trace}");
 }
 
 #[test]

@@ -331,6 +331,44 @@ fn a_batch_of_256_at_224_px_is_done_in_parts_where_a_binding_holds_128_mib() {
 }
 
 #[test]
+fn what_broke_is_found_in_batches_that_go_through_in_parts() {
+    for gpu in common::every_gpu(GpuOptions::default()) {
+        let net = network(&gpu, ARCHS[0]);
+        let checkpoint = Checkpoint {
+            arch: net.arch(),
+            tensors: net.tensors(&gpu).unwrap(),
+            meta: Meta::default(),
+            dtype: checkpoint::Dtype::F32,
+            missing: Vec::new(),
+            unexpected: Vec::new(),
+        };
+        let network = Network::from_checkpoint(&gpu, &checkpoint, Some(SIZE as u32)).unwrap();
+        let parameters = network.net.parameters();
+        // Finite, but the sums over what it makes of an image are not.
+        let index = parameters.list().iter().position(|it| it.name == "layer2.0.conv1.weight");
+        let index = index.unwrap();
+        let huge = vec![1e38; parameters.list()[index].torch_shape.iter().product()];
+        parameters.set(&gpu, index, &huge).unwrap();
+        let mode = Mode::train_from(Stage::Stem, BnPolicy::Train);
+        let batch = train::Batch {
+            pixels: (0..8 * SIZE * SIZE * 3).map(|i| (i * i % 251) as u8).collect(),
+            features: Vec::new(),
+            targets: Vec::new(),
+            labels: vec![1; 8],
+            share: None,
+            noise_key: [0; 2],
+            failed: Vec::new(),
+        };
+        for limit in [8, 3] {
+            let mut stepper = Stepper::new(&gpu, &network, mode, 0.1, None);
+            stepper.limit(limit);
+            let found = stepper.first_non_finite(&batch).unwrap().unwrap();
+            assert!(found.contains("layer2.0"), "{}: parts of {limit}: {found}", name(&gpu));
+        }
+    }
+}
+
+#[test]
 fn a_loss_that_is_no_number_in_any_part_changes_nothing() {
     for gpu in common::every_gpu(GpuOptions::default()) {
         let classes: Vec<_> = (0..CLASSES).map(|class| class.to_string()).collect();

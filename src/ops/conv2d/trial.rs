@@ -35,19 +35,24 @@ impl Trial {
         Ok(Self { gpu: gpu.clone(), pass: problem.pass, geometry })
     }
 
-    /// Small problems of each pass, no size of which fits a tile: of windows with a stride, and of such as
-    /// leave images the size they are.
+    /// Small problems of each pass, no size of which fits a tile: of windows with a stride, of such as leave images
+    /// the size they are, with many outputs and with few, and of a first layer.
     ///
     /// # Errors
     /// What the device reported.
     pub fn samples(gpu: &Gpu, dtype: Dtype) -> Result<Vec<Problem>> {
-        let sizes = |channels_in, channels_out, stride| {
-            let conv = Conv2d { stride: [stride, 1], padding: [1, 1] };
-            let weight = Shape::new(3, 3, channels_in, channels_out);
-            let geometry = Geometry::new(Shape::new(3, 11, 9, channels_in), weight, conv)?;
+        let sizes = |width, [channels_in, channels_out]: [usize; 2], window, stride| {
+            let conv = Conv2d { stride, padding: [window / 2; 2] };
+            let weight = Shape::new(window, window, channels_in.next_multiple_of(4), channels_out);
+            let geometry = Geometry::new(Shape::new(3, 11, width, channels_in), weight, conv)?;
             Ok::<_, Error>(Geometry { dtype, ..geometry }.sizes())
         };
-        let all = [sizes(40, 72, 2)?, sizes(96, 96, 1)?];
+        let all = [
+            sizes(9, [40, 72], 3, [2, 1])?,
+            sizes(9, [96, 96], 3, [1, 1])?,
+            sizes(9, [64, 64], 3, [1, 1])?,
+            sizes(10, [3, 24], 7, [2, 2])?,
+        ];
         let all = all.into_iter().flat_map(|sizes| PASSES.iter().map(move |&pass| (pass, sizes)));
         let sample = |(pass, sizes): (&'static str, Sizes)| {
             let trial = Self::new(gpu, &Problem { pass, sizes, kernels: Vec::new() })?;
