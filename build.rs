@@ -1,10 +1,14 @@
 //! Records the commit a build is made from, for `args.json` and benchmark files.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/refs");
+    // What is not there would count as changed every time: sources need not be a clone.
+    let of_git = [".git/HEAD", ".git/refs"].into_iter().filter(|path| Path::new(path).exists());
+    for path in of_git.chain(["build.rs"]) {
+        println!("cargo::rerun-if-changed={path}");
+    }
     let git = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
     let commit = git
         .ok()

@@ -116,6 +116,14 @@ fn refuse_other_formats(bytes: &[u8]) -> std::result::Result<(), String> {
     if bytes.starts_with(b"<") && !header_follows {
         return Err("is a web page, not a safetensors file; download the file itself".into());
     }
+    // Its first fields: the version of the format and, often, who wrote it.
+    if matches!(bytes, [0x08, 1..=31, 0x12 | 0x1a | 0x3a | 0x42, ..]) && !header_follows {
+        return Err(
+            "is an ONNX file, which `wgrad export` writes and other programs read; give the \
+                    safetensors file that it came from"
+                .into(),
+        );
+    }
     if bytes.starts_with(b"version https://git-lfs") {
         return Err(
             "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`".into()

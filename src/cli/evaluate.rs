@@ -191,8 +191,8 @@ impl Evaluate {
         let training = trainings.first();
         let same = training.is_some_and(|training| training.is_of(&root));
         let scan = |split: Option<&str>| {
-            // Of other images nothing was held out; who knows better says so.
-            let training = training.filter(|_| same || split.is_some());
+            // Of other images nothing was held out; who knows better says so, where the network does not.
+            let training = training.filter(|it| same || (it.images.is_none() && split.is_some()));
             let held_out = training.map(|training| training.options);
             let by_name = Labelled::scan(&root, network.classes(), split, held_out);
             let by_id = || Labelled::scan(&root, network.class_ids(), split, held_out);
@@ -208,13 +208,18 @@ impl Evaluate {
             _ => "",
         };
         console.note(format_args!("{} images in {}{all}", labelled.items.len(), labelled.name));
-        if let (Some(training), None, false) = (training, &self.split, same)
-            && labelled.root == root
-        {
-            console.note(format_args!(
-                "if these are the images of {}, --split val takes those that training held out",
-                training.data
-            ));
+        if let Some(training) = training.filter(|_| !same) {
+            match &training.images {
+                Some(_) if training.is_at(&root) => console.warning(
+                    "these are not just the images that training held some out of (have any come, gone or been \
+                     renamed?): which of them the network has not seen cannot be told",
+                ),
+                None if self.split.is_none() && labelled.root == root => console.note(format_args!(
+                    "if these are the images of {}, --split val takes those that training held out",
+                    training.data
+                )),
+                _ => {}
+            }
         }
         if labelled.held_out && trainings.len() > 1 {
             console.warning(

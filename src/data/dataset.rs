@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use rand::seq::SliceRandom;
+use sha2::{Digest, Sha256};
 
 use super::archive::Archives;
 use super::decode::no_panic;
@@ -63,6 +64,8 @@ pub struct Dataset {
     pub left_out: Vec<PathBuf>,
     /// How `val` was held out of the training images; none where the folder has a validation split.
     pub held_out: Option<ScanOptions>,
+    /// Of which images it was, as [`Dataset::undivided`] has it.
+    pub held_out_of: Option<String>,
     /// Other files in the class folders.
     pub others: Others,
     /// The archives that the images are in.
@@ -107,6 +110,7 @@ impl Dataset {
 
         let held_out = val.is_none().then_some(*options);
         let (mut lists, skipped) = readable(root, [train, val.unwrap_or_default(), test])?;
+        let held_out_of = held_out.map(|_| digest(&splits.train, &lists[0]));
         if held_out.is_some() {
             let train = std::mem::take(&mut lists[0]);
             [lists[0], lists[1]] = hold_out(train, classes.len(), options).into();
@@ -130,9 +134,24 @@ impl Dataset {
             skipped,
             left_out,
             held_out,
+            held_out_of,
             others,
             archives,
         })
+    }
+
+    /// What tells the images of a folder without a validation split from any others: the SHA-256 of their
+    /// paths in the folder that has the classes, in hexadecimal. None where there is such a split.
+    ///
+    /// # Errors
+    /// As [`Dataset::scan`].
+    pub fn undivided(root: &Path) -> Result<Option<String>> {
+        let tree = Tree::open(root)?;
+        let Splits { train, val: None, .. } = Splits::find(&tree)? else { return Ok(None) };
+        let classes = tree.class_names(&train)?;
+        let items = tree.labelled_images(&train, &classes, &mut Others::default())?;
+        let ([items], _) = readable(root, [items])?;
+        Ok(Some(digest(&train, &items)))
     }
 
     /// Moves a share of every class from `val` to `test`: at least one image, unless it is the class's
@@ -429,6 +448,19 @@ fn held_out_images(
         return Err(no_class_folders(tree, folder)?);
     }
     Err(Error::data(folder, "the class folders hold no images"))
+}
+
+/// The SHA-256 of the paths of images below `folder`.
+fn digest(folder: &Path, items: &[Item]) -> String {
+    let mut hash = Sha256::new();
+    for item in items {
+        for name in item.path.strip_prefix(folder).unwrap_or(&item.path) {
+            hash.update(name.as_encoded_bytes());
+            hash.update(b"/");
+        }
+        hash.update([0]);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Moves a share of every class from `train` into a second list; both keep the order.

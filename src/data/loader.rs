@@ -211,8 +211,14 @@ impl Loader {
     fn check_failed(&self) -> Result<()> {
         let failed: Vec<_> =
             self.failed.iter().flatten().map(|(_, skipped)| skipped.clone()).collect();
-        let folder = failed.first().and_then(|first| first.path.parent());
-        check_share(folder.unwrap_or(Path::new("")), &failed, self.items.len())
+        let mut folder = failed.first().map_or(Path::new(""), |first| &first.path);
+        // The closest that holds all.
+        for item in self.items.iter() {
+            while !item.path.starts_with(folder) {
+                folder = folder.parent().unwrap_or(Path::new(""));
+            }
+        }
+        check_share(folder, &failed, self.items.len())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ const SMALLEST: usize = 2;
 
 /// The images that fusions are recalibrated, chosen and reported on.
 pub struct Images {
+    /// The folder.
+    pub root: PathBuf,
     /// The names of the classes, in the order of the labels.
     pub classes: Vec<String>,
     /// Training images, to recalibrate on.
@@ -38,6 +41,8 @@ pub struct Images {
     pub test: Items,
     /// How `val` was held out of the training images; none where the folder has a validation split.
     pub held_out: Option<ScanOptions>,
+    /// Of which images.
+    pub held_out_of: Option<String>,
     unreadable: RefCell<Unreadable>,
 }
 
@@ -83,11 +88,13 @@ impl Images {
         let room = Arc::new(Room::new(CACHE));
         let kept = |items: Vec<Item>| Items::keeping(items, None, Keep::Prepared, &room);
         Ok(Self {
+            root,
             classes: dataset.classes,
             train: kept(dataset.train),
             val: kept(dataset.val),
             test: kept(dataset.test),
             held_out: dataset.held_out,
+            held_out_of: dataset.held_out_of,
             unreadable: unreadable.into(),
         })
     }

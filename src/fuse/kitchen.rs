@@ -16,7 +16,7 @@ use crate::error::{Context, Result};
 use crate::gpu::Gpu;
 use crate::train::config::DataSource;
 use crate::train::run_dir::write_json;
-use crate::train::{Console, Interrupt, RunDir};
+use crate::train::{Console, HeldOut, Interrupt, RunDir};
 
 /// Accuracy lost on the way from two networks to their average that tells of a barrier between them.
 const BARRIER: f64 = 0.1;
@@ -251,6 +251,7 @@ impl<'a> Kitchen<'a> {
         if let Some(ScanOptions { val_fraction, seed }) = self.images.held_out {
             provenance["val_fraction"] = val_fraction.into();
             provenance["seed"] = seed.into();
+            provenance["images_sha256"] = self.images.held_out_of.clone().into();
         }
         if let Some(head) = self.head {
             provenance["classifier_of"] = self.ingredients[head].path.to_string_lossy().into();
@@ -335,6 +336,15 @@ pub fn warn_of_seeds(
     let Some(ScanOptions { val_fraction, seed }) = images.held_out else { return };
     for ingredient in ingredients {
         let Some(provenance) = &ingredient.checkpoint.meta.provenance else { continue };
+        let own = HeldOut::of(Some(provenance)).filter(|own| own.images.is_some());
+        if own.is_some_and(|own| own.images != images.held_out_of && own.is_at(&images.root)) {
+            console.warning(format_args!(
+                "images of {data} have come, gone or been renamed since {} was trained: it has seen some that \
+                 it is judged on; put val/ beside train/",
+                ingredient.name()
+            ));
+            continue;
+        }
         let own_seed = provenance["seed"].as_u64().filter(|&own| own != seed);
         let own_fraction = provenance["val_fraction"].as_f64().filter(|&own| own < val_fraction);
         let (own, here) = match (own_seed, own_fraction) {

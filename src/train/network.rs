@@ -131,7 +131,7 @@ impl Network {
             net,
             classes: classes.to_vec(),
             class_ids: Vec::new(),
-            held_out: None,
+            held_out: HeldOut::of(checkpoint.meta.provenance.as_ref()),
             image_size: config
                 .image_size
                 .or(checkpoint.meta.image_size)

@@ -62,6 +62,11 @@ pub fn run(
         }
     };
     tell_network(console, &config, &network);
+    if let (Some(trained), Some(now)) = (&network.held_out, dataset.held_out)
+        && let Some(doubt) = trained.doubt(now, dataset.held_out_of.as_deref(), &dataset.root)
+    {
+        console.warning(format_args!("{}: {doubt}", config.weights));
+    }
     let teachers =
         config.lessons.as_ref().map(|it| Teachers::load(gpu, it, &network)).transpose()?;
     if let Some(teachers) = &teachers {
@@ -125,6 +130,7 @@ pub fn run(
         waiting_epochs: 0,
         teachers: teachers.as_ref(),
         held_out: dataset.held_out,
+        held_out_of: dataset.held_out_of.clone(),
         targets: None,
         cached: None,
         before: progress.seconds,
@@ -242,6 +248,8 @@ pub(super) struct Run<'a> {
     pub teachers: Option<&'a Teachers>,
     /// How the validation images were held out of the training images, if they were.
     pub held_out: Option<ScanOptions>,
+    /// Of which images.
+    pub held_out_of: Option<String>,
     /// What they make of the training images, once that was needed.
     pub targets: Option<Rc<Targets>>,
     /// What the frozen layers make of the images, if the latest phase had that computed once.
@@ -455,6 +463,16 @@ impl Run<'_> {
                 ending == Ending::Complete && config.best_by.is_better(val, &best.val)
             }
         };
+        if let (Some(best), Some(val), Ending::StepLimit) = (&self.progress.best, &val, ending)
+            && config.best_by.is_better(val, &best.val)
+        {
+            console.line(format_args!(
+                "epoch {number} was better than epoch {}, but --max-steps cut it short, and only \
+                 whole epochs become the best: its weights are in {}",
+                best.epoch,
+                self.folder.last().display()
+            ));
+        }
         if better {
             let saved = if self.ema.is_some() { self.folder.ema() } else { self.folder.last() };
             copy_atomically(&saved, &self.folder.best()).context(|| "saving the weights")?;

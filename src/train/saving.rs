@@ -11,7 +11,7 @@ use super::leg::Leg;
 use super::network::Network;
 use super::run::Run;
 use super::state::{Named, State};
-use crate::data::ScanOptions;
+use crate::data::{Dataset, ScanOptions};
 use crate::error::Result;
 
 impl Run<'_> {
@@ -74,6 +74,7 @@ impl Run<'_> {
         });
         if let Some(ScanOptions { val_fraction, .. }) = self.held_out {
             provenance["val_fraction"] = val_fraction.into();
+            provenance["images_sha256"] = self.held_out_of.clone().into();
         }
         if let Some(teachers) = self.teachers {
             let lessons = teachers.lessons();
@@ -96,22 +97,56 @@ pub struct HeldOut {
     pub data: String,
     /// How.
     pub options: ScanOptions,
+    /// Of which images, as [`Dataset::undivided`] has it; older networks do not tell.
+    pub images: Option<String>,
 }
 
 impl HeldOut {
     /// What a weights' file says of the training it comes from; none if it does not, or there were no such
     /// images.
-    pub(super) fn of(provenance: Option<&Value>) -> Option<Self> {
+    pub fn of(provenance: Option<&Value>) -> Option<Self> {
         let provenance = provenance?;
         let val_fraction = provenance["val_fraction"].as_f64()?;
         let seed = provenance["seed"].as_u64()?;
         let data = provenance["data"].as_str().unwrap_or_default().to_owned();
         let is_share = val_fraction > 0.0 && val_fraction < 1.0;
-        is_share.then_some(Self { data, options: ScanOptions { val_fraction, seed } })
+        let images = provenance["images_sha256"].as_str().map(str::to_owned);
+        is_share.then_some(Self { data, options: ScanOptions { val_fraction, seed }, images })
     }
 
-    /// Whether it was of the images at `root`, as far as paths tell.
+    /// Whether it was of the images at `root`: by what they are called there, else by where they lie.
     pub fn is_of(&self, root: &Path) -> bool {
+        match &self.images {
+            Some(images) => {
+                Dataset::undivided(root).is_ok_and(|here| here.as_ref() == Some(images))
+            }
+            None => self.is_at(root),
+        }
+    }
+
+    /// Why the network may have seen some of what `now` holds out of these `images` at `root`; none if, as far
+    /// as is known, it has not.
+    pub fn doubt(&self, now: ScanOptions, images: Option<&str>, root: &Path) -> Option<String> {
+        let ScanOptions { val_fraction, seed } = self.options;
+        let reason = match &self.images {
+            Some(own) if Some(own.as_str()) != images => {
+                let changed = "images have come, gone or been renamed since it was trained";
+                self.is_at(root).then(|| changed.to_owned())?
+            }
+            None if !self.is_at(root) => return None,
+            _ if seed != now.seed => {
+                format!("it was trained with --seed {seed}, which held out others of these images")
+            }
+            _ if val_fraction < now.val_fraction => {
+                format!("it was trained with --val-fraction {val_fraction}, which held out fewer")
+            }
+            _ => return None,
+        };
+        Some(format!("{reason}: it has seen some that are held out now; put val/ beside train/"))
+    }
+
+    /// Whether that is where the images were.
+    pub fn is_at(&self, root: &Path) -> bool {
         let Ok(data) = self.data.parse::<DataSource>();
         let own = data.root().ok().and_then(|own| own.canonicalize().ok());
         own.is_some() && own == root.canonicalize().ok()

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::kitchen::write_images;
-use crate::program::Wgrad;
+use crate::program::{Ran, Wgrad};
 
 /// What `wgrad evaluate --json` says.
 fn evaluate(wgrad: &Wgrad, weights: &str, options: &[&str]) -> Value {
@@ -50,11 +50,21 @@ fn evaluate_takes_what_training_held_out() {
     fs::rename(wgrad.path("flat"), wgrad.path("inner/train")).unwrap();
     let inner = ["--data", "inner", "--split", "val"];
     assert_eq!(evaluate(a, &inner)["loss"], held_out["loss"]);
-    // A folder without splits that is not the one of the training is evaluated whole.
-    let other = wgrad.run(&["evaluate", "--json", "--data", "inner/train", "--weights", a]);
+    // And wherever else they lie.
+    for data in ["inner", "inner/train"] {
+        assert_eq!(evaluate(a, &["--data", data])["loss"], held_out["loss"], "{data}");
+    }
+    // Older networks do not tell which images they were: a folder without splits that is not where theirs lay is
+    // evaluated whole.
+    let older = wgrad.alter(a, "older.safetensors", |a| {
+        let provenance = a.meta.provenance.as_mut().unwrap().as_object_mut().unwrap();
+        provenance.remove("images_sha256").expect("it is told");
+    });
+    let other = wgrad.run(&["evaluate", "--json", "--data", "inner/train", "--weights", &older]);
     other.answer();
     assert_eq!(other.objects()[0]["images"], 20);
     assert!(other.stderr.contains("the images of flat, --split val"), "{}", other.stderr);
+    assert_eq!(evaluate(&older, &inner)["loss"], held_out["loss"]);
     assert_eq!(evaluate(a, &["--data", "data"])["images"], 12);
     assert_eq!(evaluate("base/weights/best.safetensors", &["--data", "data/val"])["images"], 12);
 
@@ -63,6 +73,60 @@ fn evaluate_takes_what_training_held_out() {
     wgrad.run(&[&fuse[..], &["--output-dir", "out"]].concat()).answer();
     let fused = evaluate("out/weights/fused.safetensors", &["--data", "inner"]);
     assert_eq!(fused["loss"], held_out["loss"]);
+}
+
+/// Which images are held out follows from all of them, so that one more changes it.
+#[test]
+fn folders_that_have_changed_since_a_training_are_warned_of() {
+    let wgrad = Wgrad::with_base();
+    write_images(&wgrad.path("flat"), 10);
+    let options = "--freeze-epochs 0 --epochs 1 --image-size 32 --data flat --weights";
+    let finetune = |weights: &str, more: &[&str]| {
+        let options: Vec<_> = options.split_whitespace().collect();
+        let ran = wgrad.run(&[&["finetune"], &options[..], &[weights], more].concat());
+        ran.answer();
+        ran.stderr
+    };
+    let base = "base/weights/best.safetensors";
+    let told = finetune(base, &["--output-dir", "a"]);
+    assert!(!told.contains("has seen"), "{told}");
+    let a = "a/weights/best.safetensors";
+    let alike = finetune(a, &["--output-dir", "alike"]);
+    assert!(!alike.contains("has seen"), "{alike}");
+    let seed = finetune(a, &["--seed", "1", "--output-dir", "seed"]);
+    assert!(seed.contains("trained with --seed 0, which held out others"), "{seed}");
+    let more = finetune(a, &["--val-fraction", "0.4", "--output-dir", "more"]);
+    assert!(more.contains("trained with --val-fraction 0.2, which held out fewer"), "{more}");
+
+    let evaluate = || {
+        let ran = wgrad.run(&["evaluate", "--json", "--data", "flat", "--weights", a]);
+        ran.answer();
+        (ran.objects()[0]["images"].as_u64().unwrap(), ran.stderr)
+    };
+    let (images, told) = evaluate();
+    assert!(images == 4 && !told.contains("cannot be told"), "{images}: {told}");
+    // Under the same name, but in another folder, lie others.
+    fs::create_dir(wgrad.path("elsewhere")).unwrap();
+    write_images(&wgrad.path("elsewhere/flat"), 7);
+    let weights = wgrad.path(a);
+    let arguments =
+        ["evaluate", "--json", "--data", "flat", "--weights", weights.to_str().unwrap()];
+    let mut command = wgrad.command(&arguments);
+    let other = Ran::from(command.current_dir(wgrad.path("elsewhere")).output().unwrap());
+    other.answer();
+    assert_eq!(other.objects()[0]["images"], 14);
+
+    let class = fs::read_dir(wgrad.path("flat")).unwrap().next().unwrap().unwrap().path();
+    let image = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
+    fs::copy(&image, class.join("0new.png")).unwrap();
+    let (images, told) = evaluate();
+    assert!(images == 21 && told.contains("cannot be told"), "{images}: {told}");
+    let told = finetune(a, &["--output-dir", "changed"]);
+    assert!(told.contains("images have come, gone or been renamed since it was trained"), "{told}");
+    let fuse = ["fuse", "soup", a, "--data", "flat", "--image-size", "32", "--output-dir", "out"];
+    let fused = wgrad.run(&fuse);
+    fused.answer();
+    assert!(fused.stderr.contains("images of flat have come, gone"), "{}", fused.stderr);
 }
 
 #[test]
