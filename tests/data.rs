@@ -101,15 +101,52 @@ fn hidden_files_are_ignored_and_others_counted() {
 
 #[test]
 fn splits_go_by_their_usual_names() {
-    for val in ["val", "valid", "validation"] {
-        let folder = images(&["train/a/1.png", "train/b/1.png", "test/b/1.png"]);
+    for [train, val, test] in [
+        ["train", "val", "test"],
+        ["train", "valid", "test"],
+        ["train", "validation", "test"],
+        ["Train", "Val", "Test"],
+        ["TRAIN", "VALID", "testing"],
+        ["Training", "Validation", "Testing"],
+    ] {
+        let names =
+            [format!("{train}/a/1.png"), format!("{train}/b/1.png"), format!("{test}/b/1.png")];
+        let folder = images(&names.each_ref().map(String::as_str));
         image(&folder.path().join(val).join("b/2.png"));
+        let classes = ["a", "b"].map(str::to_owned);
+        for (split, images) in [(Some("train"), 2), (Some("val"), 1), (Some("test"), 1), (None, 1)]
+        {
+            let labelled = Labelled::scan(folder.path(), &classes, split, None).unwrap();
+            assert_eq!(labelled.items.len(), images, "{split:?} of {train}, {val}, {test}");
+        }
         let dataset = scan(folder.path()).unwrap();
         assert_eq!(labels(&dataset.train), [0, 1]);
         assert_eq!(paths(&dataset.val), [folder.path().join(val).join("b/2.png")]);
         assert_eq!(labels(&dataset.val), [1], "a class missing from {val} is fine");
         assert_eq!(labels(&dataset.test), [1]);
     }
+}
+
+#[test]
+fn what_was_trained_in_a_folder_is_none_of_its_images() {
+    let folder = images(&[
+        "a/1.png",
+        "b/1.png",
+        "runs/finetune/results.png",
+        "runs/finetune/state/1.png",
+        "runs/other/weights/1.png",
+        "own/results.png",
+        "own/state/1.png",
+    ]);
+    assert_eq!(scan(folder.path()).unwrap().classes, ["a", "b", "own", "runs"]);
+    for run in ["runs/finetune", "own"] {
+        fs::write(folder.path().join(run).join("args.json"), "{}").unwrap();
+    }
+    let dataset = scan(folder.path()).unwrap();
+    assert_eq!(dataset.classes, ["a", "b"]);
+    assert!(dataset.left_out.is_empty());
+    let (files, _) = image_files(folder.path()).unwrap();
+    assert_eq!(files.len(), 2, "{files:?}");
 }
 
 #[test]

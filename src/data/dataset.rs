@@ -18,8 +18,9 @@ use crate::error::{Error, Result};
 const TOLERATED: usize = 20;
 /// How many unreadable images an error lists.
 const LISTED: usize = 20;
-/// The names under which the validation split goes.
-const VAL_NAMES: [&str; 3] = ["val", "valid", "validation"];
+/// The names under which the splits go, in whatever case.
+const SPLITS: [&[&str]; 3] =
+    [&["train", "training"], &["val", "valid", "validation"], &["test", "testing"]];
 
 /// An image file that is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,8 +74,9 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads a folder of class folders, or one with `train/` and optionally `val/` (also `valid/`,
-    /// `validation/`) and `test/`, each a folder of class folders. Without `val/`, a share of every
+    /// Reads a folder of class folders, or one with `train/` (also `training/`) and optionally `val/` (also
+    /// `valid/`, `validation/`) and `test/` (also `testing/`), in whatever case, each a folder of class folders.
+    /// What was trained there before, runs and their folder, is passed over. Without `val/`, a share of every
     /// class is held out: at least one image, unless it is the class's only one. A `test/` without
     /// class folders is not labelled and is left alone.
     ///
@@ -246,22 +248,26 @@ impl Labelled {
         {
             match split {
                 None if test.is_none() => return Self::part(tree, train, classes, &options, true),
-                Some(name) if VAL_NAMES.contains(&name) => {
+                Some(name) if aliases(name) == aliases("val") => {
                     return Self::part(tree, train, classes, &options, true);
                 }
-                Some("train") => return Self::part(tree, train, classes, &options, false),
+                Some(name) if aliases(name) == aliases("train") => {
+                    return Self::part(tree, train, classes, &options, false);
+                }
                 _ => {}
             }
         }
         let root = &tree.root;
         let split_of = |name| split_folder(&tree, name);
+        let has_train = split_of("train").map(|train| has_folders(&tree, &train)).transpose()?;
+        let has_train = has_train.unwrap_or(false);
         let folder = match split {
             Some("all") => return Self::all(&tree, classes),
             Some(name) => split_of(name)
                 .ok_or_else(|| Error::data(root.join(name), "no such split; name another"))?,
             None => match split_of("val").or_else(|| split_of("test")) {
                 Some(folder) => folder,
-                None if has_folders(&tree, &root.join("train"))? => {
+                None if has_train => {
                     let what = "has train/ but neither val/ nor test/; give the folder to evaluate on, \
                                 or --split all";
                     return Err(Error::data(root, what));
@@ -334,7 +340,7 @@ struct Splits {
 impl Splits {
     fn find(tree: &Tree) -> Result<Self> {
         let root = &tree.root;
-        let train = root.join("train");
+        let train = split_folder(tree, "train").unwrap_or_else(|| root.join("train"));
         let val = split_folder(tree, "val");
         let test = split_folder(tree, "test");
         // A class may be called "train": then its folder holds images, and has no val/ beside it.
@@ -359,14 +365,22 @@ impl Splits {
 
 /// Whether a folder of that name holds a split.
 pub(super) fn is_split(name: &str) -> bool {
-    VAL_NAMES.contains(&name) || ["train", "test"].contains(&name)
+    aliases(name).is_some()
+}
+
+/// The names of the split that goes under this one, too.
+fn aliases(name: &str) -> Option<&'static [&'static str]> {
+    SPLITS.into_iter().find(|names| names.iter().any(|alias| name.eq_ignore_ascii_case(alias)))
 }
 
 /// The folder of the split called `name`, where there is one.
 fn split_folder(tree: &Tree, name: &str) -> Option<PathBuf> {
-    let aliases = if VAL_NAMES.contains(&name) { &VAL_NAMES[..] } else { &[name] };
-    let mut folders = aliases.iter().map(|alias| tree.root.join(alias));
-    folders.find(|folder| tree.is_folder(folder))
+    let exact = Some(tree.root.join(name)).filter(|folder| tree.is_folder(folder));
+    exact.or_else(|| {
+        let folders = tree.list(&tree.root).ok()?.folders;
+        let is = |folder: &&PathBuf, alias: &str| file_name(folder).eq_ignore_ascii_case(alias);
+        aliases(name)?.iter().find_map(|alias| folders.iter().find(|it| is(it, alias))).cloned()
+    })
 }
 
 /// Whether two lists have the same names, in whatever order.

@@ -61,7 +61,8 @@ pub(super) struct Listing {
     pub files: Vec<PathBuf>,
 }
 
-/// Lists `folder`, leaving out dot-files (and so `.ipynb_checkpoints`) and macOS's archive leftovers.
+/// Lists `folder`, leaving out dot-files (and so `.ipynb_checkpoints`), macOS's archive leftovers, and what was
+/// trained here before.
 pub(super) fn list(folder: &Path) -> Result<Listing> {
     let mut listing = Listing::default();
     let entries = folder.read_dir().map_err(Error::io(folder)).context(|| "listing the images")?;
@@ -76,11 +77,24 @@ pub(super) fn list(folder: &Path) -> Result<Listing> {
             Ok(kind) if !kind.is_symlink() => kind.is_dir(),
             _ => path.is_dir(),
         };
+        if is_folder && holds_runs(&path) {
+            continue;
+        }
         if is_folder { &mut listing.folders } else { &mut listing.files }.push(path);
     }
     listing.folders.sort_unstable();
     listing.files.sort_unstable();
     Ok(listing)
+}
+
+/// Whether a folder is a run's, or the one that runs lie in unless they are told otherwise.
+fn holds_runs(folder: &Path) -> bool {
+    let is_run = |folder: &Path| {
+        let holds = |name| folder.join(name).is_dir();
+        folder.join("args.json").is_file() && (holds("state") || holds("weights"))
+    };
+    let entries = || folder.read_dir().into_iter().flatten().flatten();
+    is_run(folder) || (folder.ends_with("runs") && entries().any(|entry| is_run(&entry.path())))
 }
 
 /// Whether the file's name says that it is an image.
