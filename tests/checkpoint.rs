@@ -469,6 +469,7 @@ fn hostile_and_broken_files_are_refused() {
             "git lfs pull",
         ),
         ("an ensemble", br#"{ "average": "logits", "members": [] }"#.to_vec(), "fuse distill"),
+        ("an ONNX file", b"\x08\x08\x12\x05wgrad\x1a\x050.1.0:\xff\xff\x10".to_vec(), "ONNX file"),
         ("a web page", b"<!DOCTYPE html><title>404</title>".to_vec(), "web page"),
     ] {
         let message = refusal(&bytes);

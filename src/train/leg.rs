@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::config::{Balance, Config};
+use super::config::{Balance, CacheFeatures, Config};
 use super::console::Console;
 use super::features::Features;
 use super::network::Network;
@@ -14,7 +14,7 @@ use super::run::{Images, Run};
 use super::source::Source;
 use super::step::{Stepper, smallest_part};
 use super::teachers::Targets;
-use crate::data::Items;
+use crate::data::{Augment, Items};
 use crate::error::{Error, Result};
 use crate::gpu::Plan;
 use crate::nn::{BnPolicy, Mode, Stage};
@@ -293,6 +293,29 @@ pub(super) fn warn_of_few_images(
         "{part}{what} has {images} images, of each of which batch norm sees one value a channel in the last \
          layers: such a step can throw the network far off; {advice}"
     ));
+}
+
+/// Warns of options that vary images where the classifier alone is trained, which sees each as it is.
+pub(super) fn warn_of_idle_options(config: &Config, phases: &[Phase], console: &Console) {
+    let sees_features = |phase: &Phase| phase.train_from == Stage::Head;
+    if config.cache_features == CacheFeatures::Never || !phases.iter().all(sees_features) {
+        return;
+    }
+    let given = [
+        ("--augment strong", config.augment == Augment::Strong),
+        ("--auto-augment", config.auto_augment.is_some()),
+        ("--mixup-alpha", config.mixup_alpha > 0.0),
+        ("--cutmix-alpha", config.cutmix_alpha > 0.0),
+        ("--stochastic-depth", config.stochastic_depth > 0.0),
+    ];
+    let idle: Vec<_> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    if !idle.is_empty() {
+        console.warning(format_args!(
+            "of no effect: {}; only the classifier is trained, on what the frozen layers make of each image as \
+             it is",
+            idle.join(", ")
+        ));
+    }
 }
 
 /// Images of whole batches and of the last, smaller one; 0 where there is none.

@@ -10,7 +10,7 @@ use super::config::Config;
 use super::console::Console;
 use super::identity::Fingerprint;
 use super::interrupt::Interrupt;
-use super::leg::{Cached, Leg, check_steps, warn_of_few_images};
+use super::leg::{Cached, Leg, check_steps, warn_of_few_images, warn_of_idle_options};
 use super::metrics::{Epoch, Metrics, Validation};
 use super::network::Network;
 use super::opening::{Args, Unreadable, scan, tell_network, tell_teachers, tell_weights};
@@ -78,6 +78,7 @@ pub fn run(
     let (images, phases) = (dataset.train.len(), Phase::all(&config));
     check_steps(&config, &phases, images, network.image_size)?;
     warn_of_few_images(&config, &phases, images, network.image_size, console);
+    warn_of_idle_options(&config, &phases, console);
     let folder = match begun {
         Some(folder) => {
             if config.lr_auto {

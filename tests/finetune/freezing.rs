@@ -128,3 +128,52 @@ fn l2_sp_pulls_back_to_the_start() {
     let close = [0, 1, 2, 3].map(|at| pulled[at] < 0.5 * free[at]);
     assert_eq!(close, [true, true, false, false], "{pulled:?}, free {free:?}");
 }
+
+#[test]
+fn options_that_vary_images_are_warned_of_where_none_is_varied() {
+    let wgrad = with_start();
+    let start = "--weights start/weights/last.safetensors --epochs 1";
+    let warned = |name: &str, options: &str| {
+        let ran = wgrad.finetune(name, &format!("{start} {options}"));
+        ran.answer();
+        let of = |line: &&str| line.contains("of no effect: ");
+        ran.stderr.lines().find(of).map(str::to_owned)
+    };
+    let varied = "--augment strong --auto-augment ra --mixup-alpha 0.2 --cutmix-alpha 1 --stochastic-depth 0.5";
+    let told = warned("frozen", &format!("--freeze backbone {varied}")).unwrap();
+    for option in [
+        "--augment strong",
+        "--auto-augment",
+        "--mixup-alpha",
+        "--cutmix-alpha",
+        "--stochastic-depth",
+    ] {
+        assert!(told.contains(option), "{option}: {told}");
+    }
+    assert_eq!(warned("plain", "--freeze backbone --augment light"), None);
+    assert_eq!(warned("trained", &format!("--freeze layer1 {varied}")), None);
+}
+
+/// An epoch that was cut short is not the best, however good, and that is said.
+#[test]
+fn an_epoch_cut_short_that_was_better_is_told_of() {
+    let wgrad = Wgrad::with_images();
+    let mut told_of = 0;
+    for seed in 0..8 {
+        let name = format!("cut{seed}");
+        let options = format!("--seed {seed} --epochs 9 --best-by loss --max-steps 5 --json");
+        let ran = wgrad.finetune(&name, &options);
+        ran.answer();
+        let events = ran.objects();
+        let loss = |number: usize| {
+            let mut epochs = events.iter().filter(|event| event["event"] == "epoch");
+            epochs.nth(number).unwrap()["epoch"]["val"]["loss"].as_f64().unwrap()
+        };
+        let better = loss(1) < loss(0);
+        let told =
+            ran.stderr.contains("epoch 2 was better than epoch 1, but --max-steps cut it short");
+        assert_eq!(told, better, "{}", ran.stderr);
+        told_of += usize::from(told);
+    }
+    assert!(told_of > 0, "of eight, none was better");
+}

@@ -155,7 +155,7 @@ pub struct LengthOptions {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub accumulate: usize,
 
-    /// Stop after this many steps [default: none]
+    /// Stop after this many steps; an epoch that this cuts short never becomes the best [default: none]
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
 
