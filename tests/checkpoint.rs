@@ -483,6 +483,9 @@ fn folders_and_absent_files_are_errors() {
     let folder = Folder::new();
     let error = Checkpoint::read(folder.0.path()).unwrap_err();
     assert!(error.to_string().contains("is a folder"), "{error}");
+    std::fs::write(folder.path("args.json"), "{}").unwrap();
+    let error = Checkpoint::read(folder.0.path()).unwrap_err();
+    assert!(error.to_string().contains("is a run without weights"), "{error}");
     let error = Checkpoint::read(folder.path("absent.safetensors")).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("absent.safetensors")));
 }

@@ -79,6 +79,9 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let refuse = |what: String| Err(Error::checkpoint(path, what));
     let file = File::open(path).map_err(io)?;
     let about = file.metadata().map_err(io)?;
+    if about.is_dir() && path.join("args.json").is_file() {
+        return refuse("is a run without weights: none of its epochs has ended".into());
+    }
     if about.is_dir() {
         return refuse("is a folder; name the .safetensors file in it".into());
     }

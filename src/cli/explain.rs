@@ -139,8 +139,9 @@ impl Explain {
         let shown = for_people(image);
         let activations = Activations::new(gpu, network, pixels, 1, layer)?;
         let mut top = Vec::new();
-        for index in top_k(&logits, self.top.get()) {
-            let map = activations.heat(&[index])?.swap_remove(0);
+        let classes = top_k(&logits, self.top.get());
+        let maps = activations.heat_of_all(&classes)?;
+        for (index, map) in classes.into_iter().zip(maps) {
             let heat = map.normalised();
             let picture = self.free_name(path, top.len() + 1, &network.classes[index]);
             write_png(&picture, &heated_part(&shown, seen, &heat, map.width))?;

@@ -194,7 +194,7 @@ struct ImageOptions {
     no_recalibrate: bool,
 
     /// Decides which images are held out, as the networks' own training did
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
 
     /// Threads that load images; 0 for one a core

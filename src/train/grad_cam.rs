@@ -98,6 +98,22 @@ impl<'a> Activations<'a> {
         gradient.map_or_else(|| Ok(vec![0.0; self.values.len()]), |found| found.download(self.gpu))
     }
 
+    /// The heat of each of several classes of the one image there is.
+    ///
+    /// # Errors
+    /// Those of [`Activations::gradients`].
+    pub fn heat_of_all(&self, classes: &[usize]) -> Result<Vec<HeatMap>> {
+        const AT_A_TIME: usize = 16;
+        let mut maps = Vec::with_capacity(classes.len());
+        for classes in classes.chunks(AT_A_TIME) {
+            let shape = Shape { n: classes.len(), ..self.output.shape() };
+            let values = self.values.repeat(classes.len());
+            let output = Tensor::from_host_as(self.gpu, shape, &values, self.output.dtype())?;
+            maps.extend(Self { output, values, ..*self }.heat(classes)?);
+        }
+        Ok(maps)
+    }
+
     /// The heat of a class of each image.
     ///
     /// # Errors

@@ -168,7 +168,7 @@ pub struct LengthOptions {
     pub best_by: BestBy,
 
     /// Decides everything random
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
 }
 
