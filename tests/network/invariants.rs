@@ -43,6 +43,20 @@ fn network(gpu: &Gpu, arch: &str) -> ResNet {
     net
 }
 
+/// [`network`] for images of a size.
+fn whole(gpu: &Gpu, arch: &str, size: u32) -> Network {
+    let net = network(gpu, arch);
+    let checkpoint = Checkpoint {
+        arch: net.arch(),
+        tensors: net.tensors(gpu).unwrap(),
+        meta: Meta::default(),
+        dtype: checkpoint::Dtype::F32,
+        missing: Vec::new(),
+        unexpected: Vec::new(),
+    };
+    Network::from_checkpoint(gpu, &checkpoint, Some(size)).unwrap()
+}
+
 #[test]
 fn tensors_that_are_given_take_the_place_of_random_ones() {
     const SEED: u64 = 7;
@@ -66,16 +80,7 @@ fn as_many_images_are_evaluated_at_a_time_as_can_be_bound() {
     for gpu in common::every_gpu(GpuOptions::default()) {
         // Where the image's side is odd, what layer1 makes of it is larger than what the stem does.
         for (arch, size) in [("resnet50-w16", 97), ("resnet50-w16", 64), ("resnet18-w4", 33)] {
-            let net = network(&gpu, arch);
-            let checkpoint = Checkpoint {
-                arch: net.arch(),
-                tensors: net.tensors(&gpu).unwrap(),
-                meta: Meta::default(),
-                dtype: checkpoint::Dtype::F32,
-                missing: Vec::new(),
-                unexpected: Vec::new(),
-            };
-            let network = Network::from_checkpoint(&gpu, &checkpoint, Some(size)).unwrap();
+            let network = whole(&gpu, arch, size);
             let largest = |images: usize| {
                 let plan = gpu.plan(|| {
                     let tape = Tape::no_grad(&gpu);
@@ -333,16 +338,7 @@ fn a_batch_of_256_at_224_px_is_done_in_parts_where_a_binding_holds_128_mib() {
 #[test]
 fn what_broke_is_found_in_batches_that_go_through_in_parts() {
     for gpu in common::every_gpu(GpuOptions::default()) {
-        let net = network(&gpu, ARCHS[0]);
-        let checkpoint = Checkpoint {
-            arch: net.arch(),
-            tensors: net.tensors(&gpu).unwrap(),
-            meta: Meta::default(),
-            dtype: checkpoint::Dtype::F32,
-            missing: Vec::new(),
-            unexpected: Vec::new(),
-        };
-        let network = Network::from_checkpoint(&gpu, &checkpoint, Some(SIZE as u32)).unwrap();
+        let network = whole(&gpu, ARCHS[0], SIZE as u32);
         let parameters = network.net.parameters();
         // Finite, but the sums over what it makes of an image are not.
         let index = parameters.list().iter().position(|it| it.name == "layer2.0.conv1.weight");
