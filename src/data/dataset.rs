@@ -112,7 +112,7 @@ impl Dataset {
 
         let held_out = val.is_none().then_some(*options);
         let (mut lists, skipped) = readable(root, [train, val.unwrap_or_default(), test])?;
-        let held_out_of = held_out.map(|_| digest(&splits.train, &lists[0]));
+        let held_out_of = held_out.map(|_| digest(&splits.train, &lists[0])).transpose()?;
         if held_out.is_some() {
             let train = std::mem::take(&mut lists[0]);
             [lists[0], lists[1]] = hold_out(train, classes.len(), options).into();
@@ -143,7 +143,7 @@ impl Dataset {
     }
 
     /// What tells the images of a folder without a validation split from any others: the SHA-256 of their
-    /// paths in the folder that has the classes, in hexadecimal. None where there is such a split.
+    /// paths in the folder that has the classes, and of their sizes, in hexadecimal. None where there is such a split.
     ///
     /// # Errors
     /// As [`Dataset::scan`].
@@ -153,7 +153,7 @@ impl Dataset {
         let classes = tree.class_names(&train)?;
         let items = tree.labelled_images(&train, &classes, &mut Others::default())?;
         let ([items], _) = readable(root, [items])?;
-        Ok(Some(digest(&train, &items)))
+        digest(&train, &items).map(Some)
     }
 
     /// Moves a share of every class from `val` to `test`: at least one image, unless it is the class's
@@ -464,17 +464,17 @@ fn held_out_images(
     Err(Error::data(folder, "the class folders hold no images"))
 }
 
-/// The SHA-256 of the paths of images below `folder`.
-fn digest(folder: &Path, items: &[Item]) -> String {
+/// The SHA-256 of the paths of images below `folder`, and of their sizes.
+fn digest(folder: &Path, items: &[Item]) -> Result<String> {
     let mut hash = Sha256::new();
     for item in items {
         for name in item.path.strip_prefix(folder).unwrap_or(&item.path) {
             hash.update(name.as_encoded_bytes());
             hash.update(b"/");
         }
-        hash.update([0]);
+        hash.update(item.bytes()?.to_le_bytes());
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Moves a share of every class from `train` into a second list; both keep the order.

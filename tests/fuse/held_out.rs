@@ -105,16 +105,18 @@ fn folders_that_have_changed_since_a_training_are_warned_of() {
     };
     let (images, told) = evaluate();
     assert!(images == 4 && !told.contains("cannot be told"), "{images}: {told}");
-    // Under the same name, but in another folder, lie others.
+    // Under the same names, but in another folder, lie others.
     fs::create_dir(wgrad.path("elsewhere")).unwrap();
-    write_images(&wgrad.path("elsewhere/flat"), 7);
+    write_images(&wgrad.path("elsewhere/flat"), 10);
+    let empty = |path: &str| image::RgbImage::new(32, 32).save(wgrad.path(path)).unwrap();
+    empty("elsewhere/flat/b/0.png");
     let weights = wgrad.path(a);
     let arguments =
         ["evaluate", "--json", "--data", "flat", "--weights", weights.to_str().unwrap()];
     let mut command = wgrad.command(&arguments);
     let other = Ran::from(command.current_dir(wgrad.path("elsewhere")).output().unwrap());
     other.answer();
-    assert_eq!(other.objects()[0]["images"], 14);
+    assert_eq!(other.objects()[0]["images"], 20);
 
     let class = fs::read_dir(wgrad.path("flat")).unwrap().next().unwrap().unwrap().path();
     let image = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
