@@ -214,11 +214,16 @@ impl Evaluate {
                     "these are not just the images that training held some out of (have any come, gone or been \
                      renamed?): which of them the network has not seen cannot be told",
                 ),
-                None if self.split.is_none() && labelled.root == root => console.note(format_args!(
+                _ if self.split.is_some() || labelled.root != root => {}
+                Some(_) => console.note(format_args!(
+                    "these are not just the images of {} that the network was trained on; if some are, it \
+                     has seen most of those",
+                    training.data
+                )),
+                None => console.note(format_args!(
                     "if these are the images of {}, --split val takes those that training held out",
                     training.data
                 )),
-                _ => {}
             }
         }
         if labelled.held_out && trainings.len() > 1 {

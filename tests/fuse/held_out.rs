@@ -66,6 +66,8 @@ fn evaluate_takes_what_training_held_out() {
     assert!(other.stderr.contains("the images of flat, --split val"), "{}", other.stderr);
     assert_eq!(evaluate(&older, &inner)["loss"], held_out["loss"]);
     assert_eq!(evaluate(a, &["--data", "data"])["images"], 12);
+    let others = wgrad.run(&["evaluate", "--data", "data/val", "--weights", a]);
+    assert!(others.stderr.contains("not just the images of flat that"), "{}", others.stderr);
     assert_eq!(evaluate("base/weights/best.safetensors", &["--data", "data/val"])["images"], 12);
 
     // What is fused is judged by what the fusion held out.
