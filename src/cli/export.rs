@@ -13,9 +13,9 @@ use crate::train::RunDir;
 /// A checkpoint as an ONNX file, or as safetensors with torchvision's names
 ///
 /// An ONNX file takes normalised images (batch, 3, height, width) under the name `input`, and answers
-/// with `logits`; classes, image size, mean and std stand in its metadata. Before that, `wgrad predict` makes an
-/// image's shorter side image size · 256 / 224 pixels, rounded, and cuts out the middle. An ensemble becomes one such file
-/// that answers with the logarithms of the joint probabilities.
+/// with `logits`; classes, image size, mean and std stand in its metadata. For answers as `wgrad predict`'s,
+/// make an image's shorter side image size · 256 / 224 pixels first, rounded, and cut out the middle. An
+/// ensemble becomes one such file that answers with the logarithms of the joint probabilities.
 #[derive(Args, Debug)]
 pub struct Export {
     /// The file to write: FILE.onnx, or FILE.safetensors for torchvision

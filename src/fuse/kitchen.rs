@@ -336,13 +336,12 @@ pub fn warn_of_seeds(
     let Some(ScanOptions { val_fraction, seed }) = images.held_out else { return };
     for ingredient in ingredients {
         let Some(provenance) = &ingredient.checkpoint.meta.provenance else { continue };
-        let own = HeldOut::of(Some(provenance)).filter(|own| own.images.is_some());
-        if own.is_some_and(|own| own.images != images.held_out_of && own.is_at(&images.root)) {
-            console.warning(format_args!(
-                "images of {data} have come, gone or been renamed since {} was trained: it has seen some that \
-                 it is judged on; put val/ beside train/",
-                ingredient.name()
-            ));
+        // Older networks do not tell which images they were trained on: they are taken for these.
+        if let Some(own) = HeldOut::of(Some(provenance)).filter(|own| own.images.is_some()) {
+            let now = ScanOptions { val_fraction, seed };
+            if let Some(doubt) = own.doubt(now, images.held_out_of.as_deref(), &images.root) {
+                console.warning(format_args!("{}: {doubt}", ingredient.name()));
+            }
             continue;
         }
         let own_seed = provenance["seed"].as_u64().filter(|&own| own != seed);

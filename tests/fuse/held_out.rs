@@ -130,7 +130,11 @@ fn folders_that_have_changed_since_a_training_are_warned_of() {
     let fuse = ["fuse", "soup", a, "--data", "flat", "--image-size", "32", "--output-dir", "out"];
     let fused = wgrad.run(&fuse);
     fused.answer();
-    assert!(fused.stderr.contains("images of flat have come, gone"), "{}", fused.stderr);
+    assert!(
+        fused.stderr.contains("images have come, gone or been renamed since it was trained"),
+        "{}",
+        fused.stderr
+    );
 }
 
 #[test]
